@@ -1,0 +1,1 @@
+"""The backup engine: pure Python, no Django, no connector, no store of its own."""

@@ -1,0 +1,168 @@
+"""The engine's error tree; connectors and stores raise from it too.
+
+LastroError
+├── UsageError            a setting or request that cannot be right
+├── CancelledError        the operator asked to stop
+├── SourceError           what we read from
+│   ├── SourceUnreachable (retryable)
+│   ├── SourceDenied
+│   ├── SourceChanged     (retryable) changed under the read in a way that cannot be mended
+│   └── SourceUnsupported
+├── StoreError            where we keep objects
+│   ├── StoreUnreachable  (retryable)
+│   ├── StoreFull
+│   ├── StoreDenied
+│   ├── ObjectMissing
+│   └── ObjectExists      a conditional create found the key taken
+├── RepositoryError
+│   ├── RepositoryMissing
+│   ├── RepositoryNewer   written by a newer format than this reader knows
+│   ├── WrongKey
+│   ├── SessionFenced     another session closed this session's number
+│   └── BackupMissing
+├── DamageError           stored bytes are not what was written
+│   ├── ObjectDamaged
+│   ├── ChunkMissing
+│   └── ManifestDamaged
+└── TargetError           where a restore writes
+    ├── TargetOccupied
+    ├── TargetDenied
+    ├── TargetFull
+    ├── TargetUnreachable (retryable)
+    └── SchemaMismatch
+"""
+
+
+class LastroError(Exception):
+    """An error of the world: a stable dotted `code`, a message without secrets, a hint with the next step."""
+
+    code = "lastro.error"
+    retryable = False
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class UsageError(LastroError):
+    code = "usage.invalid"
+
+
+class CancelledError(LastroError):
+    code = "operation.cancelled"
+
+
+class SourceError(LastroError):
+    code = "source.failed"
+
+
+class SourceUnreachable(SourceError):
+    code = "source.unreachable"
+    retryable = True
+
+
+class SourceDenied(SourceError):
+    code = "source.denied"
+
+
+class SourceChanged(SourceError):
+    code = "source.changed"
+    retryable = True
+
+
+class SourceUnsupported(SourceError):
+    code = "source.unsupported"
+
+
+class StoreError(LastroError):
+    code = "store.failed"
+
+
+class StoreUnreachable(StoreError):
+    code = "store.unreachable"
+    retryable = True
+
+
+class StoreFull(StoreError):
+    code = "store.full"
+
+
+class StoreDenied(StoreError):
+    code = "store.denied"
+
+
+class ObjectMissing(StoreError):
+    code = "store.object_missing"
+
+
+class ObjectExists(StoreError):
+    code = "store.object_exists"
+
+
+class RepositoryError(LastroError):
+    code = "repository.failed"
+
+
+class RepositoryMissing(RepositoryError):
+    code = "repository.missing"
+
+
+class RepositoryNewer(RepositoryError):
+    code = "repository.newer"
+
+
+class WrongKey(RepositoryError):
+    code = "repository.wrong_key"
+
+
+class SessionFenced(RepositoryError):
+    code = "repository.session_fenced"
+
+
+class BackupMissing(RepositoryError):
+    code = "repository.backup_missing"
+
+
+class DamageError(LastroError):
+    code = "damage.found"
+
+
+class ObjectDamaged(DamageError):
+    code = "damage.object"
+
+
+class ChunkMissing(DamageError):
+    code = "damage.chunk_missing"
+
+
+class ManifestDamaged(DamageError):
+    code = "damage.manifest"
+
+
+class TargetError(LastroError):
+    code = "target.failed"
+
+
+class TargetOccupied(TargetError):
+    code = "target.occupied"
+
+
+class TargetDenied(TargetError):
+    code = "target.denied"
+
+
+class TargetFull(TargetError):
+    code = "target.full"
+
+
+class TargetUnreachable(TargetError):
+    code = "target.unreachable"
+    retryable = True
+
+
+class SchemaMismatch(TargetError):
+    code = "target.schema_mismatch"
