@@ -1,0 +1,179 @@
+"""Root key, keyring and the keys derived from them (docs/formats/repository.md, "Keys").
+
+The root key wraps, per repository, one id key, one Ed25519 signing seed and one data key per epoch.
+Wrapping is AES-256-GCM under HKDF-SHA256(root, random salt, context), so equal secrets never look equal.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from engine.errors import ObjectDamaged, RepositoryNewer, UsageError, WrongKey
+
+KEY_BYTES = 32
+SALT_BYTES = 32
+_ROOT_MAGIC = b"LRK1"
+_TEXT_PREFIX = "lastro-root-v1:"
+_ZERO_NONCE = bytes(12)
+KEYRING_VERSION = 1
+
+
+def derive(secret: bytes, *, salt: bytes, info: bytes, length: int = KEY_BYTES) -> bytes:
+    """HKDF-SHA256 (RFC 5869)."""
+    return HKDF(algorithm=SHA256(), length=length, salt=salt, info=info).derive(secret)
+
+
+class RootKey:
+    """The one secret an installation must not lose; 32 random bytes."""
+
+    __slots__ = ("_secret", "key_id")
+
+    def __init__(self, secret: bytes) -> None:
+        if len(secret) != KEY_BYTES:
+            raise UsageError("the root key must be 32 bytes", hint="create one with RootKey.generate()")
+        self._secret = secret
+        self.key_id = hashlib.sha256(b"lastro root key id\0" + secret).hexdigest()[:16]
+
+    def __repr__(self) -> str:
+        return f"RootKey({self.key_id})"
+
+    @classmethod
+    def generate(cls) -> Self:
+        return cls(os.urandom(KEY_BYTES))
+
+    def to_text(self) -> str:
+        """`lastro-root-v1:<64 hex>:<8 hex of SHA-256>`; the last part catches a mistyped key."""
+        body = self._secret.hex()
+        return f"{_TEXT_PREFIX}{body}:{hashlib.sha256(body.encode()).hexdigest()[:8]}"
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Raises UsageError when the text is not a whole root key; the text itself is never repeated."""
+        body, _, check = text.strip().removeprefix(_TEXT_PREFIX).partition(":")
+        try:
+            secret = bytes.fromhex(body)
+        except ValueError:
+            raise UsageError("the root key is not hexadecimal", hint=f"expected {_TEXT_PREFIX}<64 hex>:<8 hex>") from None
+        if check and check != hashlib.sha256(body.encode()).hexdigest()[:8]:
+            raise UsageError("the root key's check digits do not match", hint="a character was lost or mistyped")
+        return cls(secret)
+
+    def seal(self, data: bytes, context: str) -> bytes:
+        """Encrypt a small secret; `context` says what it is and must be given again to open it."""
+        salt = os.urandom(SALT_BYTES)
+        aead = AESGCM(derive(self._secret, salt=salt, info=b"lastro/v1/root\0" + context.encode()))
+        return _ROOT_MAGIC + bytes.fromhex(self.key_id) + salt + aead.encrypt(_ZERO_NONCE, data, context.encode())
+
+    def open(self, blob: bytes, context: str) -> bytes:
+        """Raises WrongKey when another root key sealed it, ObjectDamaged when it was altered or misplaced."""
+        if blob[:4] != _ROOT_MAGIC or len(blob) < 4 + 8 + SALT_BYTES + 16:
+            raise ObjectDamaged(f"{context}: not a sealed secret")
+        if blob[4:12].hex() != self.key_id:
+            raise WrongKey(
+                f"{context} was sealed by root key {blob[4:12].hex()}, this is {self.key_id}",
+                hint="give the right root key, or restore it from the recovery kit",
+            )
+        salt, sealed = blob[12 : 12 + SALT_BYTES], blob[12 + SALT_BYTES :]
+        aead = AESGCM(derive(self._secret, salt=salt, info=b"lastro/v1/root\0" + context.encode()))
+        try:
+            return aead.decrypt(_ZERO_NONCE, sealed, context.encode())
+        except InvalidTag:
+            raise ObjectDamaged(f"{context}: the sealed secret was altered") from None
+
+
+@dataclass(frozen=True)
+class Keyring:
+    """All keys of one repository, unwrapped; never leaves the process unsealed."""
+
+    tenant_id: str
+    repository_id: str
+    id_key: bytes = field(repr=False)
+    signing_seed: bytes = field(repr=False)
+    epochs: Mapping[int, bytes] = field(repr=False)
+    """Data key per epoch; the highest epoch writes, all of them read."""
+
+    @classmethod
+    def create(cls, root: RootKey, *, tenant_id: str, repository_id: str) -> Self:
+        """Fresh random keys, epoch 1. `root` is taken so that no keyring is made without one to wrap it."""
+        assert isinstance(root, RootKey)
+        return cls(tenant_id, repository_id, os.urandom(32), os.urandom(32), {1: os.urandom(32)})
+
+    @property
+    def epoch(self) -> int:
+        return max(self.epochs)
+
+    @property
+    def key_id(self) -> str:
+        """Names the writing epoch in manifests: repository and epoch, nothing secret."""
+        return f"{self.repository_id}/{self.epoch}"
+
+    @property
+    def public_key(self) -> bytes:
+        return Ed25519PrivateKey.from_private_bytes(self.signing_seed).public_key().public_bytes_raw()
+
+    def sign(self, message: bytes) -> bytes:
+        return Ed25519PrivateKey.from_private_bytes(self.signing_seed).sign(message)
+
+    def verifier(self) -> Ed25519PublicKey:
+        return Ed25519PublicKey.from_public_bytes(self.public_key)
+
+    def chunk_id_key(self, domain: str) -> bytes:
+        """Key of the BLAKE3 that names chunks; encrypted and plain chunks never share ids."""
+        return derive(self.id_key, salt=b"", info=b"lastro/v1/chunk-id\0" + domain.encode())
+
+    def to_bytes(self, root: RootKey) -> bytes:
+        """The keyring object: JSON with each secret sealed by the root key."""
+
+        def wrap(name: str, secret: bytes) -> str:
+            return root.seal(secret, f"keyring:{self.repository_id}:{name}").hex()
+
+        document = {
+            "format": "lastro-keyring",
+            "version": KEYRING_VERSION,
+            "tenant_id": self.tenant_id,
+            "repository_id": self.repository_id,
+            "root_key_id": root.key_id,
+            "public_key": self.public_key.hex(),
+            "id_key": wrap("id", self.id_key),
+            "signing_seed": wrap("signing", self.signing_seed),
+            "epochs": {str(n): wrap(f"epoch-{n}", key) for n, key in sorted(self.epochs.items())},
+        }
+        return json.dumps(document, indent=1, sort_keys=True).encode()
+
+    @classmethod
+    def from_bytes(cls, blob: bytes, root: RootKey) -> Self:
+        """Raises ObjectDamaged, RepositoryNewer or WrongKey."""
+        try:
+            document = json.loads(blob)
+            if document["format"] != "lastro-keyring":
+                raise ValueError
+            if document["version"] > KEYRING_VERSION:
+                raise RepositoryNewer(
+                    f"keyring version {document['version']} is newer than {KEYRING_VERSION}", hint="upgrade Lastro"
+                )
+            repository_id = str(document["repository_id"])
+
+            def unwrap(name: str, text: str) -> bytes:
+                return root.open(bytes.fromhex(text), f"keyring:{repository_id}:{name}")
+
+            keyring = cls(
+                tenant_id=str(document["tenant_id"]),
+                repository_id=repository_id,
+                id_key=unwrap("id", document["id_key"]),
+                signing_seed=unwrap("signing", document["signing_seed"]),
+                epochs={int(n): unwrap(f"epoch-{n}", text) for n, text in document["epochs"].items()},
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ObjectDamaged("the keyring object is not readable", hint="take it from another store") from error
+        if keyring.public_key.hex() != document.get("public_key"):
+            raise ObjectDamaged("the keyring's public key does not match its signing seed")
+        return keyring
