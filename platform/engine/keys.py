@@ -62,7 +62,9 @@ class RootKey:
         try:
             secret = bytes.fromhex(body)
         except ValueError:
-            raise UsageError("the root key is not hexadecimal", hint=f"expected {_TEXT_PREFIX}<64 hex>:<8 hex>") from None
+            raise UsageError(
+                "the root key is not hexadecimal", hint=f"expected {_TEXT_PREFIX}<64 hex>:<8 hex>"
+            ) from None
         if check and check != hashlib.sha256(body.encode()).hexdigest()[:8]:
             raise UsageError("the root key's check digits do not match", hint="a character was lost or mistyped")
         return cls(secret)

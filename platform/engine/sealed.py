@@ -12,7 +12,8 @@
 
 HKDF-SHA256(data key, salt, "lastro/v1/object" 0 kind) gives 64 bytes: the AES key and the commitment that
 must equal the header's (a ciphertext opens under one key only). Segment n has the nonce 0^4 | n and the
-associated data header[0:8] | len tenant | tenant | len repository | repository | salt | n | last.
+associated data header[0:80] | len tenant | tenant | len repository | repository | n | last, lengths in two
+bytes, n in eight, last in one.
 With cipher 0 a segment is its plain text and the first 16 bytes of SHA-256(associated data | plain text).
 """
 
@@ -20,7 +21,6 @@ import hashlib
 import hmac
 import os
 import struct
-from collections.abc import Callable
 from enum import IntEnum
 
 from cryptography.exceptions import InvalidTag
@@ -58,13 +58,15 @@ class Envelope:
         if magic != MAGIC:
             raise ObjectDamaged(f"{name}: not a Lastro object")
         if version > VERSION:
-            raise RepositoryNewer(f"{name} has format version {version}, this reader knows {VERSION}", hint="upgrade Lastro")
+            raise RepositoryNewer(
+                f"{name} has format version {version}, this reader knows {VERSION}", hint="upgrade Lastro"
+            )
         if cipher not in (CIPHER_NONE, CIPHER_AES_GCM):
             raise ObjectDamaged(f"{name}: unknown cipher {cipher}")
         self.header, self.cipher, self.kind, self.epoch = header, cipher, kind, epoch
         tenant, repository = keyring.tenant_id.encode(), keyring.repository_id.encode()
         self._aad = b"".join(
-            (header[:8], struct.pack(">H", len(tenant)), tenant, struct.pack(">H", len(repository)), repository, salt)
+            (header, struct.pack(">H", len(tenant)), tenant, struct.pack(">H", len(repository)), repository)
         )
         self._aead: AESGCM | None = None
         if cipher == CIPHER_AES_GCM:
@@ -139,7 +141,6 @@ def open_object(keyring: Keyring, blob: Buffer, name: str, *kinds: Kind) -> tupl
     view = memoryview(blob)[HEADER_BYTES:]
     step = SEGMENT_BYTES + TAG_BYTES
     count = max(1, -(-len(view) // step))
-    opened: Callable[[int], bytes] = lambda n: envelope.open(  # noqa: E731
-        n, view[n * step : (n + 1) * step], last=n == count - 1, name=name
+    return envelope.kind, b"".join(
+        envelope.open(n, view[n * step : (n + 1) * step], last=n == count - 1, name=name) for n in range(count)
     )
-    return envelope.kind, b"".join(map(opened, range(count)))

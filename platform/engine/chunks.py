@@ -1,0 +1,99 @@
+"""Reading chunks back: located by the index, authenticated, decompressed, and compared with their id."""
+
+import threading
+from collections import OrderedDict
+
+from blake3 import blake3
+
+from engine.errors import ChunkMissing, ObjectDamaged, ObjectMissing
+from engine.index import Place
+from engine.index_set import IndexSet
+from engine.keys import Keyring
+from engine.pack import pack_envelope, read_frame
+from engine.ports import Store
+from engine.sealed import Envelope
+
+CACHE_BYTES_MAX = 24 << 20
+_ENVELOPES_MAX = 256
+
+
+class ChunkReader:
+    """Thread-safe. Decoded frames are kept in a small least-recently-used cache."""
+
+    def __init__(self, store: Store, prefix: str, keyring: Keyring, index: IndexSet, *, id_key: bytes) -> None:
+        self._store, self._prefix, self._keyring, self._index = store, prefix, keyring, index
+        self._id_key = id_key
+        self._lock = threading.Lock()
+        self._frames: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+        self._frames_bytes = 0
+        self._envelopes: OrderedDict[str, Envelope] = OrderedDict()
+
+    def locate(self, chunk_id: bytes) -> Place:
+        """Raises ChunkMissing when no index segment, old or new, knows the chunk."""
+        place = self._index.find(chunk_id)
+        if place is None:
+            self._index.reload()
+            place = self._index.find(chunk_id)
+        if place is None:
+            raise ChunkMissing(
+                f"chunk {chunk_id.hex()[:16]} is in no index",
+                hint="run a verify, which rebuilds the index from the packs; another copy may still hold it",
+            )
+        return place
+
+    def get(self, chunk_id: bytes) -> bytes:
+        """The chunk's bytes. Raises ChunkMissing or ObjectDamaged, never returns other bytes."""
+        place = self.locate(chunk_id)
+        try:
+            payload = self.frame(place)
+        except ChunkMissing:
+            self._index.reload()  # The pack may have been repacked since the index was loaded.
+            place = self.locate(chunk_id)
+            payload = self.frame(place)
+        data = payload[place.offset : place.offset + place.length] if len(payload) != place.length else payload
+        if blake3(data, key=self._id_key).digest() != chunk_id:
+            raise ObjectDamaged(f"pack {place.pack[:16]}: chunk {chunk_id.hex()[:16]} is not what was written")
+        return data
+
+    def frame(self, place: Place) -> bytes:
+        """The decoded frame that holds the place."""
+        key = (place.pack, place.frame_offset)
+        with self._lock:
+            payload = self._frames.get(key)
+            if payload is not None:
+                self._frames.move_to_end(key)
+                return payload
+        payload = self._read(place)
+        with self._lock:
+            if key not in self._frames:
+                self._frames[key] = payload
+                self._frames_bytes += len(payload)
+            while self._frames_bytes > CACHE_BYTES_MAX and len(self._frames) > 1:
+                _, old = self._frames.popitem(last=False)
+                self._frames_bytes -= len(old)
+        return payload
+
+    def _read(self, place: Place) -> bytes:
+        name = f"pack {place.pack[:16]}"
+        for folder in ("data", "meta"):
+            try:
+                sealed = self._store.get(
+                    f"{self._prefix}{folder}/{place.pack[:2]}/{place.pack}", place.frame_offset, place.frame_length
+                )
+                break
+            except ObjectMissing:
+                continue
+        else:
+            raise ChunkMissing(f"{name} is gone from the store", hint="another copy may still hold it")
+        if len(sealed) != place.frame_length:
+            raise ObjectDamaged(f"{name}: truncated", hint="another copy may still hold it")
+        return read_frame(self._envelope(place, name), place.frame_offset, sealed, name)
+
+    def _envelope(self, place: Place, name: str) -> Envelope:
+        with self._lock:
+            envelope = self._envelopes.get(place.pack)
+            if envelope is None:
+                envelope = self._envelopes[place.pack] = pack_envelope(self._keyring, place.header, name)
+                if len(self._envelopes) > _ENVELOPES_MAX:
+                    self._envelopes.popitem(last=False)
+            return envelope

@@ -1,0 +1,256 @@
+"""A writing session: worker threads that cut, hash, compress, encrypt and store, deduplicating as they go.
+
+Nothing a session stores counts until a manifest names it: a session that dies leaves garbage that the
+next one deduplicates against (its index segments) and prune removes.
+"""
+
+import heapq
+import os
+import queue
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import zstandard
+from blake3 import blake3
+
+from engine.faults import kill_point
+from engine.index import pack_place
+from engine.index_set import IndexSet
+from engine.keys import Keyring
+from engine.pack import PACK_BYTES_TARGET, ZSTD_LEVEL, PackBuilder, encode_payload
+from engine.ports import Buffer, Store
+from engine.sealed import Kind
+
+T = TypeVar("T")
+CHUNK_BYTES_MAX = 8 << 20
+BUNDLE_BYTES = {Kind.DATA_PACK: 2 << 20, Kind.META_PACK: 512 << 10}
+BUNDLE_CHUNKS_MAX = 4096
+ENTRIES_PENDING_MAX = 1 << 17
+"""Index entries held in memory before a segment is written in the middle of a session."""
+
+
+class Lane:
+    """One thread's writer of chunks; never shared between threads."""
+
+    def __init__(self, session: "Session", kind: Kind) -> None:
+        self._session, self._kind = session, kind
+        self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL) if session.compress else None
+        self._bundle: list[bytes] = []
+        self._bundle_chunks: list[tuple[bytes, int, int]] = []
+        self._bundle_bytes = 0
+
+    def add(self, data: Buffer) -> bytes:
+        """Store one chunk of at most 8 MiB in a frame of its own, unless it is known; its id."""
+        assert len(data) <= CHUNK_BYTES_MAX
+        chunk_id = blake3(data, key=self._session.id_key).digest()
+        if self._session.claim(chunk_id):
+            self._frame(bytes(data), [(chunk_id, 0, len(data))])
+        return chunk_id
+
+    def add_small(self, data: Buffer) -> bytes:
+        """Like `add`, bundled with its neighbours into one frame."""
+        if len(data) >= BUNDLE_BYTES[self._kind]:
+            return self.add(data)
+        chunk_id = blake3(data, key=self._session.id_key).digest()
+        if self._session.claim(chunk_id):
+            self._bundle.append(bytes(data))
+            self._bundle_chunks.append((chunk_id, self._bundle_bytes, len(data)))
+            self._bundle_bytes += len(data)
+            if self._bundle_bytes >= BUNDLE_BYTES[self._kind] or len(self._bundle) >= BUNDLE_CHUNKS_MAX:
+                self.flush()
+        return chunk_id
+
+    def flush(self) -> None:
+        """Write the open bundle out."""
+        if self._bundle:
+            payload, chunks = b"".join(self._bundle), self._bundle_chunks
+            self._bundle, self._bundle_chunks, self._bundle_bytes = [], [], 0
+            self._frame(payload, chunks)
+
+    def _frame(self, payload: bytes, chunks: list[tuple[bytes, int, int]]) -> None:
+        plain = encode_payload(payload, self._compressor)
+        with self._session.builder(self._kind) as builder:
+            builder.add(plain, chunks)
+
+
+class MetaLane(Lane):
+    """The metadata lane: shared, behind a lock."""
+
+    def __init__(self, session: "Session") -> None:
+        super().__init__(session, Kind.META_PACK)
+        self._lock = threading.RLock()
+
+    def add(self, data: Buffer) -> bytes:
+        with self._lock:
+            return super().add(data)
+
+    def add_small(self, data: Buffer) -> bytes:
+        with self._lock:
+            return super().add_small(data)
+
+    def flush(self) -> None:
+        with self._lock:
+            super().flush()
+
+
+class Session:
+    """Made by Repository.session; ends with `finish` (all durable, index written) or `abort`."""
+
+    def __init__(
+        self,
+        store: Store,
+        prefix: str,
+        keyring: Keyring,
+        index: IndexSet,
+        *,
+        id_key: bytes,
+        cipher: int,
+        compress: bool = True,
+        workers: int | None = None,
+    ) -> None:
+        self.id = secrets.token_hex(8)
+        self.id_key, self.compress = id_key, compress
+        self._store, self._prefix, self._keyring, self._cipher = store, prefix, keyring, cipher
+        self._index = index
+        self._workers = workers or max(2, min(8, os.cpu_count() or 2))
+        self._claimed: dict[bytes, object] = {}
+        self._lock = threading.Lock()
+        self._index_lock = threading.Lock()
+        self._open: dict[Kind, list[PackBuilder]] = {Kind.DATA_PACK: [], Kind.META_PACK: []}
+        self._stored: list[tuple[str, PackBuilder]] = []
+        self._stored_entries = 0
+        self._bytes = 0
+        self._tasks: queue.Queue[tuple[Callable[[Lane], Any], Future[Any]] | None] = queue.Queue(self._workers * 2)
+        self._threads: list[threading.Thread] = []
+        self._error: BaseException | None = None
+        self._ended = False
+        self.meta: Lane = MetaLane(self)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes this session has put into the store so far, padding and index included."""
+        return self._bytes
+
+    def claim(self, chunk_id: bytes) -> bool:
+        """True for exactly one caller when the chunk is in no index and no other thread took it."""
+        token = object()
+        return self._claimed.setdefault(chunk_id, token) is token and chunk_id not in self._index
+
+    def submit(self, work: Callable[[Lane], T]) -> Future[T]:
+        """Run work(lane) in a worker thread; blocks while the queue is full.
+
+        Raises the first error of any worker: once one failed, nothing more is accepted.
+        """
+        self._raise_error()
+        assert not self._ended, "the session has ended"
+        if len(self._threads) < self._workers:
+            thread = threading.Thread(target=self._serve, name=f"lane-{len(self._threads)}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        future: Future[T] = Future()
+        self._tasks.put((work, future))
+        return future
+
+    def _serve(self) -> None:
+        lane = Lane(self, Kind.DATA_PACK)
+        while (task := self._tasks.get()) is not None:
+            work, future = task
+            if self._error is not None:
+                future.set_exception(self._error)
+                continue
+            try:
+                result = work(lane)
+            except BaseException as error:  # Every error, exit requests too, must reach the caller.
+                self._error = self._error or error
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+        try:
+            if self._error is None:
+                lane.flush()
+        except BaseException as error:
+            self._error = self._error or error
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    @contextmanager
+    def builder(self, kind: Kind) -> Iterator[PackBuilder]:
+        """Borrow an open pack for one frame; a pack that became full is stored before this returns."""
+        with self._lock:
+            free = self._open[kind]
+            builder = free.pop() if free else PackBuilder(self._keyring, kind, cipher=self._cipher)
+        yield builder
+        if builder.size >= PACK_BYTES_TARGET:
+            self._store_pack(kind, builder)
+        else:
+            with self._lock:
+                self._open[kind].append(builder)
+
+    def _store_pack(self, kind: Kind, builder: PackBuilder) -> None:
+        name, parts, size = builder.finish()
+        folder = "data" if kind is Kind.DATA_PACK else "meta"
+        self._store.put(f"{self._prefix}{folder}/{name[:2]}/{name}", parts)
+        kill_point("session.pack_stored")
+        builder._parts.clear()
+        with self._lock:
+            self._stored.append((name, builder))
+            self._stored_entries += sum(len(frame.chunks) for frame in builder.frames)
+            self._bytes += size
+            full = self._stored_entries >= ENTRIES_PENDING_MAX
+        if full:
+            self._write_index()
+
+    def _write_index(self) -> None:
+        """Turn the packs stored since the last segment into one; their ids are found there from then on."""
+        with self._index_lock:
+            with self._lock:
+                stored, self._stored, self._stored_entries = self._stored, [], 0
+            if not stored:
+                return
+            packs = [(name, builder.header) for name, builder in stored]
+            runs = (_entries(n, builder) for n, (_, builder) in enumerate(stored))
+            entries = list(heapq.merge(*runs)) if len(stored) < 64 else sorted(e for run in runs for e in run)
+            self._bytes += self._index.write(packs, entries)
+            for entry in entries:
+                self._claimed.pop(entry[:32], None)
+
+    def finish(self) -> None:
+        """Store everything that is open and the index. Raises the first error of any worker."""
+        self._join()
+        self._raise_error()
+        self.meta.flush()
+        for kind, builders in self._open.items():
+            while builders:
+                self._store_pack(kind, builders.pop())
+        self._write_index()
+        self._bytes += self._index.compact()
+        self._raise_error()
+
+    def abort(self) -> None:
+        """Stop the workers and drop what is not stored; safe to call at any time, twice too."""
+        self._error = self._error or RuntimeError("the session was aborted")
+        self._join()
+        for builders in self._open.values():
+            builders.clear()
+
+    def _join(self) -> None:
+        self._ended = True
+        for _ in self._threads:
+            self._tasks.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._threads = []
+
+
+def _entries(pack_number: int, builder: PackBuilder) -> list[bytes]:
+    return sorted(
+        chunk_id + pack_place(pack_number, frame.offset, frame.length, offset, length)
+        for frame in builder.frames
+        for chunk_id, offset, length in frame.chunks
+    )
