@@ -138,7 +138,12 @@ class Session:
     def claim(self, chunk_id: bytes) -> bool:
         """True for exactly one caller when the chunk is in no index and no other thread took it."""
         token = object()
-        return self._claimed.setdefault(chunk_id, token) is token and chunk_id not in self._index
+        if self._claimed.setdefault(chunk_id, token) is not token:
+            return False
+        if chunk_id in self._index:
+            self._claimed.pop(chunk_id, None)
+            return False
+        return True
 
     def submit(self, work: Callable[[Lane], T]) -> Future[T]:
         """Run work(lane) in a worker thread; blocks while the queue is full.
@@ -164,7 +169,7 @@ class Session:
                 continue
             try:
                 result = work(lane)
-            except BaseException as error:  # Every error, exit requests too, must reach the caller.
+            except BaseException as error:  # noqa: BLE001 - every error, exit requests too, must reach the caller.
                 self._error = self._error or error
                 future.set_exception(error)
             else:
@@ -172,7 +177,7 @@ class Session:
         try:
             if self._error is None:
                 lane.flush()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001
             self._error = self._error or error
 
     def _raise_error(self) -> None:

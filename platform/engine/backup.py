@@ -1,0 +1,292 @@
+"""Take one backup: fix all sources at one barrier, read them into a session, commit the manifest."""
+
+import datetime
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from engine.checksums import category_checksums
+from engine.chunks import ChunkReader
+from engine.errors import SourceError, UsageError
+from engine.faults import kill_point
+from engine.manifest import FORMAT_VERSION, Manifest
+from engine.ports import Connector, DocumentPart, SourceReader, TablePart
+from engine.progress import Progress
+from engine.repository import Repository
+from engine.session import Session
+from engine.table_backup import backup_table
+from engine.tree_backup import backup_tree
+
+BACKUP_VERSION = "1"
+DOCUMENT_BYTES_MAX = 64 << 20
+_DOCUMENT_CHUNK_BYTES = 1 << 20
+TABLES_AT_ONCE = 2
+
+
+@dataclass(frozen=True)
+class SourceInput:
+    """One source to read: its name in the backup and an unopened connector."""
+
+    name: str
+    category: str
+    kind: str
+    connector: Connector
+
+
+@dataclass(frozen=True)
+class BackupRequest:
+    """`number` was reserved by the caller under the tenant's lease; `parent` makes it cheap, not dependent."""
+
+    backup_id: str
+    number: int
+    type: Literal["full", "incremental"]
+    tenant_name: str
+    created_by: str
+    trigger: str = "manual"
+    tags: tuple[str, ...] = ()
+    encrypt: bool = True
+    compress: bool = True
+    platform_version: str = ""
+    parent: Manifest | None = None
+    previous: str | None = None
+    """SHA-256 of the document with the next lower number; None for the first."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """More JSON for the manifest's metadata."""
+
+
+@dataclass
+class _Opened:
+    source: SourceInput
+    reader: SourceReader
+
+
+def backup_run(
+    repository: Repository, inputs: Sequence[SourceInput], request: BackupRequest, progress: Progress
+) -> Manifest:
+    """Read all inputs and commit one manifest; what it returns is durable and restorable.
+
+    A source that cannot be read is warned about and named in `failed_sources`; the others are kept. When
+    none can be read the first SourceError is raised and nothing is committed. Raises StoreError,
+    SessionFenced, CancelledError; what was stored by then is garbage that a rerun uses and prune removes.
+    """
+    if not inputs:
+        raise UsageError("there is no source to back up", hint="add one: source add TENANT NAME --kind …")
+    started = time.monotonic()
+    begun_at = datetime.datetime.now(datetime.UTC)
+    parent = _usable_parent(request)
+    domain = repository.domain(encrypted=request.encrypt)
+    failed: list[dict[str, str]] = []
+    session = domain.session(compress=request.compress)
+    try:
+        with ExitStack() as stack:
+            opened = _open_all(stack, inputs, failed, progress)
+            kill_point("backup.opened")
+            reader = domain.reader()
+            sources = []
+            for each in opened:
+                node = _read_source(each, session, parent, reader, request, failed, progress)
+                if node is not None:
+                    sources.append(node)
+                    kill_point("backup.source_read")
+        if not sources:
+            raise SourceError(f"no source could be read: {failed[0]['message']}", hint=failed[0]["hint"])
+        progress.phase("store")
+        session.finish()
+        kill_point("backup.chunks_stored")
+        progress.phase("commit")
+        progress.check()
+        document = _document(repository, request, parent, sources, failed, begun_at)
+        _measure(document, session, started)
+        return repository.commit(document)
+    except BaseException:
+        session.abort()
+        raise
+
+
+def _usable_parent(request: BackupRequest) -> Manifest | None:
+    parent = request.parent
+    if parent is not None and bool(parent.document["metadata"]["encrypted"]) != request.encrypt:
+        return None  # Encrypted and plain chunks never mix, so there is nothing to build on.
+    return parent
+
+
+def _failure(source: SourceInput, error: SourceError, progress: Progress) -> dict[str, str]:
+    progress.warn("backup.source_failed", f"source {source.name}: {error}")
+    return {"name": source.name, "code": error.code, "message": error.message, "hint": error.hint}
+
+
+def _open_all(
+    stack: ExitStack, inputs: Sequence[SourceInput], failed: list[dict[str, str]], progress: Progress
+) -> list[_Opened]:
+    """Fix every source first and read afterwards, so that their positions lie as close as they can."""
+    progress.phase("open")
+    opened = []
+    for source in inputs:
+        progress.check()
+        try:
+            opened.append(_Opened(source, stack.enter_context(source.connector.open(progress))))
+        except SourceError as error:
+            failed.append(_failure(source, error, progress))
+    return opened
+
+
+def _read_source(
+    opened: _Opened,
+    session: Session,
+    parent: Manifest | None,
+    reader: ChunkReader,
+    request: BackupRequest,
+    failed: list[dict[str, str]],
+    progress: Progress,
+) -> dict[str, Any] | None:
+    source = opened.source
+    progress.phase(f"read {source.name}")
+    before = _parent_source(parent, source)
+    try:
+        return _source_node(opened, session, before, reader, request.type == "full", progress)
+    except SourceError as error:
+        failed.append(_failure(source, error, progress))
+        return None
+
+
+def _parent_source(parent: Manifest | None, source: SourceInput) -> Mapping[str, Any]:
+    for node in parent.document["sources"] if parent else ():
+        if node["name"] == source.name and node["kind"] == source.kind:
+            return dict(node)
+    return {}
+
+
+def _source_node(
+    opened: _Opened,
+    session: Session,
+    before: Mapping[str, Any],
+    reader: ChunkReader,
+    full: bool,
+    progress: Progress,
+) -> dict[str, Any]:
+    source, view = opened.source, opened.reader
+
+    def parent_of(sort: str, name: str) -> dict[str, Any] | None:
+        return next((node for node in before.get(sort, ()) if node["name"] == name), None)
+
+    tables = _read_tables(
+        view.tables(),
+        lambda part: backup_table(
+            session, part, parent=parent_of("tables", part.name), reader=reader, full=full, progress=progress
+        ),
+    )
+    trees = [
+        backup_tree(session, part, parent=parent_of("trees", part.name), reader=reader, full=full, progress=progress)
+        for part in view.trees()
+    ]
+    documents = [_document_node(session, part) for part in view.documents()]
+    facts = {**view.facts, **view.finish()}
+    missed = sum(int(node.get("missed", 0)) for node in (*tables, *trees))
+    if missed:
+        progress.warn(
+            "backup.missed_changes",
+            f"source {source.name}: {missed} changes had been missed by incremental backups; they are in this one",
+        )
+    return {
+        "name": source.name,
+        "kind": source.kind,
+        "category": source.category,
+        "position": dict(view.position),
+        "schema_version": view.schema_version,
+        "facts": facts,
+        "compared_with_parent": bool(before),
+        "missed": missed,
+        "tables": tables,
+        "trees": trees,
+        "documents": documents,
+    }
+
+
+def _read_tables(parts: Sequence[TablePart], read: Callable[[TablePart], dict[str, Any]]) -> list[dict[str, Any]]:
+    if len(parts) < 2:
+        return [read(part) for part in parts]
+    with ThreadPoolExecutor(TABLES_AT_ONCE, thread_name_prefix="table") as pool:
+        futures = [pool.submit(read, part) for part in parts]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _document_node(session: Session, part: DocumentPart) -> dict[str, Any]:
+    data = part.read()
+    if len(data) > DOCUMENT_BYTES_MAX:
+        raise SourceError(f"document {part.name} has {len(data)} bytes, {DOCUMENT_BYTES_MAX} are allowed")
+    pieces = [data[at : at + _DOCUMENT_CHUNK_BYTES] for at in range(0, len(data), _DOCUMENT_CHUNK_BYTES)]
+    return {
+        "name": part.name,
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "chunks": [session.meta.add_small(piece).hex() for piece in pieces],
+    }
+
+
+def _document(
+    repository: Repository,
+    request: BackupRequest,
+    parent: Manifest | None,
+    sources: list[dict[str, Any]],
+    failed: list[dict[str, str]],
+    begun_at: datetime.datetime,
+) -> dict[str, Any]:
+    modules = [
+        {"source": source["name"], **module}
+        for source in sources
+        for node in (*source["tables"], *source["trees"])
+        for module in node["modules"]
+    ]
+    schema_versions = [s["schema_version"] for s in sources if s["schema_version"]]
+    return {
+        "version": FORMAT_VERSION,
+        "kind": "manifest",
+        "number": request.number,
+        "repository_id": repository.repository_id,
+        "previous": request.previous,
+        "id": request.backup_id,
+        "tenant_id": repository.tenant_id,
+        "type": "full" if request.type == "full" or parent is None else "incremental",
+        "timestamp": begun_at.isoformat(),
+        "created_by": request.created_by,
+        "trigger": request.trigger,
+        "tags": sorted(request.tags),
+        "parent": parent.document["id"] if parent else None,
+        "barrier": {source["name"]: source["position"] for source in sources},
+        "sources": sources,
+        "failed_sources": failed,
+        "modules": modules,
+        "metadata": {
+            **request.extra,
+            "tenant_name": request.tenant_name,
+            "backup_version": BACKUP_VERSION,
+            "platform_version": request.platform_version,
+            "schema_version": ",".join(schema_versions),
+            "size_bytes": sum(part["bytes"] for s in sources for sort in _SORTS for part in s[sort]),
+            "compressed": request.compress,
+            "encrypted": request.encrypt,
+            "encryption_algorithm": "AES-256-GCM" if request.encrypt else None,
+            "key_id": repository.keyring.key_id if request.encrypt else None,
+        },
+        "checksums": category_checksums(sources),
+    }
+
+
+_SORTS = ("tables", "trees", "documents")
+
+
+def _measure(document: dict[str, Any], session: Session, started: float) -> None:
+    """Add what is known only at the end; ratios are kept as integers because canonical JSON rounds floats."""
+    metadata = document["metadata"]
+    metadata["stored_bytes"] = session.stored_bytes
+    metadata["duration_ms"] = round((time.monotonic() - started) * 1000)
+    size = metadata["size_bytes"]
+    metadata["compression_ratio"] = round(session.stored_bytes / size, 4) if size else None

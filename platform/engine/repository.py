@@ -1,0 +1,249 @@
+"""A repository: keys, index, chunks and the chain of manifests of one tenant in one store.
+
+r/<repository>/config             JSON in clear: format, version, ids, public key
+r/<repository>/keyring            engine.keys.Keyring, wrapped by the root key
+r/<repository>/manifests/<n>      backup or void record number n (ten digits), created once
+r/<repository>/forgets/<n>        signed record that number n was ended by retention
+r/<repository>/data|meta/aa/<sha256>   packs
+r/<repository>/index/<sha256>     index segments
+r/<repository>/plain/…            the same three for backups made without encryption
+"""
+
+import datetime
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from engine.chunks import ChunkReader
+from engine.errors import (
+    BackupMissing,
+    ObjectDamaged,
+    ObjectExists,
+    ObjectMissing,
+    RepositoryMissing,
+    RepositoryNewer,
+    SessionFenced,
+    UsageError,
+    WrongKey,
+)
+from engine.faults import kill_point
+from engine.index_set import IndexSet
+from engine.keys import Keyring, RootKey
+from engine.manifest import FORMAT_VERSION, Manifest
+from engine.ports import Store
+from engine.sealed import CIPHER_AES_GCM, CIPHER_NONE
+from engine.session import Session
+
+FORMAT = "lastro-repository"
+
+
+def _number_key(number: int) -> str:
+    return f"{number:010d}"
+
+
+class Domain:
+    """Chunks of one sort, encrypted or plain: they share ids, packs and index among themselves only."""
+
+    def __init__(self, repository: "Repository", *, encrypted: bool) -> None:
+        name = "sealed" if encrypted else "plain"
+        self.encrypted = encrypted
+        self.cipher = CIPHER_AES_GCM if encrypted else CIPHER_NONE
+        self.prefix = repository.prefix + ("" if encrypted else "plain/")
+        self.id_key = repository.keyring.chunk_id_key(name)
+        self.index = IndexSet(
+            repository.store,
+            f"{self.prefix}index/",
+            repository.keyring,
+            cipher=self.cipher,
+            cache=repository.cache and repository.cache / f"{repository.repository_id}-{name}",
+        )
+        self._repository = repository
+
+    def reader(self) -> ChunkReader:
+        return ChunkReader(
+            self._repository.store, self.prefix, self._repository.keyring, self.index, id_key=self.id_key
+        )
+
+    def session(self, *, compress: bool = True, workers: int | None = None) -> Session:
+        return Session(
+            self._repository.store,
+            self.prefix,
+            self._repository.keyring,
+            self.index,
+            id_key=self.id_key,
+            cipher=self.cipher,
+            compress=compress,
+            workers=workers,
+        )
+
+
+class Repository:
+    """Made by `create` or `open`. Writers are serialised by the caller's lease, readers need nothing."""
+
+    def __init__(self, store: Store, keyring: Keyring, *, cache: Path | None) -> None:
+        self.store, self.keyring, self.cache = store, keyring, cache
+        self.repository_id, self.tenant_id = keyring.repository_id, keyring.tenant_id
+        self.prefix = f"r/{self.repository_id}/"
+        self.sealed = Domain(self, encrypted=True)
+        self.plain = Domain(self, encrypted=False)
+
+    def domain(self, *, encrypted: bool) -> Domain:
+        return self.sealed if encrypted else self.plain
+
+    @classmethod
+    def create(
+        cls,
+        store: Store,
+        *,
+        repository_id: str,
+        tenant_id: str,
+        keyring: Keyring,
+        root: RootKey,
+        cache: Path | None = None,
+    ) -> Self:
+        """Write keyring and config; repeating it with the same keyring succeeds. Raises ObjectExists."""
+        if (keyring.repository_id, keyring.tenant_id) != (repository_id, tenant_id):
+            raise UsageError("the keyring belongs to another repository or tenant")
+        repository = cls(store, keyring, cache=cache)
+        config = {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "repository_id": repository_id,
+            "tenant_id": tenant_id,
+            "public_key": keyring.public_key.hex(),
+        }
+        store.put(f"{repository.prefix}keyring", [keyring.to_bytes(root)])
+        kill_point("repository.keyring_stored")
+        store.create(f"{repository.prefix}config", [json.dumps(config, indent=1, sort_keys=True).encode()])
+        return repository
+
+    @classmethod
+    def open(cls, store: Store, *, repository_id: str, keyring: Keyring, cache: Path | None = None) -> Self:
+        """Raises RepositoryMissing, RepositoryNewer, WrongKey or ObjectDamaged."""
+        repository = cls(store, keyring, cache=cache)
+        try:
+            config = json.loads(store.get(f"r/{repository_id}/config"))
+            version, public_key = int(config["version"]), config["public_key"]
+        except ObjectMissing:
+            raise RepositoryMissing(
+                f"this store holds no repository {repository_id}", hint="is it the right store, and is it mounted?"
+            ) from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise ObjectDamaged(f"the config of repository {repository_id} is not readable") from error
+        if version > FORMAT_VERSION:
+            raise RepositoryNewer(f"repository format {version} is newer than {FORMAT_VERSION}", hint="upgrade Lastro")
+        if public_key != keyring.public_key.hex():
+            raise WrongKey(f"the keyring does not belong to repository {repository_id}", hint="check the store's path")
+        return repository
+
+    def reader(self, manifest: Manifest) -> ChunkReader:
+        """A reader for the chunks of this manifest's domain."""
+        return self.domain(encrypted=bool(manifest.document["metadata"]["encrypted"])).reader()
+
+    # ------------------------------------------------------------ the chain
+
+    def numbers(self) -> list[int]:
+        """Numbers that hold a manifest or a void record, ascending, as the store lists them."""
+        found = []
+        for info in self.store.list(f"{self.prefix}manifests/"):
+            name = info.key.rpartition("/")[2]
+            if name.isdigit():
+                found.append(int(name))
+        return found
+
+    def head(self) -> int:
+        """The highest number the store lists, 0 for none. A stale listing may show less than there is."""
+        return max(self.numbers(), default=0)
+
+    def manifest(self, number: int) -> Manifest:
+        """The manifest or void record of this number. Raises BackupMissing or ManifestDamaged."""
+        try:
+            blob = self.store.get(f"{self.prefix}manifests/{_number_key(number)}")
+        except ObjectMissing:
+            raise BackupMissing(f"the store holds no manifest {number}", hint="another copy may hold it") from None
+        return Manifest.read(blob, self.keyring, number=number)
+
+    def manifests(self) -> Iterator[Manifest]:
+        """Every readable backup, oldest first; void records are passed over."""
+        for number in self.numbers():
+            manifest = self.manifest(number)
+            if manifest.kind == "manifest":
+                yield manifest
+
+    def forgotten(self, number: int) -> bool:
+        """True when a signed record ended this number. Raises ManifestDamaged for a forged one."""
+        try:
+            blob = self.store.get(f"{self.prefix}forgets/{_number_key(number)}")
+        except ObjectMissing:
+            return False
+        return Manifest.read(blob, self.keyring, number=number).kind == "forget"
+
+    def gaps(self, head: int) -> list[int]:
+        """Numbers up to `head` that hold neither manifest nor void nor a signed forget record."""
+        listed = set(self.numbers())
+        return [n for n in range(1, head + 1) if n not in listed and not self._exists(n) and not self.forgotten(n)]
+
+    def _exists(self, number: int) -> bool:
+        try:
+            self.store.stat(f"{self.prefix}manifests/{_number_key(number)}")
+        except ObjectMissing:
+            return False
+        return True
+
+    def commit(self, document: Mapping[str, Any]) -> Manifest:
+        """Sign and create the manifest under its number; the moment at which the backup exists.
+
+        Raises SessionFenced when the number was closed or taken meanwhile. A repeat after a lost reply
+        finds its own bytes and succeeds.
+        """
+        manifest = Manifest.signed(document, self.keyring)
+        cipher = self.domain(encrypted=bool(document["metadata"]["encrypted"])).cipher
+        kill_point("backup.before_manifest")
+        self._create(manifest, manifest.parts(self.keyring, cipher=cipher))
+        kill_point("backup.manifest_stored")
+        return manifest
+
+    def _create(self, manifest: Manifest, parts: list[bytes]) -> None:
+        key = f"{self.prefix}manifests/{_number_key(manifest.number)}"
+        try:
+            self.store.create(key, parts)
+        except ObjectExists:
+            there = self.manifest(manifest.number)
+            if there.sha256 != manifest.sha256:
+                raise SessionFenced(
+                    f"number {manifest.number} was closed by another session ({there.kind})",
+                    hint="the operation was taken over; start it again",
+                ) from None
+
+    def void(self, number: int, reason: str) -> Manifest:
+        """Close a number whose session is gone. Returns what holds the number now.
+
+        When the session did commit before, that manifest is returned and stays: adopt it.
+        """
+        record = self._record("void", number, reason)
+        try:
+            self.store.create(f"{self.prefix}manifests/{_number_key(number)}", record.parts(self.keyring))
+        except ObjectExists:
+            return self.manifest(number)
+        return record
+
+    def _record(self, kind: str, number: int, reason: str, **more: str) -> Manifest:
+        document = {
+            "version": FORMAT_VERSION,
+            "kind": kind,
+            "number": number,
+            "repository_id": self.repository_id,
+            "reason": reason,
+            "timestamp": datetime.datetime.now(datetime.UTC).isoformat(),
+            **more,
+        }
+        return Manifest.signed(document, self.keyring)
+
+    def forget(self, number: int, reason: str) -> None:
+        """End a backup by a signed record, then drop its manifest; deletes no chunk. Repeating is safe."""
+        if not self.forgotten(number):
+            record = self._record("forget", number, reason, manifest_sha256=self.manifest(number).sha256)
+            self.store.put(f"{self.prefix}forgets/{_number_key(number)}", record.parts(self.keyring))
+        kill_point("prune.forget_stored")
+        self.store.delete(f"{self.prefix}manifests/{_number_key(number)}")

@@ -1,0 +1,75 @@
+"""What a backup holds, ready to be read: the other side of engine.backup."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engine.chunks import ChunkReader
+from engine.errors import ObjectDamaged
+from engine.manifest import Manifest
+from engine.ports import DocumentView, TableView, TreeView
+from engine.repository import Repository
+from engine.table_view import TableView as StoredTable
+from engine.table_view import walk_table
+from engine.tree_view import TreeView as StoredTree
+from engine.tree_view import walk_tree
+
+Visit = Callable[[bytes, bool], bool]
+
+
+class StoredDocument:
+    def __init__(self, reader: ChunkReader, node: Mapping[str, Any]) -> None:
+        self.name = str(node["name"])
+        self._reader, self._node = reader, node
+
+    def read(self) -> bytes:
+        """The document, compared with its SHA-256. Raises ObjectDamaged or ChunkMissing."""
+        data = b"".join(self._reader.get(bytes.fromhex(chunk)) for chunk in self._node["chunks"])
+        if hashlib.sha256(data).hexdigest() != self._node["sha256"]:
+            raise ObjectDamaged(f"document {self.name} is not what was written")
+        return data
+
+
+@dataclass(frozen=True)
+class StoredSource:
+    """One source of one backup."""
+
+    name: str
+    kind: str
+    category: str
+    position: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    tables: tuple[TableView, ...]
+    trees: tuple[TreeView, ...]
+    documents: Mapping[str, DocumentView]
+
+
+def source_views(repository: Repository, manifest: Manifest) -> dict[str, StoredSource]:
+    """Every source of the backup by name; reads nothing yet."""
+    reader = repository.reader(manifest)
+    return {
+        node["name"]: StoredSource(
+            name=node["name"],
+            kind=node["kind"],
+            category=node["category"],
+            position=node["position"],
+            facts=node["facts"],
+            tables=tuple(StoredTable(reader, each) for each in node["tables"]),
+            trees=tuple(StoredTree(reader, each) for each in node["trees"]),
+            documents={each["name"]: StoredDocument(reader, each) for each in node["documents"]},
+        )
+        for node in manifest.document["sources"]
+    }
+
+
+def walk_manifest(reader: ChunkReader, manifest: Manifest, visit: Visit) -> None:
+    """Call visit(chunk id, is metadata) for every chunk the backup needs; see walk_tree and walk_table."""
+    for source in manifest.document["sources"]:
+        for node in source["tables"]:
+            walk_table(reader, node, visit)
+        for node in source["trees"]:
+            walk_tree(reader, node, visit)
+        for node in source["documents"]:
+            for chunk in node["chunks"]:
+                visit(bytes.fromhex(chunk), False)
