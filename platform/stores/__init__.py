@@ -1,12 +1,25 @@
-"""One file per kind of store, and the wrappers around any of them; importing this package imports no SDK and registers nothing."""
+"""One file per kind of store, and the wrappers around any of them; importing this package imports no SDK."""
+
+from typing import Any, ClassVar, Protocol
 
 from engine.adapters import Registry
 from engine.ports import Store
 
-registry: Registry[Store] = Registry("store")
+
+class StoreAdapter(Store, Protocol):
+    """What the registry asks of a kind of store beyond storing. Constructing it opens it."""
+
+    label: ClassVar[str]
+    Config: ClassVar[type]
+
+    def __init__(self, config: Any) -> None:
+        """Raises UsageError for settings that cannot be right, StoreError when the place cannot be used."""
 
 
-def load_all() -> Registry[Store]:
+registry: Registry[StoreAdapter] = Registry("store")
+
+
+def load_all() -> Registry[StoreAdapter]:
     """Import every adapter of this package, so that the registry knows it."""
     import importlib
     import pkgutil
