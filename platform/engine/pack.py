@@ -150,11 +150,22 @@ def read_trailer(keyring: Keyring, blob: Buffer, name: str) -> list[Frame]:
     envelope = pack_envelope(keyring, bytes(view[:HEADER_BYTES]), name)
     if len(view) < HEADER_BYTES + FOOTER_BYTES:
         raise ObjectDamaged(f"{name}: truncated to {len(view)} bytes")
-    footer = envelope.open(_FOOTER_NUMBER, view[-FOOTER_BYTES:], last=True, name=name)
-    offset, length, total = _FOOTER.unpack(footer)
-    if total != len(view) or offset + length > total:
-        raise ObjectDamaged(f"{name}: {len(view)} bytes, {total} were written")
-    return _decode_trailer(envelope.open(offset, view[offset : offset + length], last=True, name=name), name)
+    offset, length = footer_place(envelope, view[-FOOTER_BYTES:], len(view), name)
+    return trailer_frames(envelope, offset, view[offset : offset + length], name)
+
+
+def footer_place(envelope: Envelope, footer: Buffer, size: int, name: str) -> tuple[int, int]:
+    """Offset and length of the trailer of a pack of `size` bytes, from its last FOOTER_BYTES."""
+    plain = envelope.open(_FOOTER_NUMBER, footer, last=True, name=name)
+    offset, length, total = _FOOTER.unpack(plain)
+    if total != size or offset + length > total:
+        raise ObjectDamaged(f"{name}: {size} bytes, {total} were written")
+    return offset, length
+
+
+def trailer_frames(envelope: Envelope, offset: int, sealed: Buffer, name: str) -> list[Frame]:
+    """The frames named in a sealed trailer read at `offset`."""
+    return _decode_trailer(envelope.open(offset, sealed, last=True, name=name), name)
 
 
 def read_frame(envelope: Envelope, offset: int, sealed: Buffer, name: str) -> bytes:

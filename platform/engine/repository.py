@@ -65,7 +65,8 @@ class Domain:
             self._repository.store, self.prefix, self._repository.keyring, self.index, id_key=self.id_key
         )
 
-    def session(self, *, compress: bool = True, workers: int | None = None) -> Session:
+    def session(self, *, compress: bool = True, workers: int | None = None, rewriting: bool = False) -> Session:
+        """Begin writing; `rewriting` stores chunks again that the index already knows (repacking)."""
         return Session(
             self._repository.store,
             self.prefix,
@@ -75,6 +76,7 @@ class Domain:
             cipher=self.cipher,
             compress=compress,
             workers=workers,
+            rewriting=rewriting,
         )
 
 

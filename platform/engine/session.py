@@ -111,11 +111,13 @@ class Session:
         cipher: int,
         compress: bool = True,
         workers: int | None = None,
+        rewriting: bool = False,
     ) -> None:
         self.id = secrets.token_hex(8)
         self.id_key, self.compress = id_key, compress
         self._store, self._prefix, self._keyring, self._cipher = store, prefix, keyring, cipher
         self._index = index
+        self._rewriting = rewriting
         self._workers = workers or max(2, min(8, os.cpu_count() or 2))
         self._claimed: dict[bytes, object] = {}
         self._lock = threading.Lock()
@@ -140,7 +142,7 @@ class Session:
         token = object()
         if self._claimed.setdefault(chunk_id, token) is not token:
             return False
-        if chunk_id in self._index:
+        if not self._rewriting and chunk_id in self._index:
             self._claimed.pop(chunk_id, None)
             return False
         return True

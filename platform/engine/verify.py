@@ -1,0 +1,173 @@
+"""Verify a backup: structural (every metadata chunk, every place, every pack present) or deep (every byte)."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from blake3 import blake3
+
+from engine.chunks import ChunkReader
+from engine.errors import ChunkMissing, DamageError, ObjectDamaged, ObjectMissing
+from engine.manifest import Manifest
+from engine.pack import pack_envelope as envelope_of
+from engine.pack import read_frame, read_trailer
+from engine.progress import Progress
+from engine.rebuild import index_rebuild
+from engine.repository import Domain, Repository
+from engine.sealed import HEADER_BYTES
+from engine.table_view import walk_table
+from engine.tree_view import walk_tree
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong: a dotted code, the object or part it is about, a sentence."""
+
+    code: str
+    key: str
+    message: str
+    parts: tuple[str, ...] = ()
+    """Tables, trees and documents of the backup that cannot be restored whole because of it."""
+
+
+@dataclass
+class _Needs:
+    """Packs that the backup needs, and for which parts."""
+
+    packs: dict[str, set[str]] = field(default_factory=dict)
+    seen: set[bytes] = field(default_factory=set)
+
+
+def verify_backup(repository: Repository, manifest: Manifest, *, deep: bool, progress: Progress) -> list[Finding]:
+    """Everything wrong with this backup; an empty list when it is whole.
+
+    A damaged or lost index is rebuilt from the packs on the way and reported as a finding of its own.
+    """
+    domain = repository.domain(encrypted=bool(manifest.document["metadata"]["encrypted"]))
+    needs = _Needs()
+    progress.phase("structure")
+    domain.index.reload()
+    index_damage = list(domain.index.damaged)
+    failures = _walk(domain, manifest, needs, progress)
+    if index_damage or any(isinstance(error, ChunkMissing) for error in failures.values()):
+        rebuilt = index_rebuild(repository, domain, progress, skip=frozenset())
+        if rebuilt.packs:
+            index_damage.append(f"the index had lost {rebuilt.packs} packs; it was rebuilt from their trailers")
+            failures = _walk(domain, manifest, needs, progress)
+    findings = [Finding("damage.index", "index", message) for message in index_damage]
+    findings += [Finding(e.code, part, f"{part}: {e.message}", (part,)) for part, e in failures.items()]
+    progress.phase("read" if deep else "packs")
+    progress.total(items=len(needs.packs))
+    return findings + _check_packs(repository, domain, needs, deep=deep, progress=progress)
+
+
+def _walk(domain: Domain, manifest: Manifest, needs: _Needs, progress: Progress) -> dict[str, DamageError]:
+    """Visit each part on its own, so that damage in one names that one only."""
+    reader, failures = domain.reader(), dict[str, DamageError]()
+    needs.seen.clear()
+    for source in manifest.document["sources"]:
+        for sort in ("tables", "trees", "documents"):
+            for node in source[sort]:
+                progress.check()
+                name = f"{source['name']}/{node['name']}"
+                try:
+                    _PartWalk(name, reader, needs).walk(sort, node)
+                except DamageError as error:
+                    failures[name] = error
+    return failures
+
+
+@dataclass
+class _PartWalk:
+    """Notes which packs one part needs."""
+
+    name: str
+    reader: ChunkReader
+    needs: _Needs
+
+    def walk(self, sort: str, node: dict[str, Any]) -> None:
+        if sort == "tables":
+            walk_table(self.reader, node, self._visit)
+        elif sort == "trees":
+            walk_tree(self.reader, node, self._visit)
+        else:
+            for chunk in node["chunks"]:
+                self._visit(bytes.fromhex(chunk), False)
+
+    def _visit(self, chunk_id: bytes, is_meta: bool) -> bool:
+        place = self.reader.locate(chunk_id)
+        self.needs.packs.setdefault(place.pack, set()).add(self.name)
+        if not is_meta:
+            return True
+        if chunk_id in self.needs.seen:
+            return False
+        self.needs.seen.add(chunk_id)
+        return True
+
+
+def _check_packs(
+    repository: Repository, domain: Domain, needs: _Needs, *, deep: bool, progress: Progress
+) -> list[Finding]:
+    findings: list[Finding] = []
+    with ThreadPoolExecutor(max(2, min(8, os.cpu_count() or 2)), thread_name_prefix="verify") as pool:
+        jobs = ((name, pool.submit(_check_pack, repository, domain, name, deep)) for name in sorted(needs.packs))
+        for name, job in _bounded(jobs, 8):
+            progress.check()
+            problem, size = job.result()
+            progress.advance(items=1, bytes=size if deep else 0)
+            if problem is not None:
+                parts = tuple(sorted(needs.packs[name]))
+                findings.append(Finding(problem.code, f"pack {name}", problem.message, parts))
+    return findings
+
+
+def _bounded(
+    jobs: Iterable[tuple[str, Future[tuple[DamageError | None, int]]]], ahead: int
+) -> Iterator[tuple[str, Future[tuple[DamageError | None, int]]]]:
+    """Submit at most `ahead` jobs beyond the one being waited for."""
+    waiting: list[tuple[str, Future[tuple[DamageError | None, int]]]] = []
+    for job in jobs:
+        waiting.append(job)
+        if len(waiting) > ahead:
+            yield waiting.pop(0)
+    yield from waiting
+
+
+def _check_pack(repository: Repository, domain: Domain, name: str, deep: bool) -> tuple[DamageError | None, int]:
+    try:
+        key, size = _find_pack(repository, domain, name)
+        if deep:
+            check_pack_bytes(repository, domain, name, repository.store.get(key))
+    except DamageError as error:
+        return error, 0
+    except ObjectMissing as error:
+        return ChunkMissing(error.message), 0
+    return None, size
+
+
+def _find_pack(repository: Repository, domain: Domain, name: str) -> tuple[str, int]:
+    for folder in ("data", "meta"):
+        key = f"{domain.prefix}{folder}/{name[:2]}/{name}"
+        try:
+            return key, repository.store.stat(key).size
+        except ObjectMissing:
+            continue
+    raise ChunkMissing(f"pack {name[:16]} is gone from the store", hint="another copy may still hold it")
+
+
+def check_pack_bytes(repository: Repository, domain: Domain, name: str, blob: bytes) -> None:
+    """Name, trailer, every frame and every chunk id of one whole pack. Raises ObjectDamaged."""
+    label = f"pack {name[:16]}"
+    if hashlib.sha256(blob).hexdigest() != name:
+        raise ObjectDamaged(f"{label}: its bytes are not what was written", hint="another copy may hold it whole")
+    envelope = envelope_of(repository.keyring, blob[:HEADER_BYTES], label)
+    view = memoryview(blob)
+    for frame in read_trailer(repository.keyring, blob, label):
+        payload = read_frame(envelope, frame.offset, view[frame.offset : frame.offset + frame.length], label)
+        content = memoryview(payload)
+        for chunk_id, offset, length in frame.chunks:
+            if blake3(content[offset : offset + length], key=domain.id_key).digest() != chunk_id:
+                raise ObjectDamaged(f"{label}: chunk {chunk_id.hex()[:16]} is not what was written")
