@@ -135,8 +135,9 @@ def _prune_domain(
     if dry_run:
         return PruneReport((), len(packs), len(plan.rewrite), len(plan.drop), 0, before, live_after)
     stored = _rewrite(domain, mark, plan, progress)
-    if plan.drop or plan.rewrite or domain.index.damaged:
-        domain.index.rewrite(keep_pack=frozenset(domain.index.pack_names() - set(plan.drop)))
+    indexed = domain.index.pack_names()
+    if indexed & plan.drop.keys():
+        domain.index.rewrite(keep_pack=frozenset(indexed - plan.drop.keys()))
         kill_point("prune.index_rewritten")
     if plan.drop:
         entombed[_entomb(repository, domain, sorted(plan.drop))] = frozenset(plan.drop)
