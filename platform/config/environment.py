@@ -1,0 +1,98 @@
+"""Lastro's own settings: read once from the environment, typed, documented in docs/settings.md.
+
+Every setting has one `_Reader` call below. A secret may be given in a file by NAME_FILE instead of NAME.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from django.core.exceptions import ImproperlyConfigured
+
+_TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off", ""}
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The values, checked for shape; `config.checks` judges their sense."""
+
+    data: Path
+    database_url: str = field(repr=False)
+    secret_key: str = field(repr=False)
+    root_key: str = field(repr=False)
+    allowed_hosts: tuple[str, ...]
+    trusted_origins: tuple[str, ...]
+    tls: bool
+    behind_proxy: bool
+    debug: bool
+    workers: int
+    heartbeat_seconds: int
+    session_hours: int
+    log_level: str
+    log_stderr: bool
+
+
+class _Reader:
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self._variables = variables
+
+    def text(self, name: str, default: str = "") -> str:
+        return self._variables.get(name, "").strip() or default
+
+    def secret(self, name: str) -> str:
+        """NAME itself or the content of the file that NAME_FILE names, never both."""
+        value, path = self._variables.get(name, "").strip(), self._variables.get(f"{name}_FILE", "").strip()
+        if value and path:
+            raise ImproperlyConfigured(f"{name} and {name}_FILE are both set; keep one")
+        if not path:
+            return value
+        try:
+            value = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ImproperlyConfigured(f"{name}_FILE: cannot read {path}: {error}") from error
+        if not value:
+            raise ImproperlyConfigured(f"{name}_FILE: {path} is empty")
+        return value
+
+    def flag(self, name: str) -> bool:
+        value = self.text(name).lower()
+        if value not in _TRUE | _FALSE:
+            raise ImproperlyConfigured(f"{name}: {value!r} is not yes or no; use 1 or 0")
+        return value in _TRUE
+
+    def number(self, name: str, default: int, *, least: int, most: int) -> int:
+        value = self.text(name, str(default))
+        if not value.isascii() or not value.isdigit() or not least <= int(value) <= most:
+            raise ImproperlyConfigured(f"{name}: {value!r} is not a whole number from {least} to {most}")
+        return int(value)
+
+    def names(self, name: str, default: str = "") -> tuple[str, ...]:
+        return tuple(part for part in (part.strip() for part in self.text(name, default).split(",")) if part)
+
+    def choice(self, name: str, default: str, choices: tuple[str, ...]) -> str:
+        value = self.text(name, default).upper()
+        if value not in choices:
+            raise ImproperlyConfigured(f"{name}: {value!r} is not one of {', '.join(choices)}")
+        return value
+
+
+def read(variables: Mapping[str, str] = os.environ) -> Environment:
+    """Read the settings. Raises ImproperlyConfigured naming the variable that cannot be right."""
+    reader = _Reader(variables)
+    return Environment(
+        data=Path(reader.text("LASTRO_DATA", "var")).expanduser().absolute(),
+        database_url=reader.secret("LASTRO_DATABASE_URL"),
+        secret_key=reader.secret("LASTRO_SECRET_KEY"),
+        root_key=reader.secret("LASTRO_ROOT_KEY"),
+        allowed_hosts=reader.names("LASTRO_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]"),
+        trusted_origins=reader.names("LASTRO_TRUSTED_ORIGINS"),
+        tls=reader.flag("LASTRO_TLS"),
+        behind_proxy=reader.flag("LASTRO_BEHIND_PROXY"),
+        debug=reader.flag("LASTRO_DEBUG"),
+        workers=reader.number("LASTRO_WORKERS", os.cpu_count() or 1, least=1, most=256),
+        heartbeat_seconds=reader.number("LASTRO_HEARTBEAT_SECONDS", 15, least=1, most=600),
+        session_hours=reader.number("LASTRO_SESSION_HOURS", 12, least=1, most=720),
+        log_level=reader.choice("LASTRO_LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
+        log_stderr=reader.flag("LASTRO_LOG_STDERR"),
+    )

@@ -1,0 +1,154 @@
+"""Django's settings, all of them from `config.environment`."""
+
+import secrets
+from pathlib import Path
+
+from django.core.exceptions import ImproperlyConfigured
+
+from config.databases import catalogue_database
+from config.environment import read
+from core import logs
+from core.durable import private_folder, read_or_create
+
+ENVIRONMENT = read()
+_PACKAGE = Path(__file__).resolve().parent
+_ROOT = _PACKAGE.parent.parent
+
+try:
+    LASTRO_DATA = private_folder(ENVIRONMENT.data)
+    SECRET_KEY = (
+        ENVIRONMENT.secret_key
+        or read_or_create(
+            LASTRO_DATA / "keys" / "django-secret-key", lambda: secrets.token_urlsafe(50).encode()
+        ).decode()
+    )
+except OSError as error:
+    raise ImproperlyConfigured(f"LASTRO_DATA: cannot use {ENVIRONMENT.data}: {error.strerror}") from error
+
+LASTRO_ROOT_KEY = ENVIRONMENT.root_key
+LASTRO_HEARTBEAT_SECONDS = ENVIRONMENT.heartbeat_seconds
+LASTRO_DEBUG = ENVIRONMENT.debug
+
+# ---------------------------------------------------------------- Django
+
+DEBUG = ENVIRONMENT.debug
+ALLOWED_HOSTS = list(ENVIRONMENT.allowed_hosts)
+ROOT_URLCONF = "config.urls"
+WSGI_APPLICATION = "config.wsgi.application"
+ASGI_APPLICATION = "config.asgi.application"
+DATABASES = {"default": catalogue_database(ENVIRONMENT.database_url, LASTRO_DATA)}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en"
+
+# Each app costs time at the start of every command; what only the web needs is imported by its URLs.
+INSTALLED_APPS = [
+    "config.apps.ConfigConfig",
+    "core",
+    "audit",
+    "access",
+    "operations",
+    "tenants",
+    "releases",
+    "api",
+    "panel",
+    "django_q",
+    "django.contrib.contenttypes",
+    "django.contrib.auth",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+# A checkout has its templates beside platform/, an installed wheel inside config/.
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [_ROOT / "templates", _PACKAGE / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+# ---------------------------------------------------------------- access
+
+AUTH_USER_MODEL = "access.Account"
+AUTHENTICATION_BACKENDS = ["access.backends.AccountBackend"]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+LOGIN_URL = "access:login"
+LOGIN_REDIRECT_URL = "/"
+LOGOUT_REDIRECT_URL = "access:login"
+
+SESSION_COOKIE_AGE = ENVIRONMENT.session_hours * 3600
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = ENVIRONMENT.tls
+CSRF_COOKIE_HTTPONLY = True
+CSRF_COOKIE_SAMESITE = "Lax"
+CSRF_TRUSTED_ORIGINS = list(ENVIRONMENT.trusted_origins)
+SECURE_SSL_REDIRECT = ENVIRONMENT.tls
+SECURE_REDIRECT_EXEMPT = [r"^health/"]
+SECURE_HSTS_SECONDS = 31_536_000 if ENVIRONMENT.tls else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = ENVIRONMENT.tls
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if ENVIRONMENT.behind_proxy else None
+X_FRAME_OPTIONS = "DENY"
+
+# ---------------------------------------------------------------- static files
+
+STATIC_URL = "static/"
+STATIC_ROOT = LASTRO_DATA / "static"
+WHITENOISE_USE_FINDERS = True
+
+# ---------------------------------------------------------------- operations
+
+_DAY = 86_400
+
+# django-q2 carries ids of operations; our claim, lease and heartbeat decide. `retry` counts from the moment a
+# task is fetched, even if it then waits for a worker, so it stands far above the longest operation: a task that
+# comes back is refused by the claim, and one that was lost with its worker is found by the reaper.
+Q_CLUSTER = {
+    "name": "lastro",
+    "label": "Lastro",
+    "orm": "default",
+    "workers": ENVIRONMENT.workers,
+    "queue_limit": 1,
+    "bulk": 1,
+    "timeout": 7 * _DAY,
+    "retry": 8 * _DAY,
+    "max_attempts": 1,
+    "ack_failures": True,
+    "catch_up": False,
+    "save_limit": 250,
+    "recycle": 100,
+    "poll": 0.5,
+    "compress": False,
+}
+
+# ---------------------------------------------------------------- logging
+
+LOGGING_CONFIG = None
+logs.configure(LASTRO_DATA / "log", level=ENVIRONMENT.log_level, stderr=ENVIRONMENT.log_stderr)

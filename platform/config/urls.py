@@ -1,0 +1,17 @@
+"""Where every address leads; apps bring their own."""
+
+from importlib.util import find_spec
+
+from django.urls import URLPattern, URLResolver, include, path
+
+from config import health
+
+urlpatterns: list[URLPattern | URLResolver] = [
+    path("health/live", health.live),
+    path("health/ready", health.ready),
+    path("", include("access.urls")),
+]
+
+# The panel has the root.
+if find_spec("panel.urls") is not None:
+    urlpatterns.append(path("", include("panel.urls")))

@@ -1,0 +1,81 @@
+"""The kinds of work, registered by the apps that know them.
+
+An app registers in its `handlers` module; those modules are imported when a kind is first looked up, so that
+commands which run no operation do not pay for them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.utils.module_loading import autodiscover_modules
+
+from engine.errors import UsageError
+from operations.context import OperationContext
+from operations.models import Operation
+
+Run = Callable[[OperationContext], Mapping[str, Any] | None]
+
+
+def _nothing(operation: Operation) -> None:
+    pass
+
+
+def _same(operation: Operation) -> Mapping[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """How one kind of operation runs and what else ends with it.
+
+    `run` does the work and returns its result (JSON); it may be called in any process, and twice for two
+    operations that are retries of each other. `on_lost` is called in the transaction that marks a running
+    operation lost, `on_dropped` in the one that ends a queued operation which never ran (cancelled, refused,
+    its process died): both settle the rows that wait for it and touch the catalogue only. `on_retry` is called
+    in the transaction of a retry and returns the fields of the new operation that differ (`subject_id`,
+    `params`).
+    """
+
+    kind: str
+    run: Run
+    resource: Callable[[Operation], str]
+    phases: tuple[str, ...]
+    cancellable: bool
+    on_lost: Callable[[Operation], None]
+    on_dropped: Callable[[Operation], None]
+    on_retry: Callable[[Operation], Mapping[str, Any]]
+
+
+_handlers: dict[str, Handler] = {}
+
+
+def register(
+    kind: str,
+    *,
+    resource: Callable[[Operation], str] = lambda operation: "",
+    phases: Sequence[str] = (),
+    cancellable: bool = True,
+    on_lost: Callable[[Operation], None] = _nothing,
+    on_dropped: Callable[[Operation], None] = _nothing,
+    on_retry: Callable[[Operation], Mapping[str, Any]] = _same,
+) -> Callable[[Run], Run]:
+    """Register the decorated function as what runs operations of this kind; the kind must be new."""
+
+    def decorate(run: Run) -> Run:
+        assert kind not in _handlers, f"operation kind {kind} registered twice"
+        _handlers[kind] = Handler(kind, run, resource, tuple(phases), cancellable, on_lost, on_dropped, on_retry)
+        return run
+
+    return decorate
+
+
+def handler_get(kind: str) -> Handler:
+    """Raise UsageError naming the known kinds when this one is unknown."""
+    if kind not in _handlers:
+        autodiscover_modules("handlers")
+    try:
+        return _handlers[kind]
+    except KeyError:
+        known = ", ".join(sorted(_handlers)) or "none"
+        raise UsageError(f"unknown kind of operation {kind!r}", hint=f"known: {known}") from None

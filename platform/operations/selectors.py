@@ -1,0 +1,38 @@
+"""Reading operations."""
+
+from collections.abc import Sequence
+
+from core.errors import NotFound
+from operations.models import ACTIVE_STATES, Operation, OperationState
+
+LIST_MAX = 200
+
+
+def operation_get(operation_id: str) -> Operation:
+    """Raise NotFound when there is none."""
+    try:
+        return Operation.objects.get(pk=operation_id)
+    except Operation.DoesNotExist:
+        raise NotFound(f"no operation {operation_id}", hint="operation list shows them") from None
+
+
+def operation_list(
+    *, tenant: str = "", states: Sequence[str] = (), kind: str = "", before: str = "", limit: int = LIST_MAX
+) -> list[Operation]:
+    """Newest first; `before` is the id after which the page goes on."""
+    rows = Operation.objects.order_by("-id")
+    if tenant:
+        rows = rows.filter(tenant=tenant)
+    if states:
+        rows = rows.filter(state__in=states)
+    if kind:
+        rows = rows.filter(kind=kind)
+    if before:
+        rows = rows.filter(pk__lt=before)
+    return list(rows[: min(limit, LIST_MAX)])
+
+
+def operations_active(*, tenant: str) -> list[Operation]:
+    """What is queued or runs for the tenant, oldest first."""
+    states = (OperationState.QUEUED, *ACTIVE_STATES)
+    return list(Operation.objects.filter(tenant=tenant, state__in=states).order_by("id")[:LIST_MAX])

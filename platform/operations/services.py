@@ -1,0 +1,119 @@
+"""Asking for long work, stopping it, doing it again. Running and reaping are in files of their own."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.db import transaction
+
+import audit.services
+from core import clock
+from core.errors import Conflict
+from operations.dispatch import dispatch
+from operations.handlers import handler_get
+from operations.models import ACTIVE_STATES, Operation, OperationState
+from operations.reaping import operations_reap
+from operations.running import operation_run
+from operations.selectors import operation_get
+from operations.transitions import operation_to
+
+__all__ = ["operation_cancel", "operation_enqueue", "operation_retry", "operation_run", "operations_reap"]
+
+RETRYABLE_STATES = (OperationState.LOST, OperationState.FAILED, OperationState.CANCELLED)
+
+
+def operation_enqueue(
+    *,
+    kind: str,
+    tenant: str,
+    params: Mapping[str, Any],
+    actor: str,
+    reason: str = "",
+    subject_id: str = "",
+    here: bool = False,
+    attempt: int = 1,
+    retry_of: str = "",
+) -> Operation:
+    """Queue an operation in the caller's transaction; its id goes to the workers when that commits.
+
+    With `here` no worker gets it: the caller runs it with `operation_run(id, here=True)`, and when its process
+    dies before that, the operation is reaped. `params` is JSON without secrets.
+    """
+    handler = handler_get(kind)
+    now = clock.catalogue_now()
+    operation = Operation(
+        kind=kind,
+        tenant=tenant,
+        params=dict(params),
+        actor=actor,
+        reason=reason,
+        subject_id=subject_id,
+        here=here,
+        phases=list(handler.phases),
+        cancellable=handler.cancellable,
+        requested_at=now,
+        heartbeat_at=now if here else None,
+        attempt=attempt,
+        retry_of=retry_of,
+    )
+    operation.resource = handler.resource(operation)
+    with transaction.atomic():
+        operation.save(force_insert=True)
+        audit.services.record(
+            "operation.requested",
+            message=f"{kind} requested",
+            actor=actor,
+            tenant=tenant,
+            data={"operation": operation.pk, "kind": kind, "subject": subject_id, "reason": reason},
+        )
+        if not here:
+            dispatch(operation)
+    return operation
+
+
+def operation_cancel(operation_id: str, *, actor: str, reason: str = "") -> Operation:
+    """End a queued operation, or ask a running one to stop at its next check.
+
+    Asking twice is no error. Raises Conflict when it has ended or cannot be stopped.
+    """
+    operation = operation_get(operation_id)
+    now = clock.catalogue_now()
+    with transaction.atomic():
+        if operation.state == OperationState.QUEUED:
+            operation_to(operation, OperationState.CANCELLED, actor=actor, reason=reason, finished_at=now)
+            handler_get(operation.kind).on_dropped(operation)
+        elif operation.state == OperationState.CANCELLING:
+            return operation
+        elif operation.state not in ACTIVE_STATES:
+            raise Conflict(f"operation {operation.pk} has already {operation.state}")
+        elif not operation.cancellable:
+            raise Conflict(f"a {operation.kind} cannot be stopped once it runs", hint="wait for its end")
+        else:
+            operation_to(operation, OperationState.CANCELLING, actor=actor, reason=reason, cancel_requested_at=now)
+        audit.services.record(
+            "operation.cancel_requested",
+            message=f"{operation.kind} to be stopped",
+            actor=actor,
+            tenant=operation.tenant,
+            data={"operation": operation.pk, "kind": operation.kind, "reason": reason},
+        )
+    return operation
+
+
+def operation_retry(operation_id: str, *, actor: str, reason: str = "", here: bool = False) -> Operation:
+    """Queue a new operation that does again what a lost, failed or cancelled one should have done."""
+    old = operation_get(operation_id)
+    if old.state not in RETRYABLE_STATES:
+        raise Conflict(f"operation {old.pk} is {old.state}", hint="only a lost, failed or cancelled one is run again")
+    with transaction.atomic():
+        changes = handler_get(old.kind).on_retry(old)
+        return operation_enqueue(
+            kind=old.kind,
+            tenant=old.tenant,
+            params=changes.get("params", old.params),
+            subject_id=changes.get("subject_id", old.subject_id),
+            actor=actor,
+            reason=reason or f"again: {old.reason or old.pk}",
+            here=here,
+            attempt=old.attempt + 1,
+            retry_of=old.pk,
+        )

@@ -1,0 +1,13 @@
+"""What django-q2 calls."""
+
+from operations.services import operation_run, operations_reap
+
+
+def run(operation_id: str) -> str:
+    """Run the operation if it is still queued; returns its state."""
+    return operation_run(operation_id).state
+
+
+def reap() -> int:
+    """Find lost operations; returns how many there were."""
+    return len(operations_reap())
