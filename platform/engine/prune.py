@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.errors import ChunkMissing, ManifestDamaged, ObjectDamaged
+from engine.errors import ChunkMissing, ObjectDamaged
 from engine.faults import kill_point
 from engine.manifest import Manifest
 from engine.progress import Progress
@@ -75,9 +75,9 @@ def prune(
     nothing is deleted then.
     """
     progress.phase("mark")
-    _refuse_gaps(repository, max(head, repository.head()))
-    kept = [m for m in repository.manifests() if m.number not in forget]
-    ended = tuple(n for n in sorted(forget) if not repository.forgotten(n))
+    chain = [m for m in repository.chain(max(head, repository.head())) if m.kind == "manifest"]
+    kept = [m for m in chain if m.number not in forget]
+    ended = tuple(m.number for m in chain if m.number in forget)
     if not dry_run:
         for number in ended:
             repository.forget(number, forget[number])
@@ -99,15 +99,6 @@ def _sum(a: PruneReport, b: PruneReport) -> PruneReport:
         bytes_before=a.bytes_before + b.bytes_before,
         bytes_after=a.bytes_after + b.bytes_after,
     )
-
-
-def _refuse_gaps(repository: Repository, head: int) -> None:
-    gaps = repository.gaps(head)
-    if gaps:
-        raise ManifestDamaged(
-            f"manifest {gaps[0]} is missing and no signed record ended it; nothing was deleted",
-            hint="repair it from another copy, or adopt the loss",
-        )
 
 
 def _prune_domain(

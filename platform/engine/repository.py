@@ -18,6 +18,7 @@ from typing import Any, Self
 from engine.chunks import ChunkReader
 from engine.errors import (
     BackupMissing,
+    ManifestDamaged,
     ObjectDamaged,
     ObjectExists,
     ObjectMissing,
@@ -181,17 +182,20 @@ class Repository:
             return False
         return Manifest.read(blob, self.keyring, number=number).kind == "forget"
 
-    def gaps(self, head: int) -> list[int]:
-        """Numbers up to `head` that hold neither manifest nor void nor a signed forget record."""
-        listed = set(self.numbers())
-        return [n for n in range(1, head + 1) if n not in listed and not self._exists(n) and not self.forgotten(n)]
+    def chain(self, head: int) -> Iterator[Manifest]:
+        """Every document from 1 to `head`, read by name because a listing may lie; ended ones are passed over.
 
-    def _exists(self, number: int) -> bool:
-        try:
-            self.store.stat(f"{self.prefix}manifests/{_number_key(number)}")
-        except ObjectMissing:
-            return False
-        return True
+        Raises ManifestDamaged for a number that holds nothing and that no signed record ended.
+        """
+        for number in range(1, head + 1):
+            try:
+                yield self.manifest(number)
+            except BackupMissing:
+                if not self.forgotten(number):
+                    raise ManifestDamaged(
+                        f"manifest {number} is missing and no signed record ended it",
+                        hint="repair it from another copy, or adopt the loss",
+                    ) from None
 
     def commit(self, document: Mapping[str, Any]) -> Manifest:
         """Sign and create the manifest under its number; the moment at which the backup exists.

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from engine.keys import Keyring, RootKey
 from engine.repository import Repository
 from stores.local import LocalConfig, LocalStore

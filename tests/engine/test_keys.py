@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from engine.errors import DamageError, LastroError, ObjectDamaged, RepositoryNewer, UsageError, WrongKey
 from engine.keys import Keyring, RootKey
 from engine.kit import kit_export, kit_open

@@ -5,6 +5,7 @@ import random
 import threading
 
 import pytest
+
 from engine.errors import ChunkMissing, DamageError, LastroError, ObjectDamaged, StoreFull
 from engine.index import Segment, encode_segment, merge_segments, pack_place
 from engine.progress import NullProgress
@@ -138,9 +139,12 @@ def test_a_workers_error_reaches_the_caller(repository):
     def fail(_lane):
         raise StoreFull("no room")
 
-    with pytest.raises(StoreFull):
+    def keep_submitting():
         for _ in range(100):
             session.submit(fail)
+
+    with pytest.raises(StoreFull):
+        keep_submitting()
     with pytest.raises(StoreFull):
         session.finish()
     session.abort()
