@@ -284,7 +284,7 @@ _SORTS = ("tables", "trees", "documents")
 
 
 def _measure(document: dict[str, Any], session: Session, started: float) -> None:
-    """Add what is known only at the end; ratios are kept as integers because canonical JSON rounds floats."""
+    """Add what is known only at the end: sizes, duration, stored bytes per plain byte."""
     metadata = document["metadata"]
     metadata["stored_bytes"] = session.stored_bytes
     metadata["duration_ms"] = round((time.monotonic() - started) * 1000)
