@@ -1,6 +1,7 @@
 """The throw-away PostgreSQL is real, private and gone afterwards."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,3 +75,4 @@ def test_dies_with_a_killed_test_run() -> None:
         time.sleep(0.05)
     assert not Path("/proc", pid).exists()
     assert not Path(folder, "data/postmaster.pid").exists()
+    shutil.rmtree(folder)
