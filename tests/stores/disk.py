@@ -17,7 +17,7 @@ class Disk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.bytes_in_danger: set[int] = set()
         self.names_in_danger: dict[int, set[str]] = {}
-        self.calls: list[str] = []
+        self.removals_in_danger: dict[int, set[str]] = {}
         self._patch = monkeypatch
         for name in ("writev", "write", "fsync", "link", "rename", "replace", "mkdir", "unlink"):
             self._watch(name)
@@ -34,7 +34,6 @@ class Disk:
         def watched(*args: Any, **options: Any) -> Any:
             getattr(self, f"_before_{name}", lambda *_: None)(*args)
             result = real(*args, **options)
-            self.calls.append(name)
             getattr(self, f"_after_{name}", lambda *_: None)(*args)
             return result
 
@@ -49,6 +48,10 @@ class Disk:
         inode = os.fstat(fd).st_ino
         self.bytes_in_danger.discard(inode)
         self.names_in_danger.pop(inode, None)
+        self.removals_in_danger.pop(inode, None)
+
+    def _after_unlink(self, path: str) -> None:
+        self.removals_in_danger.setdefault(os.stat(os.path.dirname(path)).st_ino, set()).add(path)
 
     def _before_link(self, source: str, target: str) -> None:
         inode = os.stat(source).st_ino

@@ -186,6 +186,14 @@ def test_a_twin_is_made_durable_before_it_counts(
     assert disk.in_danger(ignore=f"{folder}/.tmp/") == []
 
 
+def test_a_deleted_object_does_not_come_back(store: LocalStore, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: a shredded key stays gone after a power cut; the folder is durable before delete returns."""
+    store.put("keyrings/k", [b"x"])
+    disk = Disk(monkeypatch)
+    store.delete("keyrings/k")
+    assert disk.removals_in_danger == {}
+
+
 @pytest.mark.parametrize("how", WRITERS)
 def test_a_failing_fsync_is_never_acknowledged(how: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: every fsync counts; fail each one in turn, from opening to the last, and expect an error each time."""
