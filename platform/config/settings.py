@@ -28,6 +28,7 @@ except OSError as error:
 LASTRO_ROOT_KEY = ENVIRONMENT.root_key
 LASTRO_HEARTBEAT_SECONDS = ENVIRONMENT.heartbeat_seconds
 LASTRO_DEBUG = ENVIRONMENT.debug
+LASTRO_LOG_LEVEL = ENVIRONMENT.log_level
 
 # ---------------------------------------------------------------- Django
 

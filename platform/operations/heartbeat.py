@@ -1,5 +1,6 @@
 """The thread that keeps a running operation alive in the catalogue."""
 
+import datetime
 import logging
 import threading
 from collections.abc import Callable
@@ -118,8 +119,10 @@ class Heartbeat:
 
 def progress_fields(snapshot: Snapshot) -> dict[str, Any]:
     """The columns of Operation that hold a snapshot."""
+    began = clock.now() - datetime.timedelta(seconds=uptime() - snapshot.phase_began) if snapshot.phase else None
     return {
         "phase": snapshot.phase,
+        "phase_started_at": began,
         "bytes_done": snapshot.bytes_done,
         "bytes_total": snapshot.bytes_total,
         "items_done": snapshot.items_done,

@@ -1,0 +1,234 @@
+"""`manage.py <noun> <verb>`: the frame of every command.
+
+A noun is a management command whose class lists its verbs. Data goes to stdout, everything else to stderr;
+with --json stdout holds exactly one object, for an error `{"error": {"code", "detail", "hint"}}`. The exit
+code follows from the error (`core.errors`). Nothing heavy is imported before it is needed: these commands are
+run by scripts, and starting up is most of what a small one costs.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NoReturn
+
+from django.core.management.base import BaseCommand, CommandParser
+from django.db import DatabaseError, OperationalError, ProgrammingError, connections
+
+from core.cli_output import Terminal
+from core.errors import (
+    CatalogueUnready,
+    ConfirmationNeeded,
+    Exit,
+    InternalError,
+    LastroError,
+    UsageError,
+    meaning,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One argument of a verb, as argparse's add_argument takes it."""
+
+    flags: tuple[str, ...]
+    options: Mapping[str, Any]
+
+
+def argument(*flags: str, **options: Any) -> Argument:
+    return Argument(flags, options)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a verb gives back: the JSON object, its text for people (made from `data` when None), the exit code."""
+
+    data: Mapping[str, Any]
+    text: Sequence[str] | None = None
+    exit: int = Exit.OK
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """One verb: `run(call)` does it and returns an Answer, a JSON object, or None.
+
+    `long` adds --here, --wait and --detach (see operations.following), `confirm` adds --confirm. `aliases`
+    are other spellings.
+    """
+
+    name: str
+    run: "Callable[[Call], Answer | Mapping[str, Any] | None]"
+    help: str
+    arguments: tuple[Argument, ...] = ()
+    long: bool = False
+    confirm: bool = False
+    aliases: tuple[str, ...] = ()
+
+
+class Call:
+    """One use of a verb: its options and the terminal."""
+
+    def __init__(self, options: argparse.Namespace, terminal: Terminal) -> None:
+        self.options = options
+        self.terminal = terminal
+
+    @property
+    def actor(self) -> str:
+        """Who is at the keyboard, for rows and the audit log: `cli:<user>`."""
+        import getpass
+
+        try:
+            return f"cli:{os.environ.get('SUDO_USER') or getpass.getuser()}"
+        except (KeyError, OSError):
+            return f"cli:{os.getuid()}"
+
+    @property
+    def interactive(self) -> bool:
+        """A person can be asked: no --no-input, no --json, and a terminal at both ends."""
+        options = self.options
+        return not (options.no_input or options.json) and sys.stdin.isatty() and self.terminal.is_terminal
+
+    def confirm(self, slug: str, *, what: str) -> None:
+        """Let a destructive step pass only with --confirm SLUG or the slug typed; ConfirmationNeeded otherwise.
+
+        `what` completes "This will …".
+        """
+        given = getattr(self.options, "confirm", None)
+        if given is None and self.interactive:
+            self.terminal.note(f"This will {what}.")
+            given = self.terminal.ask(f"Type {slug} to go on: ")
+        if given is None:
+            raise ConfirmationNeeded(f"this would {what}", hint=f"confirm with --confirm {slug}")
+        if given != slug:
+            raise ConfirmationNeeded(f"{given!r} does not confirm {slug!r}; nothing was done", hint=f"--confirm {slug}")
+
+
+class _Parser(CommandParser):
+    """Raises UsageError instead of ending the process, so that usage errors take the way of all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, hint=f"see {self.prog} --help")
+
+
+class NounCommand(BaseCommand):
+    """Base of all nouns; a subclass in management/commands/<noun>.py sets `help` and `verbs`."""
+
+    verbs: ClassVar[tuple[Verb, ...]] = ()
+    # The checks import every URL and view; `manage.py check`, `doctor` and the server run them.
+    requires_system_checks: ClassVar[list[str]] = []
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        parser = _Parser(
+            prog=f"{os.path.basename(prog_name)} {subcommand}", description=self.help or None, allow_abbrev=False
+        )
+        verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
+        for verb in self.verbs:
+            part = verbs.add_parser(
+                verb.name, help=verb.help, description=verb.help, aliases=verb.aliases, allow_abbrev=False
+            )
+            part.set_defaults(_verb=verb)
+            for each in verb.arguments:
+                part.add_argument(*each.flags, **each.options)
+            _add_common(part, verb)
+        return parser
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        """Run the command line and end the process with its exit code."""
+        try:
+            code = self.run(argv[2:], prog=argv[0], noun=argv[1])
+        finally:
+            connections.close_all()
+        # Flushed here, so that a reader that went away (`| head`) is no traceback at exit.
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(code)
+
+    def run(self, argv: Sequence[str], *, prog: str = "manage.py", noun: str = "") -> int:
+        """Run one verb and return its exit code; everything it has to say is printed."""
+        terminal = Terminal(json="--json" in argv)
+        debug = "--traceback" in argv or bool(os.environ.get("LASTRO_DEBUG"))
+        try:
+            options = self.create_parser(prog, noun or type(self).__module__.rpartition(".")[2]).parse_args(argv)
+            return _answer(options, terminal)
+        except LastroError as error:
+            return _fail(terminal, error)
+        except KeyboardInterrupt:
+            return _interrupted(terminal)
+        except BrokenPipeError:
+            return Exit.FAILED
+        except Exception as error:
+            if debug:
+                raise
+            return _fail(terminal, _foreseen(error))
+
+    def handle(self, *args: Any, **options: Any) -> str | None:
+        """For call_command: the options have been parsed already."""
+        options.setdefault("json", False)
+        _answer(argparse.Namespace(**options), Terminal(json=options["json"]))
+        return None
+
+
+def _add_common(parser: argparse.ArgumentParser, verb: Verb) -> None:
+    common = parser.add_argument_group("common options")
+    common.add_argument("--json", action="store_true", help="print one JSON object")
+    common.add_argument("--no-input", action="store_true", help="never ask")
+    common.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)
+    common.add_argument("-v", "--verbosity", type=int, choices=range(4), default=1, help=argparse.SUPPRESS)
+    # Django reads these two from the command line itself, before the command is known.
+    common.add_argument("--settings", help=argparse.SUPPRESS)
+    common.add_argument("--pythonpath", help=argparse.SUPPRESS)
+    if verb.long:
+        how = common.add_mutually_exclusive_group()
+        how.add_argument("--here", action="store_true", help="do it in this process, without a worker")
+        how.add_argument("--wait", action="store_true", help="follow it to its end (the default)")
+        how.add_argument("--detach", action="store_true", help="leave it to a worker and return at once")
+    if verb.confirm:
+        common.add_argument("--confirm", metavar="SLUG", help="name what may be changed or destroyed")
+
+
+def _answer(options: argparse.Namespace, terminal: Terminal) -> int:
+    answer = options._verb.run(Call(options, terminal))
+    if answer is None:
+        answer = Answer({})
+    elif not isinstance(answer, Answer):
+        answer = Answer(answer)
+    terminal.answer(answer.data, answer.text)
+    return int(answer.exit)
+
+
+def _fail(terminal: Terminal, error: LastroError) -> int:
+    terminal.error(error.code, error.message, error.hint)
+    return int(meaning(error).exit)
+
+
+def _interrupted(terminal: Terminal) -> int:
+    terminal.error("operation.interrupted", "interrupted", "")
+    return int(Exit.INTERRUPTED)
+
+
+def _foreseen(error: Exception) -> LastroError:
+    """Say what a foreign exception means, or log it under an id."""
+    if isinstance(error, OperationalError | ProgrammingError):
+        text = str(error)
+        if "no such table" in text or "no such column" in text or "does not exist" in text:
+            return CatalogueUnready("the catalogue is not migrated to this version", hint="run: manage.py migrate")
+        if isinstance(error, OperationalError):
+            return _logged(error, CatalogueUnready, "the catalogue cannot be used", "is its database up and writable?")
+    if isinstance(error, DatabaseError):
+        return _logged(error, InternalError, "the catalogue refused a statement", "")
+    return _logged(error, InternalError, f"unforeseen {type(error).__name__}", "")
+
+
+def _logged(error: Exception, kind: type[LastroError], message: str, hint: str) -> LastroError:
+    import logging
+    import uuid
+
+    from core.logs import redact
+
+    reference = uuid.uuid4().hex[:12]
+    logging.getLogger("core.cli").error("command failed", exc_info=error, extra={"reference": reference})
+    detail = f"{message}: {redact(str(error)).strip()[:300]}"
+    return kind(detail, hint=f"{hint} The log has the rest under {reference}".strip())

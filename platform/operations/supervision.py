@@ -1,0 +1,102 @@
+"""Running a cluster of workers as one child process in a session of its own.
+
+django-q2 stops cleanly only when its parent process alone gets SIGTERM, and a terminal's Ctrl-C reaches the
+whole foreground group. So the command stays in front: it turns Ctrl-C and SIGTERM into one SIGTERM to the
+cluster's parent, and meanwhile looks for operations that were lost. It holds the writing end of a pipe whose
+other end the cluster watches; when the command itself is killed the pipe closes and the cluster stops too.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import FrameType
+
+from django.conf import settings
+from django.db import DatabaseError, connection
+
+from operations.reaping import operations_reap
+
+log = logging.getLogger(__name__)
+
+STOP_SECONDS = 60
+"""After this the cluster is killed; what it still ran is then found lost and can be run again."""
+POLL_SECONDS = 0.2
+
+
+class Supervisor:
+    """Starts the cluster, stands by, stops it; `run` returns the exit code."""
+
+    def __init__(self, argv: list[str]) -> None:
+        self._argv = argv
+        self._stop_at: float | None = None
+
+    def run(self) -> int:
+        reading, writing = os.pipe()
+        child = subprocess.Popen(
+            [*self._argv, "--cluster", str(reading)], pass_fds=(reading,), start_new_session=True, close_fds=True
+        )
+        os.close(reading)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask_to_stop)
+        try:
+            return self._stand_by(child)
+        finally:
+            os.close(writing)
+            # Whatever is left of the session after its leader has gone: workers of a killed cluster.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            connection.close()
+
+    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        # A second signal means: now.
+        self._stop_at = time.monotonic() + STOP_SECONDS if self._stop_at is None else 0.0
+
+    def _stand_by(self, child: "subprocess.Popen[bytes]") -> int:
+        told, reap_at = False, time.monotonic()
+        while (code := child.poll()) is None:
+            now = time.monotonic()
+            if self._stop_at is not None:
+                if not told:
+                    child.send_signal(signal.SIGTERM)
+                    told = True
+                if now > self._stop_at:
+                    log.error("the workers did not stop within %d seconds and are killed", STOP_SECONDS)
+                    return 1
+            elif now >= reap_at:
+                _reap()
+                reap_at = now + settings.LASTRO_HEARTBEAT_SECONDS
+            time.sleep(POLL_SECONDS)
+        if self._stop_at is None:
+            log.error("the cluster of workers ended by itself, code %s", code)
+            return code or 1
+        return 0
+
+
+def _reap() -> None:
+    try:
+        operations_reap()
+    except DatabaseError:
+        log.exception("looking for lost operations failed")
+        connection.close()
+
+
+def run_cluster(pipe: int) -> None:
+    """Run the cluster in this process until SIGTERM, or until the other end of the pipe is closed."""
+    from django_q.cluster import Cluster
+
+    cluster = Cluster()
+    cluster.start()
+    with contextlib.suppress(OSError):
+        while os.read(pipe, 1):
+            pass
+    if cluster.sentinel is not None and cluster.sentinel.is_alive():
+        cluster.stop()
+
+
+def command_line() -> list[str]:
+    """How this process was started, to start another one like it."""
+    return [sys.executable, os.path.abspath(sys.argv[0]), *sys.argv[1:]]
