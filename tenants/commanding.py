@@ -1,0 +1,58 @@
+"""What the nouns of this app share: settings and times from the command line, the end of long work."""
+
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from core.cli import Answer, Call
+from engine.errors import UsageError
+from operations.following import operation_complain, operation_exit, operation_follow
+from operations.models import Operation
+
+
+def settings_of(given: Sequence[str] | None) -> dict[str, str]:
+    """`KEY=VALUE` arguments as a mapping; a key given again adds a line (lists such as `exclude`)."""
+    values: dict[str, str] = {}
+    for text in given or ():
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--set takes KEY=VALUE, not {key[:40]!r}", hint="for example --set path=/srv/data")
+        values[key] = f"{values[key]}\n{value}" if key in values else value
+    return values
+
+
+def time_of(text: str | None) -> datetime.datetime | None:
+    """A time in RFC 3339, or a date; without an offset it is UTC."""
+    if text is None:
+        return None
+    try:
+        at = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"{text[:40]!r} is no time", hint="for example 2026-11-22T08:00:00Z or 2026-11-22") from None
+    return at.replace(tzinfo=datetime.UTC) if at.tzinfo is None else at.astimezone(datetime.UTC)
+
+
+def followed(
+    call: Call,
+    operation: Operation,
+    *,
+    data: Callable[[Operation], Mapping[str, Any]],
+    text: Callable[[Mapping[str, Any]], Sequence[str]],
+    exit: Callable[[Operation], int] = operation_exit,
+) -> Answer:
+    """See the operation to its end as the options say; `data` gives the answer, also of one that failed."""
+    operation = operation_follow(call, operation)
+    if not operation.is_final:
+        left = {"operation": operation.pk, "state": operation.state, "subject": operation.subject_id}
+        return Answer(left, [f"{operation.pk} is {operation.state}; operation show {operation.pk}"])
+    operation_complain(call, operation)
+    answer = dict(data(operation))
+    answer.setdefault("operation", operation.pk)
+    if operation.error and not answer.get("error"):
+        answer["error"] = {key: operation.error.get(key, "") for key in ("code", "detail", "hint")}
+    return Answer(answer, [] if operation.error else text(answer), exit=exit(operation))
+
+
+def result_of(operation: Operation) -> Mapping[str, Any]:
+    """The operation's own result."""
+    return operation.result or {}

@@ -1,0 +1,129 @@
+"""The operation `backup`: one session, one manifest; also the safety backup inside a restore."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, cast
+
+from core.errors import InternalError
+from engine.backup import BackupRequest, SourceInput, backup_run
+from engine.errors import CancelledError, LastroError
+from engine.faults import kill_point
+from engine.manifest import Manifest
+from engine.ports import Connector, SourceReader
+from engine.progress import Progress
+from engine.repository import Repository
+from operations.context import OperationContext
+from operations.handlers import register
+from operations.models import Operation
+from tenants import outputs, wiring
+from tenants.models import Backup, BackupSource, Source
+from tenants.selectors import backup_get, backup_parent
+from tenants.services.backups import backup_again
+from tenants.services.numbers import numbers_close, previous_sha256
+from tenants.services.recording import backup_begin, backup_committed, backup_failed
+
+PHASES = ("open", "read", "store", "commit")
+
+
+class PackageConnector:
+    """A portable package in the place of its source: only reading is asked of it."""
+
+    def __init__(self, connector: Connector, path: str) -> None:
+        self._connector, self._path = connector, path
+
+    def open(self, progress: Progress) -> AbstractContextManager[SourceReader]:
+        return self._connector.open_package(self._path, progress)
+
+
+def tenant_resource(operation: Operation) -> str:
+    """One operation at a time per tenant; different tenants in parallel."""
+    return f"tenant:{operation.tenant}"
+
+
+def _lost(operation: Operation) -> None:
+    backup = Backup.objects.filter(pk=operation.subject_id).first()
+    if backup is not None:
+        ended = LastroError("its worker ended without a word", hint=f"run it again: operation retry {operation.pk}")
+        ended.code = "operation.lost"
+        backup_failed(backup, ended, actor="system:reaper")
+
+
+def _dropped(operation: Operation) -> None:
+    backup = Backup.objects.filter(pk=operation.subject_id).first()
+    if backup is not None:
+        ended = LastroError(f"it never ran: the operation {operation.state}")
+        ended.code = "operation.not_run"
+        backup_failed(backup, ended, actor=operation.actor)
+
+
+def _retry(operation: Operation) -> Mapping[str, Any]:
+    return {"subject_id": backup_again(backup_get(operation.subject_id), actor=operation.actor).pk}
+
+
+@register("backup", resource=tenant_resource, phases=PHASES, on_lost=_lost, on_dropped=_dropped, on_retry=_retry)
+def run(context: OperationContext) -> Mapping[str, Any]:
+    """Take the backup that the operation is about."""
+    backup = backup_get(context.operation.subject_id)
+    if backup.operation_id != context.operation.pk:
+        Backup.objects.filter(pk=backup.pk).update(operation_id=context.operation.pk)
+    backup_perform(context, backup, package=context.params.get("package", ""))
+    return outputs.backup(backup)
+
+
+def backup_perform(context: OperationContext, backup: Backup, *, package: str = "") -> Manifest:
+    """Run the backup's session under the operation's lease and record how it ended; raises what stopped it."""
+    try:
+        with wiring.repository_open(backup.tenant) as repository:
+            return _session(context, repository, backup, package)
+    except LastroError as error:
+        backup_failed(backup, error, actor=context.operation.actor)
+        raise
+    except BaseException as error:
+        unforeseen = InternalError(f"ended by {type(error).__name__}", hint="the log has the rest")
+        stopped = CancelledError("interrupted") if isinstance(error, KeyboardInterrupt | SystemExit) else unforeseen
+        backup_failed(backup, stopped, actor=context.operation.actor)
+        raise
+
+
+def _session(context: OperationContext, repository: Repository, backup: Backup, package: str) -> Manifest:
+    tenant = backup.tenant
+    numbers_close(context, tenant, repository)
+    inputs = _inputs(backup, package)
+    parent = backup_parent(tenant, [each.name for each in inputs], since=backup.since, encrypt=backup.encrypt)
+    number = backup_begin(context, backup, parent=parent)
+    kill_point("backup.number_reserved")
+    warned_before = len(context.warnings)
+    request = BackupRequest(
+        backup_id=backup.pk,
+        number=number,
+        type="full" if backup.requested_type == "full" else "incremental",
+        tenant_name=tenant.name,
+        created_by=backup.created_by,
+        trigger=backup.trigger,
+        tags=tuple(backup.tags),
+        encrypt=backup.encrypt,
+        compress=backup.compress,
+        platform_version=tenant.platform_version,
+        parent=_parent_manifest(repository, parent),
+        previous=previous_sha256(tenant, repository, number),
+    )
+    manifest = backup_run(repository, inputs, request, context)
+    kill_point("backup.before_record")
+    backup_committed(context, backup, manifest, warnings=context.warnings[warned_before:])
+    return manifest
+
+
+def _parent_manifest(repository: Repository, parent: Backup | None) -> Manifest | None:
+    return repository.manifest(cast(int, parent.number)) if parent is not None else None
+
+
+def _inputs(backup: Backup, package: str) -> Sequence[SourceInput]:
+    rows = BackupSource.objects.filter(backup=backup).order_by("name")
+    sources = Source.objects.filter(tenant=backup.tenant_id, name__in=[row.name for row in rows]).order_by("name")
+    inputs = []
+    for source in sources:
+        connector = wiring.connector_open(source)
+        if package:
+            connector = cast(Connector, PackageConnector(connector, package))
+        inputs.append(SourceInput(source.name, source.category, source.kind, connector))
+    return inputs

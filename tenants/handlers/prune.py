@@ -1,0 +1,31 @@
+"""The operation `prune`: chunks that no kept backup needs leave the store."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from engine.prune import prune
+from operations.context import OperationContext
+from operations.handlers import register
+from tenants import wiring
+from tenants.handlers.backup import tenant_resource
+from tenants.models import Backup, BackupState, Tenant
+from tenants.services.numbers import numbers_close
+
+_ENDED = (BackupState.EXPIRED, BackupState.DELETED)
+
+
+@register("prune", resource=tenant_resource, phases=("mark", "repack", "sweep"))
+def run(context: OperationContext) -> Mapping[str, Any]:
+    """Prune the tenant's repository; with `dry_run` only say what would be done."""
+    tenant = Tenant.objects.select_related("store").get(pk=context.operation.subject_id)
+    dry_run = bool(context.params.get("dry_run"))
+    with wiring.repository_open(tenant) as repository:
+        if not dry_run:
+            numbers_close(context, tenant, repository)
+        # Ended in the catalogue while the store was not told (a kill in between): told again here.
+        present = set(repository.numbers())
+        ended = Backup.objects.filter(tenant=tenant, state__in=_ENDED).values_list("number", "state")
+        forget = {number: state for number, state in ended if number in present}
+        report = prune(repository, forget=forget, head=tenant.numbers_closed, dry_run=dry_run, progress=context)
+    return {"tenant": tenant.slug, "dry_run": dry_run, **dataclasses.asdict(report)}

@@ -1,0 +1,255 @@
+"""`backup`: recovery points."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from core.cli import Answer, Call, NounCommand, Verb, argument
+from core.cli_output import size_text
+from core.errors import Exit
+
+_BACKUP = argument("backup", metavar="BACKUP")
+_TENANT = argument("tenant", metavar="TENANT")
+
+
+def _create(call: Call) -> Answer:
+    from tenants.commanding import followed, time_of
+    from tenants.selectors import tenant_get
+    from tenants.services.backups import BackupWish, backup_start
+
+    options = call.options
+    wish = BackupWish(
+        type=options.type,
+        sources=tuple(options.source or ()),
+        since=time_of(options.since),
+        tags=tuple(options.tag or ()),
+        encrypt=not options.no_encrypt,
+        compress=not options.no_compress,
+    )
+    backup, operation = backup_start(
+        tenant_get(options.tenant), wish, actor=call.actor, reason=options.reason, here=options.here
+    )
+    return followed(call, operation, data=lambda ended: _of(backup.pk), text=_created)
+
+
+def _of(backup_id: str) -> Mapping[str, Any]:
+    from tenants import outputs, selectors
+
+    return outputs.backup(selectors.backup_get(backup_id))
+
+
+def _created(data: Mapping[str, Any]) -> list[str]:
+    size, stored = size_text(data["size_bytes"]), size_text(data["stored_bytes"])
+    lines = [f"{data['id']} {data['state']}: {data['type']}, {size}, stored {stored}, {data['duration_ms']} ms"]
+    return [*lines, data["note"]] if data["note"] else lines
+
+
+def _list(call: Call) -> Mapping[str, Any]:
+    from tenants import outputs, selectors
+
+    options = call.options
+    tenant = selectors.tenant_get(options.tenant) if options.tenant else None
+    rows = selectors.backup_list(
+        tenant, states=tuple(options.state or ()), tag=options.tag, before=options.before, limit=options.limit
+    )
+    if options.json:
+        return {"data": [outputs.backup(row) for row in rows]}
+    return {"data": [_line(outputs.backup(row)) for row in rows]}
+
+
+def _line(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "id": row["id"],
+        "tenant": row["tenant"],
+        "type": row["type"],
+        "timestamp": row["timestamp"],
+        "state": row["state"],
+        "size": size_text(row["size_bytes"]),
+        "stored": size_text(row["stored_bytes"]),
+        "tags": ",".join(row["tags"]),
+    }
+
+
+def _show(call: Call) -> Mapping[str, Any]:
+    return _of(call.options.backup)
+
+
+def _verify(call: Call) -> Answer:
+    from tenants.commanding import followed, result_of
+    from tenants.selectors import backup_usable
+    from tenants.services.backups import backup_verify_start
+
+    options = call.options
+    operation = backup_verify_start(
+        backup_usable(options.backup), deep=options.deep, actor=call.actor, here=options.here
+    )
+    return followed(call, operation, data=result_of, text=_verified, exit=_verify_exit)
+
+
+def _verified(data: Mapping[str, Any]) -> list[str]:
+    if not data["findings"]:
+        return [f"{data['id']} is whole ({'every byte read' if data['deep'] else 'structure'})"]
+    return [f"{each['code']}: {each['key']}: {each['message']}" for each in data["findings"]]
+
+
+def _verify_exit(operation: Any) -> int:
+    from operations.following import operation_exit
+
+    if (operation.result or {}).get("findings"):
+        return int(Exit.INTEGRITY)
+    return operation_exit(operation)
+
+
+def _export(call: Call) -> Answer:
+    import os
+
+    from tenants.commanding import followed, result_of
+    from tenants.selectors import backup_usable
+    from tenants.services.backups import backup_export_start
+
+    options = call.options
+    operation = backup_export_start(
+        backup_usable(options.backup), os.path.abspath(options.output), actor=call.actor, here=not _by_worker(options)
+    )
+    return followed(call, operation, data=result_of, text=lambda data: [f"{data['folder']}/{f}" for f in data["files"]])
+
+
+def _by_worker(options: Any) -> bool:
+    """An export goes to a folder of this host, so it runs here unless a worker is asked for."""
+    options.here = not (options.wait or options.detach)
+    return not options.here
+
+
+def _import(call: Call) -> Answer:
+    import os
+
+    from tenants.commanding import followed
+    from tenants.selectors import source_get, tenant_get
+    from tenants.services.backups import backup_import_start
+
+    options = call.options
+    source = source_get(tenant_get(options.tenant), options.source)
+    backup, operation = backup_import_start(
+        source, os.path.abspath(options.file), tags=tuple(options.tag or ()), actor=call.actor, here=options.here
+    )
+    return followed(call, operation, data=lambda ended: _of(backup.pk), text=_created)
+
+
+def _prune(call: Call) -> Answer:
+    from tenants.commanding import followed, result_of
+    from tenants.selectors import tenant_get
+    from tenants.services.backups import prune_start
+
+    options = call.options
+    operation = prune_start(
+        tenant_get(options.tenant), dry_run=options.dry_run, actor=call.actor, here=not _by_worker(options)
+    )
+    return followed(call, operation, data=result_of, text=_pruned)
+
+
+def _pruned(data: Mapping[str, Any]) -> list[str]:
+    freed = size_text(max(0, data["bytes_before"] - data["bytes_after"]))
+    would = "would be " if data["dry_run"] else ""
+    return [f"{freed} {would}freed: {data['packs_dropped']} of {data['packs']} packs {would}dropped"]
+
+
+def _delete(call: Call) -> Answer:
+    from tenants.commanding import followed, result_of
+    from tenants.selectors import backup_get
+    from tenants.services.backups import backup_delete_start
+
+    options = call.options
+    backup = backup_get(options.backup)
+    call.confirm(backup.tenant.slug, what=f"end backup {backup.pk} of {backup.tenant.slug} for good")
+    operation = backup_delete_start(backup, actor=call.actor, reason=options.reason, here=not _by_worker(options))
+    return followed(call, operation, data=result_of, text=lambda data: [f"{data['id']} is {data['state']}"])
+
+
+def _hold(call: Call) -> Mapping[str, Any]:
+    return _held(call, held=True)
+
+
+def _release(call: Call) -> Mapping[str, Any]:
+    return _held(call, held=False)
+
+
+def _held(call: Call, *, held: bool) -> Mapping[str, Any]:
+    from tenants import outputs
+    from tenants.selectors import backup_get
+    from tenants.services.backups import backup_hold
+
+    backup = backup_get(call.options.backup)
+    return outputs.backup(backup_hold(backup, held=held, reason=call.options.reason, actor=call.actor))
+
+
+_REASON = argument("--reason", default="", help="why; kept in the audit log")
+
+
+class Command(NounCommand):
+    help = "Take, list, verify, export and end backups."
+    verbs: ClassVar[tuple[Verb, ...]] = (
+        Verb(
+            "create",
+            _create,
+            "take a backup",
+            (
+                _TENANT,
+                argument("--type", choices=("full", "incremental"), default="incremental"),
+                argument("--source", action="append", metavar="S", help="only this source (repeatable)"),
+                argument("--since", metavar="TIME", help="compare with the newest backup at or before this time"),
+                argument("--tag", action="append", metavar="T", help="a tag (repeatable)"),
+                argument("--no-encrypt", action="store_true", help="store it readable, in a domain of its own"),
+                argument("--no-compress", action="store_true"),
+                _REASON,
+            ),
+            long=True,
+        ),
+        Verb(
+            "list",
+            _list,
+            "list backups, newest first",
+            (
+                argument("tenant", metavar="TENANT", nargs="?"),
+                argument("--state", action="append", help="only in this state (repeatable)"),
+                argument("--tag", default="", help="only with this tag"),
+                argument("--before", default="", metavar="BACKUP", help="go on after this one"),
+                argument("--limit", type=int, default=200, help="at most 200"),
+            ),
+        ),
+        Verb("show", _show, "show a backup", (_BACKUP,)),
+        Verb(
+            "verify",
+            _verify,
+            "check that a backup is whole",
+            (_BACKUP, argument("--deep", action="store_true", help="read every byte")),
+            long=True,
+        ),
+        Verb(
+            "export",
+            _export,
+            "write a backup as files that standard tools read",
+            (_BACKUP, argument("--output", required=True, metavar="FOLDER", help="a folder that does not exist yet")),
+            long=True,
+        ),
+        Verb(
+            "import",
+            _import,
+            "take in a portable package as a backup",
+            (
+                argument("file", metavar="FILE"),
+                argument("--tenant", required=True),
+                argument("--source", required=True, metavar="S"),
+                argument("--tag", action="append", metavar="T"),
+            ),
+            long=True,
+        ),
+        Verb(
+            "prune",
+            _prune,
+            "free what no kept backup needs",
+            (_TENANT, argument("--dry-run", action="store_true", help="only say what would be done")),
+            long=True,
+        ),
+        Verb("delete", _delete, "end a backup", (_BACKUP, _REASON), long=True, confirm=True),
+        Verb("hold", _hold, "keep a backup whatever retention says", (_BACKUP, _REASON)),
+        Verb("release", _release, "take the hold off", (_BACKUP, _REASON)),
+    )

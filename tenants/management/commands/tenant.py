@@ -1,0 +1,71 @@
+"""`tenant`: the customers of the platform."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from core.cli import Answer, Call, NounCommand, Verb, argument
+
+_CLASSES = ("critical", "important", "normal")
+
+
+def _add(call: Call) -> Answer:
+    from tenants import outputs
+    from tenants.services.tenants import tenant_add
+
+    options = call.options
+    row = tenant_add(
+        options.slug, name=options.name, criticality=options.criticality, store_name=options.store, actor=call.actor
+    )
+    return Answer(
+        outputs.tenant(row),
+        [
+            f"Tenant {row.slug} is there, with keys and a repository of its own in store {row.store.name}.",
+            f"Next: source add {row.slug} NAME --kind files --category assets --set path=DIR",
+        ],
+    )
+
+
+def _list(call: Call) -> Mapping[str, Any]:
+    from tenants import selectors
+
+    rows = selectors.tenant_list(after=call.options.after, limit=call.options.limit)
+    return {
+        "data": [
+            {"slug": row.slug, "name": row.name, "criticality": row.criticality, "sources": row.source_count}
+            for row in rows
+        ]
+    }
+
+
+def _show(call: Call) -> Mapping[str, Any]:
+    from tenants import outputs, selectors
+
+    row = selectors.tenant_get(call.options.slug)
+    return {**outputs.tenant(row), "sources": [outputs.source(each) for each in selectors.source_list(row)]}
+
+
+class Command(NounCommand):
+    help = "Add and list tenants."
+    verbs: ClassVar[tuple[Verb, ...]] = (
+        Verb(
+            "add",
+            _add,
+            "add a tenant, with keys and a repository of its own",
+            (
+                argument("slug", metavar="SLUG"),
+                argument("--name", required=True, help="name as people read it"),
+                argument("--class", dest="criticality", choices=_CLASSES, default="normal", help="how much it matters"),
+                argument("--store", default="", metavar="NAME", help="the store of its repository"),
+            ),
+        ),
+        Verb(
+            "list",
+            _list,
+            "list tenants by slug",
+            (
+                argument("--after", default="", metavar="SLUG", help="go on after this one"),
+                argument("--limit", type=int, default=200, help="at most 200"),
+            ),
+        ),
+        Verb("show", _show, "show a tenant and its sources", (argument("slug", metavar="SLUG"),)),
+    )

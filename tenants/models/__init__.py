@@ -1,0 +1,32 @@
+"""The catalogue's rows about tenants: thin, shape and constraints only."""
+
+from tenants.models.backup import Backup, BackupSource, BackupState, BackupType, Origin
+from tenants.models.restore import (
+    Restore,
+    RestoreSource,
+    RestoreSourceState,
+    RestoreState,
+    Validation,
+    ValidationStatus,
+)
+from tenants.models.tenant import Category, Criticality, Module, Source, StoreConfig, Tenant
+
+__all__ = [
+    "Backup",
+    "BackupSource",
+    "BackupState",
+    "BackupType",
+    "Category",
+    "Criticality",
+    "Module",
+    "Origin",
+    "Restore",
+    "RestoreSource",
+    "RestoreSourceState",
+    "RestoreState",
+    "Source",
+    "StoreConfig",
+    "Tenant",
+    "Validation",
+    "ValidationStatus",
+]

@@ -1,0 +1,150 @@
+"""What commands print and operations result in: plain JSON, never a secret."""
+
+import dataclasses
+from typing import Any
+
+from tenants import sealing
+from tenants.models import Backup, Restore, Source, StoreConfig, Tenant
+
+
+def tenant(row: Tenant) -> dict[str, Any]:
+    """A tenant."""
+    return {
+        "id": row.pk,
+        "slug": row.slug,
+        "name": row.name,
+        "criticality": row.criticality,
+        "store": row.store.name,
+        "repository_id": row.repository_id,
+        "created_at": _time(row.created_at),
+    }
+
+
+def store(row: StoreConfig) -> dict[str, Any]:
+    """A store; secret settings are only said to be set."""
+    return {
+        "name": row.name,
+        "kind": row.kind,
+        "settings": sealing.shown(row.config, row.sealed),
+        "default": row.is_default,
+    }
+
+
+def source(row: Source) -> dict[str, Any]:
+    """A source; secret settings are only said to be set."""
+    return {
+        "id": row.pk,
+        "tenant": row.tenant.slug,
+        "name": row.name,
+        "kind": row.kind,
+        "category": row.category,
+        "class": row.criticality,
+        "enabled": row.enabled,
+        "settings": sealing.shown(row.config, row.sealed),
+        "tested_at": _time(row.tested_at),
+        "tested": row.tested_summary,
+        "last_good_backup": row.last_good_backup_id,
+        "last_good_at": _time(row.last_good_at),
+    }
+
+
+def backup(row: Backup) -> dict[str, Any]:
+    """A backup as commands print it."""
+    return {
+        "id": row.pk,
+        "tenant": row.tenant.slug,
+        "number": row.number,
+        "type": row.type,
+        "requested_type": row.requested_type,
+        "state": row.state,
+        "timestamp": _time(row.taken_at or row.created_at),
+        "finished_at": _time(row.finished_at),
+        "tags": row.tags,
+        "trigger": row.trigger,
+        "origin": row.origin,
+        "parent": row.parent_id,
+        "size_bytes": row.size_bytes,
+        "stored_bytes": row.stored_bytes,
+        "duration_ms": row.duration_ms,
+        "checksums": row.checksums,
+        "encrypted": row.encrypt,
+        "compressed": row.compress,
+        "key_id": row.key_id,
+        "platform_version": row.platform_version,
+        "schema_version": row.schema_version,
+        "missed": row.missed,
+        "note": row.note,
+        "held": row.held,
+        "held_reason": row.held_reason,
+        "verified_at": _time(row.verified_at),
+        "damaged": row.damaged,
+        "warnings": row.warnings,
+        "error": _error(row),
+        "sources": [
+            {
+                "name": each.name,
+                "kind": each.kind,
+                "category": each.category,
+                "state": each.state,
+                "position": each.position,
+                "rows": each.rows,
+                "files": each.files,
+                "size_bytes": each.size_bytes,
+                "sha256": each.sha256,
+                "error": each.error,
+            }
+            for each in row.sources.all()
+        ],
+        "operation": row.operation_id,
+    }
+
+
+def restore(row: Restore) -> dict[str, Any]:
+    """A restore with what became of each source."""
+    validation = row.validations.order_by("-id").first()
+    return {
+        "id": row.pk,
+        "tenant": row.tenant.slug,
+        "backup": row.backup_id,
+        "state": row.state,
+        "mode": row.mode,
+        "in_place": row.in_place,
+        "safety_backup": row.safety_backup_id,
+        "started_at": _time(row.started_at),
+        "finished_at": _time(row.finished_at),
+        "duration_ms": row.duration_ms,
+        "checks": validation.checks if validation else [],
+        "validation": validation.status if validation else None,
+        "sources": [
+            {"name": each.name, "kind": each.kind, "state": each.state, "error": each.error, **each.report}
+            for each in row.sources.all()
+        ],
+        "warnings": row.warnings,
+        "error": _error(row),
+        "operation": row.operation_id,
+    }
+
+
+def _error(row: Backup | Restore) -> dict[str, str] | None:
+    if not row.error_code:
+        return None
+    return {"code": row.error_code, "detail": row.error, "hint": row.error_hint}
+
+
+def _time(at: Any) -> str | None:
+    return None if at is None else at.isoformat().replace("+00:00", "Z")
+
+
+def kind(adapter: Any) -> dict[str, Any]:
+    """A kind of source or store with the settings it takes."""
+    settings = {
+        field.name: {
+            "label": field.metadata.get("label", field.name),
+            "help": field.metadata.get("help", ""),
+            "required": field.default is dataclasses.MISSING,
+            "secret": bool(field.metadata.get("secret")),
+            "choices": list(field.metadata.get("choices") or ()),
+        }
+        for field in dataclasses.fields(adapter.Config)
+    }
+    return {"kind": adapter.kind, "label": adapter.label, "settings": settings}

@@ -1,0 +1,64 @@
+"""Where sources, targets, stores and our own data may lie on this host without eating one another."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from engine.errors import UsageError
+from tenants import wiring
+from tenants.models import StoreConfig
+
+_OWN_FOLDERS = ("keys", "cache", "log", "static")
+
+
+def forbidden_folders() -> dict[Path, str]:
+    """Folders in which nobody's data belongs: local stores and our own keys, caches and logs."""
+    data = wiring.data_folder()
+    places = {data / name: f"Lastro's own {name}" for name in _OWN_FOLDERS}
+    for row in StoreConfig.objects.filter(kind="local"):
+        places[Path(row.config["path"])] = f"the store {row.name}"
+    places.setdefault(data / "store", "the default store")
+    return places
+
+
+def source_folder_checked(path: str, *, excluded: Callable[[bytes], bool] | None) -> None:
+    """Refuse a folder as a source when a backup of it would hold its own store, keys or catalogue.
+
+    `excluded` tells whether the source leaves out a path below it (relative, bytes).
+    """
+    root = Path(os.path.realpath(path))
+    data = wiring.data_folder()
+    places = {data: "Lastro's own data folder", **forbidden_folders()}
+    for place, what in places.items():
+        real = Path(os.path.realpath(place))
+        if place != data and _within(root, real):
+            raise UsageError(f"{path} lies in {what} ({place})", hint="a source cannot be a part of Lastro's own data")
+        if _within(real, root) and not (excluded and _leaves_out(excluded, root, real)):
+            inside = os.path.relpath(real, root)
+            raise UsageError(
+                f"{path} contains {what} ({place})",
+                hint="choose another folder"
+                if inside == "."
+                else f"leave it out with --set exclude=/{inside}, or move it elsewhere",
+            )
+
+
+def target_folder_checked(path: str) -> None:
+    """Refuse a folder as a restore target when writing there would change a store, keys or the catalogue."""
+    root = Path(os.path.realpath(path))
+    if root == Path(os.path.realpath(wiring.data_folder())):
+        raise UsageError(f"{path} is Lastro's own data folder", hint="choose a folder of its own for the target")
+    for place, what in forbidden_folders().items():
+        real = Path(os.path.realpath(place))
+        if _within(root, real) or _within(real, root):
+            raise UsageError(f"{path} and {what} ({place}) overlap", hint="choose a folder of its own for the target")
+
+
+def _within(inner: Path, outer: Path) -> bool:
+    return inner == outer or outer in inner.parents
+
+
+def _leaves_out(excluded: Callable[[bytes], bool], root: Path, place: Path) -> bool:
+    relative = place.relative_to(root)
+    steps = [Path(*relative.parts[: n + 1]) for n in range(len(relative.parts))]
+    return any(excluded(os.fsencode(step)) for step in steps)

@@ -1,0 +1,138 @@
+"""Reading tenants, their sources, backups and restores."""
+
+import datetime
+from collections.abc import Collection, Sequence
+
+from django.db.models import Count, QuerySet
+
+from core.errors import NotFound
+from tenants.models import Backup, BackupSource, Module, Restore, Source, StoreConfig, Tenant
+from tenants.models.backup import GOOD_STATES
+
+LIST_MAX = 200
+
+
+def tenant_get(slug: str) -> Tenant:
+    """Find a tenant. Raises NotFound."""
+    try:
+        return Tenant.objects.select_related("store").get(slug=slug)
+    except Tenant.DoesNotExist:
+        raise NotFound(f"there is no tenant {slug!r}", hint="tenant list shows them") from None
+
+
+def tenant_list(*, after: str = "", limit: int = LIST_MAX) -> list[Tenant]:
+    """Tenants by slug, with `source_count`; `after` is the slug after which the page goes on."""
+    rows = Tenant.objects.annotate(source_count=Count("sources")).order_by("slug")
+    return list(rows.filter(slug__gt=after)[: min(limit, LIST_MAX)])
+
+
+def store_list() -> list[StoreConfig]:
+    """Every store by name."""
+    return list(StoreConfig.objects.order_by("name"))
+
+
+def source_get(tenant: Tenant, name: str) -> Source:
+    """Find a source of the tenant. Raises NotFound."""
+    try:
+        return Source.objects.select_related("tenant").get(tenant=tenant, name=name)
+    except Source.DoesNotExist:
+        known = ", ".join(Source.objects.filter(tenant=tenant).order_by("name").values_list("name", flat=True)[:20])
+        raise NotFound(
+            f"tenant {tenant.slug} has no source {name!r}", hint=f"it has: {known}" if known else "source add adds one"
+        ) from None
+
+
+def source_list(tenant: Tenant) -> list[Source]:
+    """Sources of the tenant by name."""
+    return list(Source.objects.select_related("tenant", "last_good_backup").filter(tenant=tenant).order_by("name"))
+
+
+def backup_get(backup_id: str) -> Backup:
+    """Find a backup. Raises NotFound."""
+    try:
+        return Backup.objects.select_related("tenant__store", "parent").get(pk=backup_id)
+    except Backup.DoesNotExist:
+        raise NotFound(f"there is no backup {backup_id[:60]!r}", hint="backup list TENANT shows them") from None
+
+
+def backup_usable(backup_id: str) -> Backup:
+    """Find a backup that can be read. Raises NotFound, also for one that failed or was ended."""
+    backup = backup_get(backup_id)
+    if backup.state not in GOOD_STATES:
+        raise NotFound(
+            f"backup {backup.pk} is {backup.state}: there is nothing to read", hint="backup list TENANT shows good ones"
+        )
+    return backup
+
+
+def backup_list(
+    tenant: Tenant | None = None,
+    *,
+    states: Sequence[str] = (),
+    tag: str = "",
+    before: str = "",
+    limit: int = LIST_MAX,
+) -> list[Backup]:
+    """Backups, newest first; `before` is the id after which the page goes on."""
+    rows: QuerySet[Backup] = Backup.objects.select_related("tenant", "parent").prefetch_related("sources")
+    if tenant is not None:
+        rows = rows.filter(tenant=tenant)
+    if states:
+        rows = rows.filter(state__in=states)
+    if before:
+        rows = rows.filter(pk__lt=before)
+    rows = rows.order_by("-id")
+    if not tag:
+        return list(rows[: min(limit, LIST_MAX)])
+    # SQLite cannot look into JSON arrays through the ORM; tags are rare, the page is bounded.
+    return [backup for backup in rows[: LIST_MAX * 10] if tag in backup.tags][:limit]
+
+
+def backup_parent(
+    tenant: Tenant, source_names: Collection[str], *, since: datetime.datetime | None, encrypt: bool
+) -> Backup | None:
+    """The backup to compare with: the newest good one (at or before `since`) that holds the sources.
+
+    A source never backed up before does not count. When no single backup holds all the others, the newest of
+    those that hold the most is taken; what it lacks is read in full.
+    """
+    kept = BackupSource.objects.filter(
+        state=BackupSource.State.KEPT,
+        name__in=list(source_names),
+        backup__tenant=tenant,
+        backup__state__in=GOOD_STATES,
+        backup__encrypt=encrypt,
+        backup__damaged=False,
+    )
+    if since is not None:
+        kept = kept.filter(backup__taken_at__lte=since)
+    best = (
+        kept.values("backup_id", "backup__number")
+        .annotate(held=Count("id"))
+        .order_by("-held", "-backup__number")
+        .values_list("backup_id", flat=True)
+        .first()
+    )
+    return None if best is None else Backup.objects.get(pk=best)
+
+
+def restore_get(restore_id: str) -> Restore:
+    """Find a restore. Raises NotFound."""
+    try:
+        return Restore.objects.select_related("tenant__store", "backup", "safety_backup").get(pk=restore_id)
+    except Restore.DoesNotExist:
+        raise NotFound(f"there is no restore {restore_id[:60]!r}", hint="restore list TENANT shows them") from None
+
+
+def restore_list(tenant: Tenant, *, limit: int = LIST_MAX) -> list[Restore]:
+    """Restores of the tenant, newest first."""
+    rows = Restore.objects.filter(tenant=tenant).select_related("backup", "safety_backup").prefetch_related("sources")
+    return list(rows.order_by("-id")[: min(limit, LIST_MAX)])
+
+
+def module_list(tenant: Tenant, *, source: str = "") -> list[Module]:
+    """Modules of the tenant's sources, as the newest backups saw them."""
+    rows = Module.objects.filter(source__tenant=tenant).select_related("source")
+    if source:
+        rows = rows.filter(source=source_get(tenant, source))
+    return list(rows.order_by("source__name", "name")[: LIST_MAX * 10])

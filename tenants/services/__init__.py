@@ -1,0 +1,1 @@
+"""What changes the catalogue: each service is one transaction of rows, operation and audit entry."""

@@ -1,0 +1,213 @@
+"""Backups asked for, held, released and deleted: rows, operation and audit entry in one transaction."""
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import transaction
+
+from audit.services import record
+from core.errors import Conflict
+from engine.errors import UsageError
+from operations.models import Operation
+from operations.services import operation_enqueue
+from tenants.models import Backup, BackupSource, BackupState, BackupType, Origin, Source, Tenant
+from tenants.models.backup import GOOD_STATES
+from tenants.rules import tags_checked
+from tenants.selectors import source_get
+
+
+@dataclass(frozen=True)
+class BackupWish:
+    """What was asked for; no sources means all that are enabled."""
+
+    type: str = BackupType.INCREMENTAL
+    sources: tuple[str, ...] = ()
+    since: datetime.datetime | None = None
+    tags: tuple[str, ...] = ()
+    encrypt: bool = True
+    compress: bool = True
+    trigger: str = "manual"
+
+
+def backup_start(
+    tenant: Tenant, wish: BackupWish, *, actor: str, reason: str = "", here: bool = False
+) -> tuple[Backup, Operation]:
+    """Queue a backup. Raises NotFound for an unknown source, UsageError when there is none or a tag is bad."""
+    sources = _chosen(tenant, wish.sources)
+    tags_checked(wish.tags)
+    with transaction.atomic():
+        backup = backup_create(tenant, wish, sources, actor=actor)
+        operation = operation_enqueue(
+            kind="backup", tenant=tenant.slug, params={}, subject_id=backup.pk, actor=actor, reason=reason, here=here
+        )
+        _attach(backup, operation)
+        record(
+            "backup.requested",
+            message=f"{wish.type} backup of {tenant.slug}: {', '.join(s.name for s in sources)}",
+            actor=actor,
+            tenant=tenant.slug,
+            data={"backup": backup.pk, "type": wish.type, "sources": [s.name for s in sources], "tags": backup.tags},
+        )
+    return backup, operation
+
+
+def backup_import_start(
+    source: Source, path: str, *, actor: str, tags: tuple[str, ...] = (), here: bool = False
+) -> tuple[Backup, Operation]:
+    """Queue the taking in of a portable package as a full backup of the source."""
+    tenant = source.tenant
+    wish = BackupWish(type=BackupType.FULL, tags=tags, trigger="import")
+    with transaction.atomic():
+        backup = backup_create(tenant, wish, [source], actor=actor, origin=Origin.IMPORTED)
+        operation = operation_enqueue(
+            kind="backup", tenant=tenant.slug, params={"package": path}, subject_id=backup.pk, actor=actor, here=here
+        )
+        _attach(backup, operation)
+        record(
+            "backup.import_requested",
+            message=f"package {path} for source {source.name} of {tenant.slug}",
+            actor=actor,
+            tenant=tenant.slug,
+            data={"backup": backup.pk, "source": source.name, "package": path},
+        )
+    return backup, operation
+
+
+def backup_create(
+    tenant: Tenant,
+    wish: BackupWish,
+    sources: list[Source],
+    *,
+    actor: str,
+    origin: str = Origin.RUN,
+    operation_id: str = "",
+) -> Backup:
+    """Write the rows of a backup that is about to run, inside the caller's transaction."""
+    backup = Backup.objects.create(
+        tenant=tenant,
+        requested_type=wish.type,
+        type=wish.type,
+        origin=origin,
+        trigger=wish.trigger,
+        created_by=actor,
+        tags=tags_checked(wish.tags),
+        since=wish.since,
+        encrypt=wish.encrypt,
+        compress=wish.compress,
+        operation_id=operation_id,
+    )
+    BackupSource.objects.bulk_create(
+        BackupSource(backup=backup, source=source, name=source.name, kind=source.kind, category=source.category)
+        for source in sources
+    )
+    return backup
+
+
+def backup_again(old: Backup, *, actor: str) -> Backup:
+    """Write the rows of a backup that does again what a lost or failed one should have done."""
+    wish = BackupWish(
+        type=old.requested_type,
+        since=old.since,
+        tags=tuple(old.tags),
+        encrypt=old.encrypt,
+        compress=old.compress,
+        trigger=old.trigger,
+    )
+    sources = [each.source for each in old.sources.select_related("source") if each.source is not None]
+    return backup_create(old.tenant, wish, sources, actor=actor, origin=old.origin)
+
+
+def backup_hold(backup: Backup, *, held: bool, reason: str, actor: str) -> Backup:
+    """Put a legal hold on a backup, or take it off; a held one is never expired, deleted or shredded."""
+    if backup.state not in GOOD_STATES:
+        raise Conflict(f"backup {backup.pk} is {backup.state}: there is nothing to hold")
+    with transaction.atomic():
+        Backup.objects.filter(pk=backup.pk).update(held=held, held_reason=reason if held else "")
+        record(
+            "backup.held" if held else "backup.released",
+            message=f"backup {backup.pk} of {backup.tenant.slug}: {reason}",
+            actor=actor,
+            tenant=backup.tenant.slug,
+            level="warning",
+            data={"backup": backup.pk, "reason": reason},
+        )
+    backup.refresh_from_db()
+    return backup
+
+
+def backup_delete_start(backup: Backup, *, actor: str, reason: str = "", here: bool = False) -> Operation:
+    """Queue the deletion of one backup. Raises Conflict when it is held or some source's last good one."""
+    backup_deletable(backup)
+    return _subject_start("delete", backup, {}, actor=actor, reason=reason, here=here)
+
+
+def backup_deletable(backup: Backup) -> None:
+    """Raise Conflict when the backup must stay."""
+    if backup.state not in GOOD_STATES:
+        raise Conflict(f"backup {backup.pk} is {backup.state}", hint="only a good backup can be deleted")
+    if backup.held:
+        raise Conflict(
+            f"backup {backup.pk} is held: {backup.held_reason or 'no reason given'}", hint="release it first"
+        )
+    last_of = list(Source.objects.filter(last_good_backup=backup).order_by("name").values_list("name", flat=True)[:20])
+    if last_of:
+        raise Conflict(
+            f"backup {backup.pk} is the last good one of {', '.join(last_of)}", hint="take a newer backup first"
+        )
+
+
+def backup_verify_start(backup: Backup, *, deep: bool, actor: str, here: bool = False) -> Operation:
+    """Queue a verification: structural, or deep (every byte)."""
+    return _subject_start("verify", backup, {"deep": deep}, actor=actor, here=here)
+
+
+def backup_export_start(backup: Backup, folder: str, *, actor: str, here: bool = False) -> Operation:
+    """Queue a portable export into a folder that does not exist or is empty."""
+    return _subject_start("export", backup, {"folder": folder}, actor=actor, here=here)
+
+
+def prune_start(tenant: Tenant, *, dry_run: bool, actor: str, here: bool = False) -> Operation:
+    """Queue the removal of what no kept backup of the tenant needs."""
+    with transaction.atomic():
+        return operation_enqueue(
+            kind="prune",
+            tenant=tenant.slug,
+            params={"dry_run": dry_run},
+            subject_id=tenant.pk,
+            actor=actor,
+            here=here,
+        )
+
+
+def _subject_start(
+    kind: str, backup: Backup, params: Mapping[str, Any], *, actor: str, reason: str = "", here: bool = False
+) -> Operation:
+    with transaction.atomic():
+        return operation_enqueue(
+            kind=kind,
+            tenant=backup.tenant.slug,
+            params=params,
+            subject_id=backup.pk,
+            actor=actor,
+            reason=reason,
+            here=here,
+        )
+
+
+def _chosen(tenant: Tenant, names: tuple[str, ...]) -> list[Source]:
+    if names:
+        return [source_get(tenant, name) for name in dict.fromkeys(names)]
+    sources = list(Source.objects.select_related("tenant").filter(tenant=tenant, enabled=True).order_by("name"))
+    if not sources:
+        raise UsageError(
+            f"tenant {tenant.slug} has no source to back up",
+            hint=f"add one: source add {tenant.slug} NAME --kind files --category assets --set path=DIR",
+        )
+    return sources
+
+
+def _attach(backup: Backup, operation: Operation) -> None:
+    Backup.objects.filter(pk=backup.pk, state=BackupState.RUNNING).update(operation_id=operation.pk)
+    backup.operation_id = operation.pk

@@ -1,0 +1,58 @@
+"""Tenants: added with keys and a repository of their own."""
+
+from django.db import IntegrityError, transaction
+
+from audit.services import record
+from core.errors import Conflict
+from core.ids import new_id
+from core.rootkey import root_key
+from engine.errors import LastroError
+from engine.keys import Keyring
+from tenants import wiring
+from tenants.models import Criticality, Tenant
+from tenants.rules import slug_checked, title_checked
+from tenants.services.stores import store_default, store_get
+
+
+def tenant_add(
+    slug: str, *, name: str, actor: str, criticality: str = Criticality.NORMAL, store_name: str = ""
+) -> Tenant:
+    """Add a tenant and make its repository. Raises Conflict for a slug in use, StoreError when the store fails.
+
+    The row comes first, with the wrapped keys in it: whatever then happens to this process, the keys of a
+    repository that exists are in the catalogue.
+    """
+    slug_checked(slug)
+    title = title_checked(name)
+    if Tenant.objects.filter(slug=slug).exists():
+        raise _taken(slug)
+    store_row = store_get(store_name) if store_name else store_default()
+    tenant = Tenant(slug=slug, name=title, criticality=criticality, store=store_row, repository_id=new_id("rep"))
+    root = root_key()
+    keyring = Keyring.create(root, tenant_id=tenant.pk, repository_id=tenant.repository_id)
+    tenant.keyring = keyring.to_bytes(root)
+    with wiring.store_open(store_row) as store:
+        try:
+            with transaction.atomic():
+                tenant.save(force_insert=True)
+                record("tenant.added", message=f"tenant {slug} ({title})", actor=actor, tenant=slug)
+        except IntegrityError:
+            raise _taken(slug) from None
+        try:
+            wiring.repository_create(tenant, store)
+        except LastroError as error:
+            with transaction.atomic():
+                Tenant.objects.filter(pk=tenant.pk, repository_ready=False).delete()
+                record(
+                    "tenant.add_failed",
+                    message=f"tenant {slug}: {error.message}",
+                    actor=actor,
+                    tenant=slug,
+                    level="error",
+                )
+            raise
+    return tenant
+
+
+def _taken(slug: str) -> Conflict:
+    return Conflict(f"a tenant {slug!r} exists already", hint="choose another slug, or use the tenant that exists")

@@ -1,0 +1,57 @@
+"""The only places where the state of a backup, a restore or a source within a restore changes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from core.transitions import transition
+from tenants.models import Backup, BackupState, Restore, RestoreState
+
+_BACKUP: Mapping[str, frozenset[str]] = {
+    BackupState.RUNNING: frozenset({BackupState.SUCCEEDED, BackupState.WARNED, BackupState.FAILED}),
+    # A backup given up for lost whose manifest is found committed in the store exists after all.
+    BackupState.FAILED: frozenset({BackupState.SUCCEEDED, BackupState.WARNED}),
+    BackupState.SUCCEEDED: frozenset({BackupState.EXPIRED, BackupState.DELETED}),
+    BackupState.WARNED: frozenset({BackupState.EXPIRED, BackupState.DELETED}),
+    BackupState.EXPIRED: frozenset(),
+    BackupState.DELETED: frozenset(),
+}
+
+_ENDS = frozenset({RestoreState.FAILED, RestoreState.CANCELLED})
+_RESTORE: Mapping[str, frozenset[str]] = {
+    RestoreState.PLANNED: frozenset({RestoreState.APPROVED}) | _ENDS,
+    RestoreState.APPROVED: frozenset({RestoreState.STAGING}) | _ENDS,
+    RestoreState.STAGING: frozenset({RestoreState.APPLYING}) | _ENDS,
+    RestoreState.APPLYING: frozenset({RestoreState.CHECKING}) | _ENDS,
+    RestoreState.CHECKING: frozenset({RestoreState.SUCCEEDED}) | _ENDS,
+    RestoreState.SUCCEEDED: frozenset({RestoreState.UNDONE}),
+    # Run again under the same id after a crash: staging clears what the killed run left.
+    RestoreState.FAILED: frozenset({RestoreState.APPROVED}),
+    RestoreState.CANCELLED: frozenset(),
+    RestoreState.UNDONE: frozenset(),
+}
+
+
+def backup_transition(backup: Backup, *, to: BackupState, actor: str = "", reason: str = "", **fields: Any) -> None:
+    """Move a backup on; StateConflict when it is no longer where the caller saw it."""
+    transition(backup, to=to, allowed=_BACKUP, actor=actor, reason=reason, **fields)
+
+
+def restore_transition(restore: Restore, *, to: RestoreState, actor: str = "", reason: str = "", **fields: Any) -> None:
+    """Move a restore on; StateConflict when it is no longer where the caller saw it."""
+    transition(restore, to=to, allowed=_RESTORE, actor=actor, reason=reason, **fields)
+
+
+def backup_open_states() -> tuple[BackupState, ...]:
+    """States in which a session may still be at work."""
+    return (BackupState.RUNNING,)
+
+
+def restore_open_states() -> tuple[RestoreState, ...]:
+    """States in which a restore may still be at work."""
+    return (
+        RestoreState.PLANNED,
+        RestoreState.APPROVED,
+        RestoreState.STAGING,
+        RestoreState.APPLYING,
+        RestoreState.CHECKING,
+    )

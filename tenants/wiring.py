@@ -1,0 +1,106 @@
+"""Rows become open stores, repositories and connectors; nowhere else do the two worlds meet."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+
+import connectors
+import stores
+from core.rootkey import root_key
+from engine.errors import ManifestDamaged
+from engine.keys import Keyring
+from engine.manifest import Manifest
+from engine.ports import Connector, Store
+from engine.repository import Repository
+from tenants import sealing
+from tenants.models import Backup, Restore, Source, StoreConfig, Tenant
+
+
+def data_folder() -> Path:
+    """The folder of catalogue, keys and default store."""
+    return Path(settings.LASTRO_DATA)
+
+
+def cache_folder() -> Path:
+    """Where index segments are kept near; may be deleted at any time."""
+    return data_folder() / "cache"
+
+
+def store_kind(kind: str) -> type[Store]:
+    """The adapter of a kind; UsageError when there is none."""
+    return stores.load_all().get(kind)
+
+
+def connector_kind(kind: str) -> type[Connector]:
+    """The adapter of a kind; UsageError when there is none."""
+    return connectors.load_all().get(kind)
+
+
+@contextmanager
+def store_open(row: StoreConfig) -> Iterator[Store]:
+    """Open a store for the block."""
+    adapter: Any = store_kind(row.kind)
+    store: Store = adapter(sealing.config_of(adapter.Config, row.config, row.sealed, owner=f"store:{row.pk}"))
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@contextmanager
+def repository_open(tenant: Tenant) -> Iterator[Repository]:
+    """Open the tenant's repository for the block; one that a killed `tenant add` left out is made now."""
+    root = root_key()
+    keyring = Keyring.from_bytes(bytes(tenant.keyring), root)
+    with store_open(tenant.store) as store:
+        if not tenant.repository_ready:
+            repository_create(tenant, store)
+        yield Repository.open(store, repository_id=tenant.repository_id, keyring=keyring, cache=cache_folder())
+
+
+def repository_create(tenant: Tenant, store: Store) -> None:
+    """Put keyring and config of the tenant's repository into the store; repeating it is safe."""
+    root = root_key()
+    Repository.create(
+        store,
+        repository_id=tenant.repository_id,
+        tenant_id=tenant.pk,
+        keyring=Keyring.from_bytes(bytes(tenant.keyring), root),
+        root=root,
+    )
+    Tenant.objects.filter(pk=tenant.pk).update(repository_ready=True)
+    tenant.repository_ready = True
+
+
+def manifest_of(repository: Repository, backup: Backup) -> Manifest:
+    """The manifest that the backup committed. Raises BackupMissing, or ManifestDamaged for any other one."""
+    assert backup.number is not None, "only a backup with a number has a manifest"
+    manifest = repository.manifest(backup.number)
+    if manifest.sha256 != backup.manifest_sha256:
+        raise ManifestDamaged(
+            f"manifest {backup.number} in the store is not the one that backup {backup.pk} committed",
+            hint="the store was rolled back or tampered with; look for another copy",
+        )
+    return manifest
+
+
+def connector_open(source: Source) -> Connector:
+    """The connector of a source; constructing it opens nothing."""
+    adapter: Any = connector_kind(source.kind)
+    connector: Connector = adapter(
+        sealing.config_of(adapter.Config, source.config, source.sealed, owner=f"source:{source.pk}")
+    )
+    return connector
+
+
+def connector_at(source: Source, restore: Restore) -> Connector:
+    """The connector on the restore's alternative target; the source's own place when there is none."""
+    target: Mapping[str, str] = {
+        **restore.targets.get(source.name, {}),
+        **sealing.unseal(restore.sealed.get(source.name, {}), owner=f"restore:{restore.pk}:{source.name}"),
+    }
+    connector = connector_open(source)
+    return connector.at(target) if target else connector
