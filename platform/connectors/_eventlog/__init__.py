@@ -1,0 +1,1 @@
+"""The parts of the event-log connector: chain, snapshot, capture, package, target."""

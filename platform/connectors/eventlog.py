@@ -1,0 +1,233 @@
+"""Event logs: chained segments in `event-log/` and `event-log-snapshot.json` beside it.
+
+The formats are in docs/formats/event-log-package.md. A broken chain is backed up all the same and said.
+"""
+
+import contextlib
+import datetime
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from connectors import registry
+from connectors._eventlog.capture import Capture, capture, changed_sealed, list_segments
+from connectors._eventlog.extract import extract_tree
+from connectors._eventlog.package import PackageManifest, PackageRead, read_package, sorted_files, write_package
+from connectors._eventlog.reader import TREE_NAME, LogReader, warn_findings
+from connectors._eventlog.restore import put_log, require_same, verify_log
+from connectors._eventlog.segment import LOG_FOLDER, SNAPSHOT_NAME
+from connectors._eventlog.target import TargetFolder
+from connectors._eventlog.verified import Verified, verify_folder
+from engine.adapters import setting
+from engine.errors import DamageError, SourceError, SourceUnreachable, UsageError
+from engine.ports import Probe, RestoreReport, RestoreRequest, SourceReader, SourceView
+from engine.progress import NullProgress, Progress
+from engine.tree_view import TreeView
+
+LEFT_OUT_NAMES_MAX = 20
+
+
+@dataclass(frozen=True, slots=True)
+class EventLogConfig:
+    path: str = setting(
+        label="Data folder", help="The folder that holds event-log/ and event-log-snapshot.json, not event-log/ itself."
+    )
+
+
+@registry.register
+class EventLogConnector:
+    """Reads and restores a hash-chained event log; see engine.ports.Connector."""
+
+    kind: ClassVar[str] = "eventlog"
+    label: ClassVar[str] = "Event log (chained segments)"
+    categories: ClassVar[tuple[str, ...]] = ("database",)
+    target_keys: ClassVar[tuple[str, ...]] = ("path",)
+    Config: ClassVar[type] = EventLogConfig
+
+    def __init__(self, config: EventLogConfig) -> None:
+        self.config = config
+        self._path = Path(config.path)
+
+    def at(self, target: Mapping[str, str]) -> Self:
+        """The same connector on another data folder. Raises UsageError for a key other than `path`."""
+        for key in target:
+            if key not in self.target_keys:
+                raise UsageError(f"an event log has no target setting {key!r}", hint="use path=DIR")
+        if not target.get("path"):
+            raise UsageError("the target folder is missing", hint="use path=DIR")
+        return type(self)(replace(self.config, path=target["path"]))
+
+    # ------------------------------------------------------------ reading
+
+    def test(self) -> Probe:
+        """Look at the folder and read the newest segment. Raises SourceUnreachable, SourceDenied, SourceError."""
+        self._require_folder()
+        segments, others = list_segments(self._path / LOG_FOLDER)
+        warnings = []
+        if not segments:
+            warnings.append(f"{self._path} holds no segment yet: the log is empty")
+        if segments and not (self._path / SNAPSHOT_NAME).exists():
+            warnings.append(f"there is no {SNAPSHOT_NAME} beside the log")
+        if others:
+            warnings.append(f"{len(others)} other files in {LOG_FOLDER}/ are no segments and will be left out")
+        details: dict[str, Any] = {"segments": len(segments)}
+        if segments:
+            newest = verify_folder(self._path, segments[-1:], NullProgress())
+            details["last_event_id"] = newest.summary["last_event_id"]
+        first = f" from number {segments[0].number}" if segments and segments[0].number > 1 else ""
+        return Probe(f"event log with {len(segments)} segments{first}", details, tuple(warnings))
+
+    def _require_folder(self) -> None:
+        """A missing data folder may be a disk that is not mounted, and must never look like an empty log."""
+        if not self._path.is_dir():
+            raise SourceUnreachable(
+                f"cannot open {self._path}: no such folder",
+                hint="try the folder that holds event-log/; is its disk mounted?",
+            )
+        if self._path.name == LOG_FOLDER and not (self._path / LOG_FOLDER).exists() and list_segments(self._path)[0]:
+            raise SourceError(f"{self._path} is the log folder itself", hint=f"try its parent: {self._path.parent}")
+
+    @contextlib.contextmanager
+    def open(self, progress: Progress) -> Iterator[SourceReader]:
+        """Stage the log as it is now, verify it, and give the stage to be read."""
+        self._require_folder()
+        with _staging() as stage:
+            read_at = datetime.datetime.now(datetime.UTC)
+            captured = capture(self._path, stage, progress)
+            verified = verify_folder(stage, captured.segments, progress)
+            warn_findings(verified, progress)
+            _warn_behind(verified, captured, progress)
+            extra = {
+                "source_dir": self.config.path,
+                "pruned_while_reading": captured.pruned_while_reading,
+                "left_out": [_shown(name) for name in captured.left_out[:LEFT_OUT_NAMES_MAX]],
+            }
+
+            def recheck() -> Mapping[str, Any]:
+                changed = changed_sealed(captured, self._path, verified.files)
+                if changed:
+                    progress.warn(
+                        "eventlog.segment_changed",
+                        f"{changed[0]} was sealed and yet changed while it was backed up; the earlier content is kept",
+                    )
+                return {"changed_while_reading": changed[:LEFT_OUT_NAMES_MAX]}
+
+            yield LogReader(verified, read_at, extra, recheck)
+
+    @contextlib.contextmanager
+    def open_package(self, path: str, progress: Progress) -> Iterator[SourceReader]:
+        """Read a `backup-eventlog-….tar.gz` as if it were the source.
+
+        Raises SourceUnreachable, SourceUnsupported, DamageError naming the file that is not what its manifest says.
+        """
+        with _staging() as stage:
+            package = read_package(Path(path), stage, progress)
+            verified = verify_folder(stage, package.segments, progress)
+            _warn_package(package, verified, progress)
+            extra = {
+                "source_dir": package.manifest.source_dir,
+                "imported_from": _shown(os.path.basename(path)),
+                "package_said_valid": package.manifest.chain_valid,
+            }
+            yield LogReader(verified, package.manifest.created_at, extra)
+
+    # ------------------------------------------------------------ writing back
+
+    def restore(self, view: SourceView, request: RestoreRequest, progress: Progress) -> RestoreReport:
+        """Put the log of the view in place; other files of the data folder are not touched."""
+
+        def fill(stage: Path) -> Mapping[str, Any]:
+            _extract(view, stage, progress)
+            return view.facts
+
+        return put_log(
+            TargetFolder(self._path, label=request.label), fill, overwrite=request.overwrite, progress=progress
+        )
+
+    def export(self, view: SourceView, folder: str, progress: Progress) -> list[str]:
+        """Write the portable package and its manifest into folder; return both names."""
+        with _staging() as stage:
+            _extract(view, stage, progress)
+            verified = verify_log(stage, progress)
+            require_same(verified, view.facts)
+            manifest = PackageManifest(
+                created_at=datetime.datetime.fromisoformat(view.position["at"]),
+                source_dir=str(view.facts.get("source_dir", "")),
+                files=sorted_files(verified.files),
+                summary=verified.summary,
+                chain_valid=bool(view.facts["chain_valid_at_backup"]),
+            )
+            return write_package(stage, manifest, Path(folder), progress)
+
+
+def restore_package(
+    file: str, folder: str, *, overwrite: bool = False, progress: Progress | None = None
+) -> RestoreReport:
+    """Restore a package into a data folder with nothing but the package: no catalogue, store or key.
+
+    Raises what EventLogConnector.open_package and restore raise; nothing at the folder changes then.
+    """
+    listener = progress or NullProgress()
+    label = f"package-{Path(file).name}"
+
+    def fill(stage: Path) -> Mapping[str, Any]:
+        package = read_package(Path(file), stage, listener)
+        verified = verify_folder(stage, package.segments, listener)
+        _warn_package(package, verified, listener)
+        return verified.facts()
+
+    return put_log(TargetFolder(Path(folder), label=label), fill, overwrite=overwrite, progress=listener)
+
+
+def _extract(view: SourceView, stage: Path, progress: Progress) -> None:
+    """Write the backup's tree into the private folder."""
+    tree = next((tree for tree in view.trees if tree.name == TREE_NAME), None)
+    if not isinstance(tree, TreeView):
+        raise DamageError(f"the backup of {view.name} holds no event log", hint="was the source of another kind then?")
+    extract_tree(tree, stage, progress)
+
+
+@contextlib.contextmanager
+def _staging() -> Iterator[Path]:
+    """A private folder in TMPDIR, gone afterwards. Raises SourceError when it cannot be made."""
+    try:
+        stage = tempfile.mkdtemp(prefix="lastro-eventlog-")
+    except OSError as error:
+        raise SourceError(
+            f"cannot make a staging folder: {error.strerror}", hint="set TMPDIR to a folder with room"
+        ) from error
+    try:
+        log = Path(stage) / "log"  # Its mode may become that of the real folder; the one around it keeps others out.
+        log.mkdir()
+        yield log
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _shown(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _warn_behind(verified: Verified, captured: Capture, progress: Progress) -> None:
+    """A snapshot that lags is normal while the log grows and odd while it stands still."""
+    if verified.snapshot_state == "behind" and captured.quiet and verified.report.last is not None:
+        progress.warn(
+            "eventlog.snapshot_behind",
+            f"{SNAPSHOT_NAME} names an earlier event than the chain's last, {verified.report.last.event_id}",
+        )
+
+
+def _warn_package(package: PackageRead, verified: Verified, progress: Progress) -> None:
+    warn_findings(verified, progress)
+    said, found = package.manifest, verified
+    if not said.chain_valid and found.chain_valid:
+        progress.warn("eventlog.chain_broken", "the package says that its chain was broken; no break was found in it")
+    if dict(said.summary) != found.summary:
+        progress.warn("eventlog.summary_differs", "the package's summary does not match the events in it")
+    if package.unknown:
+        names = ", ".join(package.unknown)
+        progress.warn("eventlog.unknown_files", f"files that belong to no event log were kept out: {names}")
