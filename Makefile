@@ -44,7 +44,8 @@ test: setup postgres ## run the suite on a real PostgreSQL that it starts itself
 check: setup ## style, types, layers, sizes, names
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	@mkdir -p .mypy_cache
+	LASTRO_DATA=.mypy_cache/lastro-data $(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest -q tests/architecture
 

@@ -82,7 +82,7 @@ class LocalStore:
         with self._errors(f"writing {key}"), self._written(parts) as temp:
             self._make_folder(os.path.dirname(path))
             os.rename(temp, path)
-            kill_point("store.local.named")
+            kill_point("store.local.renamed")
             _sync_folder(os.path.dirname(path))
 
     def create(self, key: str, parts: Sequence[Buffer]) -> None:
@@ -103,7 +103,7 @@ class LocalStore:
                         hint="a primary store needs them: use ext4, xfs, btrfs, zfs or NFS",
                     ) from error
                 raise
-            kill_point("store.local.named")
+            kill_point("store.local.linked")
             _sync_folder(os.path.dirname(path))
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
