@@ -1,0 +1,421 @@
+"""How a file tree lies in metadata chunks: leaves, lists of leaves, and a root (format 1).
+
+A tree is one flat listing in *component-wise order*: paths compare with `/` mapped to NUL, so that a
+folder's content directly follows it. The first entry is the root folder itself, with the empty path.
+Paths are raw bytes, relative, `/`-separated, without `.`, `..` or empty components. Sockets are no part
+of a tree.
+
+The listing is cut into *leaves* by the paths alone, so that an unchanged stretch keeps its bytes: an
+entry begins a new leaf when it is an *anchor* (`crc32(path) & 0x3FF == 0`), or when the leaf before it
+is *full*: 4,096 entries, or 1 MiB of weight (bytes of paths and of link targets). The cut is a pure
+function of the entries, and so are the digests below.
+
+All integers are little-endian.
+
+    leaf   "LTL1" u32 entries, u32 bytes of paths, u32 chunk ids, u32 bytes of extras
+           paths joined by NUL
+           stat records, 56 bytes each: u32 mode, u32 uid, u32 gid, u32 links, u64 size,
+               i64 mtime ns, i64 ctime ns, u64 inode, u64 device
+           sums, 32 bytes each (see below)
+           u32 per entry: how many chunk ids are its content
+           the chunk ids, 32 bytes each
+           extras: JSON object, entry number (decimal) -> object, only for entries that need one
+    list   "LTN1" u32 leaves, then per leaf 108 bytes: 32 chunk id, 32 stat sum, u32 entries, u32 files,
+               u64 bytes, i64 newest ctime ns, u32 bytes of its first path, u32 parts (see digests),
+               u64 reserved, u32 reserved
+           the first paths, one after another
+           per part 46 bytes: u32 files, u64 bytes, 32 digest, u16 bytes of the module's name
+           the modules' names, one after another
+    root   "LTR1" u32 lists, then per list 40 bytes: 32 chunk id, u32 leaves, u32 bytes of its first path
+           the first paths, one after another
+
+A list ends before a leaf whose first path has `(crc32(path) >> 10) & 0x3F == 0`, and at 512 leaves. The
+*stat sum* of a leaf is the SHA-256 of its paths joined by NUL, one NUL, and its stat records: a scan that
+meets the same names with the same records reuses the leaf without reading it.
+
+Extras (every key is optional): `target` base64 of a link's target; `xattrs` {name as latin-1: base64} or
+`xattrs_chunk` hex id of a metadata chunk with that JSON object when it is large; `lists` true: the chunk
+ids are metadata chunks that hold the real ids, 32 bytes each, one after another; `extents` [[offset,
+length]...] or `extents_chunks` [hex ids] of metadata chunks with pairs of u64: the stretches of a sparse
+file that are stored, everything else up to its size is a hole, and the content chunks hold the stretches
+one after another; `rdev` [major, minor]; `mtime` decimal text, for a time that does not fit the record;
+`unstable` true: it changed each time it was read, its ctime is recorded as 0 so that it is read again;
+`sum` "blocks" (see engine.tree_sum).
+
+**Sums**: SHA-256 of a file's content, of a link's target, of `major:minor` for a device; zeros for
+folders and FIFOs. **Digests**: an entry's line is a type letter (f file, d folder, l link, p FIFO,
+c and b devices), its sum, its path, NUL. A leaf falls into parts, one per module in order of first
+appearance (the top-level folder; "." for the root and for what lies in it directly); a part's digest is
+the SHA-256 of its lines. The tree's sha256 is the SHA-256 of all parts' digests, leaf by leaf; a
+module's that of its own parts' digests.
+"""
+
+import base64
+import hashlib
+import json
+import operator
+import os
+import stat as statmod
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
+from zlib import crc32
+
+from engine.errors import ObjectDamaged
+
+VERSION = 1
+STAT = struct.Struct("<IIIIQqqQQ")
+LEAF_ANCHOR_MASK = 0x3FF
+LEAF_ENTRIES_MAX = 4096
+LEAF_WEIGHT_MAX = 1 << 20
+LIST_ANCHOR_MASK = 0x3F << 10
+LIST_LEAVES_MAX = 512
+PATH_BYTES_MAX = 64 << 10
+"""Longer paths (thousands of nested folders) are reported as unreadable."""
+MODULES_MAX = 1000
+ROOT_MODULE, OTHERS_MODULE = b".", b"/others"
+NO_SUM = bytes(32)
+
+_LEAF_HEAD = struct.Struct("<4sIIII")
+_COUNT_HEAD = struct.Struct("<4sI")
+_REF = struct.Struct("<32s32sIIQqIIQI")
+_PART = struct.Struct("<IQ32sH")
+_LIST_REF = struct.Struct("<32sII")
+_TIME_MAX = (1 << 63) - 1
+_U32_MAX = (1 << 32) - 1
+
+stat_fields = operator.attrgetter(
+    "st_mode", "st_uid", "st_gid", "st_nlink", "st_size", "st_mtime_ns", "st_ctime_ns", "st_ino", "st_dev"
+)
+
+TYPE_LETTERS = {
+    statmod.S_IFREG: b"f",
+    statmod.S_IFDIR: b"d",
+    statmod.S_IFLNK: b"l",
+    statmod.S_IFIFO: b"p",
+    statmod.S_IFCHR: b"c",
+    statmod.S_IFBLK: b"b",
+}
+
+
+class Stat(NamedTuple):
+    """The fields of a stat record."""
+
+    mode: int
+    uid: int
+    gid: int
+    links: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    device: int
+
+
+class Row(NamedTuple):
+    """One entry as the columns of a leaf hold it."""
+
+    path: bytes
+    stat: bytes
+    sum: bytes
+    ids: bytes
+    extra: dict[str, Any] | None
+
+
+class Part(NamedTuple):
+    """What one module contributes to one leaf."""
+
+    module: bytes
+    files: int
+    bytes: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LeafRef:
+    """A leaf as its list names it."""
+
+    first: bytes
+    chunk: bytes
+    stat_sum: bytes
+    entries: int
+    files: int
+    bytes: int
+    changed_ns: int
+    parts: tuple[Part, ...]
+
+
+def sort_key(path: bytes) -> bytes:
+    """Bytes by which paths compare in component-wise order."""
+    return path.replace(b"/", b"\0")
+
+
+def show_path(path: bytes) -> str:
+    """A path as text: backslashes doubled, bytes that are no UTF-8 as `\\xHH`; injective, valid Unicode."""
+    return path.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
+
+
+def pack_stat(info: os.stat_result) -> bytes:
+    """The stat record; values out of its range are clamped (see `exact_mtime`)."""
+    fields = stat_fields(info)
+    try:
+        return STAT.pack(*fields)
+    except struct.error:
+        mode, uid, gid, links, size, mtime, ctime, inode, device = fields
+        clamp = lambda ns: max(-_TIME_MAX, min(_TIME_MAX, ns))  # noqa: E731
+        return STAT.pack(mode, uid, gid, min(links, _U32_MAX), size, clamp(mtime), clamp(ctime), inode, device)
+
+
+def exact_mtime(info: os.stat_result) -> dict[str, str]:
+    """The extra that keeps a modification time before 1678 or after 2261."""
+    return {} if -_TIME_MAX < info.st_mtime_ns < _TIME_MAX else {"mtime": str(info.st_mtime_ns)}
+
+
+def begins_leaf(path: bytes) -> bool:
+    return not crc32(path) & LEAF_ANCHOR_MASK
+
+
+def entry_weight(path: bytes, mode: int, size: int) -> int:
+    return len(path) + (size if mode & 0xF000 == statmod.S_IFLNK else 0)
+
+
+def stat_sum(paths: Sequence[bytes], stats: Sequence[bytes]) -> bytes:
+    digest = hashlib.sha256(b"\0".join(paths))
+    digest.update(b"\0")
+    digest.update(b"".join(stats))
+    return digest.digest()
+
+
+def module_of(path: bytes, mode: int, *, top_modules: bool) -> bytes:
+    top, slash, _ = path.partition(b"/")
+    return top if top_modules and top and (slash or statmod.S_ISDIR(mode)) else ROOT_MODULE
+
+
+# ---------------------------------------------------------------- leaves
+
+
+def _parts(rows: Iterable[Row], modes: Sequence[int], sizes: Sequence[int], *, top_modules: bool) -> tuple[Part, ...]:
+    lines: dict[bytes, list[bytes]] = {}
+    files: dict[bytes, int] = {}
+    sizes_of: dict[bytes, int] = {}
+    for row, mode, size in zip(rows, modes, sizes, strict=True):
+        module = module_of(row.path, mode, top_modules=top_modules)
+        lines.setdefault(module, []).append(TYPE_LETTERS[mode & 0xF000] + row.sum + row.path)
+        if mode & 0xF000 == statmod.S_IFREG:
+            files[module] = files.get(module, 0) + 1
+            sizes_of[module] = sizes_of.get(module, 0) + size
+    return tuple(
+        Part(module, files.get(module, 0), sizes_of.get(module, 0), hashlib.sha256(b"\0".join(part) + b"\0").digest())
+        for module, part in lines.items()
+    )
+
+
+def encode_leaf(rows: Sequence[Row], *, top_modules: bool) -> tuple[bytes, LeafRef]:
+    """The leaf's bytes, and its reference, in which the chunk id is still empty."""
+    paths, stats = [row.path for row in rows], [row.stat for row in rows]
+    names, records, ids = b"\0".join(paths), b"".join(stats), b"".join([row.ids for row in rows])
+    extras = {str(i): row.extra for i, row in enumerate(rows) if row.extra}
+    table = json.dumps(extras, separators=(",", ":"), sort_keys=True).encode() if extras else b""
+    data = b"".join(
+        [
+            _LEAF_HEAD.pack(b"LTL1", len(rows), len(names), len(ids) // 32, len(table)),
+            names,
+            records,
+            b"".join([row.sum for row in rows]),
+            struct.pack(f"<{len(rows)}I", *[len(row.ids) // 32 for row in rows]),
+            ids,
+            table,
+        ]
+    )
+    modes, _, _, _, sizes, _, ctimes, _, _ = zip(*STAT.iter_unpack(records), strict=True)
+    parts = _parts(rows, modes, sizes, top_modules=top_modules)
+    files, size = sum(part.files for part in parts), sum(part.bytes for part in parts)
+    return data, LeafRef(paths[0], b"", stat_sum(paths, stats), len(rows), files, size, max(ctimes), parts)
+
+
+class Leaf:
+    """A decoded leaf. Raises ObjectDamaged for bytes that are none, and for names that could escape."""
+
+    def __init__(self, data: bytes) -> None:
+        try:
+            self._decode(data)
+        except (struct.error, ValueError) as error:
+            raise ObjectDamaged("a leaf of a file tree is not readable") from error
+
+    def _decode(self, data: bytes) -> None:
+        magic, count, names_length, id_count, extras_length = _LEAF_HEAD.unpack_from(data)
+        position = _LEAF_HEAD.size
+        sections = []
+        for length in (names_length, STAT.size * count, 32 * count, 4 * count, 32 * id_count, extras_length):
+            sections.append(data[position : position + length])
+            position += length
+        names, self._stats, self._sums, counts, self.ids, extras = sections
+        if magic != b"LTL1" or not count or position != len(data):
+            raise ValueError("not a leaf of format 1")
+        self.paths = names.split(b"\0")
+        ends = list(accumulate(struct.unpack(f"<{count}I", counts), initial=0))
+        self._id_ends = [end * 32 for end in ends]
+        if len(self.paths) != count or ends[-1] != id_count:
+            raise ValueError("the columns of a leaf differ in length")
+        self.extras: dict[str, dict[str, Any]] = json.loads(extras) if extras else {}
+        _refuse_hostile(self.paths, names)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def stat(self, number: int) -> bytes:
+        return self._stats[number * STAT.size : (number + 1) * STAT.size]
+
+    def stats(self) -> list[Stat]:
+        return [Stat._make(fields) for fields in STAT.iter_unpack(self._stats)]
+
+    def row(self, number: int) -> Row:
+        return Row(
+            self.paths[number],
+            self.stat(number),
+            self._sums[number * 32 : (number + 1) * 32],
+            self.ids[self._id_ends[number] : self._id_ends[number + 1]],
+            self.extras.get(str(number)),
+        )
+
+    def rows(self) -> list[Row]:
+        return [self.row(number) for number in range(len(self.paths))]
+
+
+def _refuse_hostile(paths: Sequence[bytes], names: bytes) -> None:
+    """Paths must be relative, clean and strictly ascending; checked for a whole leaf at C speed."""
+    if paths[0] == b"":
+        paths, names = paths[1:], names[1:]
+        if not paths:
+            return
+    inside = b"/" + names.replace(b"\0", b"/") + b"/"
+    if b"//" in inside or b"/./" in inside or b"/../" in inside:
+        raise ValueError("a path that would leave the tree")
+    keys = [path.replace(b"/", b"\0") for path in paths]
+    if not all(map(operator.lt, keys, keys[1:])):
+        raise ValueError("paths out of order")
+
+
+# ---------------------------------------------------------------- lists and root
+
+
+def ends_list(first: bytes) -> bool:
+    """True when a leaf with this first path begins a new list."""
+    return not crc32(first) & LIST_ANCHOR_MASK
+
+
+def encode_list(refs: Sequence[LeafRef]) -> bytes:
+    out = [_COUNT_HEAD.pack(b"LTN1", len(refs))]
+    out += [
+        _REF.pack(r.chunk, r.stat_sum, r.entries, r.files, r.bytes, r.changed_ns, len(r.first), len(r.parts), 0, 0)
+        for r in refs
+    ]
+    out += [ref.first for ref in refs]
+    parts = [part for ref in refs for part in ref.parts]
+    out += [_PART.pack(part.files, part.bytes, part.digest, len(part.module)) for part in parts]
+    out += [part.module for part in parts]
+    return b"".join(out)
+
+
+def decode_list(data: bytes) -> list[LeafRef]:
+    """Raises ObjectDamaged."""
+    try:
+        heads, position = _decode_heads(data, b"LTN1", _REF)
+        firsts, position = _split(data, position, [head[6] for head in heads])
+        part_count = sum(head[7] for head in heads)
+        fixed = [_PART.unpack_from(data, position + i * _PART.size) for i in range(part_count)]
+        modules, position = _split(data, position + part_count * _PART.size, [part[3] for part in fixed])
+        if position != len(data):
+            raise ValueError("bytes behind the end")
+    except (struct.error, ValueError) as error:
+        raise ObjectDamaged("a list of a file tree is not readable") from error
+    parts = iter([Part(m, files, size, digest) for m, (files, size, digest, _) in zip(modules, fixed, strict=True)])
+    return [
+        LeafRef(first, *head[:6], tuple(next(parts) for _ in range(head[7])))
+        for first, head in zip(firsts, heads, strict=True)
+    ]
+
+
+def encode_root(lists: Sequence[tuple[bytes, bytes, int]]) -> bytes:
+    """`lists` are (first path, chunk id, leaves)."""
+    out = [_COUNT_HEAD.pack(b"LTR1", len(lists))]
+    out += [_LIST_REF.pack(chunk, leaves, len(first)) for first, chunk, leaves in lists]
+    return b"".join(out + [first for first, _, _ in lists])
+
+
+def decode_root(data: bytes) -> list[tuple[bytes, bytes, int]]:
+    """The inverse of encode_root. Raises ObjectDamaged."""
+    try:
+        heads, position = _decode_heads(data, b"LTR1", _LIST_REF)
+        firsts, position = _split(data, position, [head[2] for head in heads])
+        if position != len(data):
+            raise ValueError("bytes behind the end")
+    except (struct.error, ValueError) as error:
+        raise ObjectDamaged("the root of a file tree is not readable") from error
+    return [(first, chunk, leaves) for first, (chunk, leaves, _) in zip(firsts, heads, strict=True)]
+
+
+def _decode_heads(data: bytes, magic: bytes, record: struct.Struct) -> tuple[list[tuple[Any, ...]], int]:
+    found, count = _COUNT_HEAD.unpack_from(data)
+    end = _COUNT_HEAD.size + count * record.size
+    if found != magic or not count or end > len(data):
+        raise ValueError("not what it should be")
+    return list(record.iter_unpack(data[_COUNT_HEAD.size : end])), end
+
+
+def _split(data: bytes, position: int, lengths: Sequence[int]) -> tuple[list[bytes], int]:
+    ends = list(accumulate(lengths, initial=position))
+    if ends[-1] > len(data):
+        raise ValueError("truncated")
+    return [data[begin:end] for begin, end in pairwise(ends)], ends[-1]
+
+
+# ---------------------------------------------------------------- extras
+
+
+def encode_xattrs(xattrs: dict[bytes, bytes]) -> dict[str, str]:
+    return {name.decode("latin-1"): base64.b64encode(value).decode() for name, value in sorted(xattrs.items())}
+
+
+def decode_xattrs(encoded: dict[str, str]) -> dict[bytes, bytes]:
+    return {name.encode("latin-1"): base64.b64decode(value) for name, value in encoded.items()}
+
+
+class Totals:
+    """Files, bytes and digests of a tree and its modules, taken up leaf by leaf."""
+
+    def __init__(self) -> None:
+        self.entries = self.files = self.bytes = 0
+        self._sum = hashlib.sha256()
+        self._modules: dict[bytes, list[Any]] = {}
+
+    def add(self, ref: LeafRef) -> None:
+        self.entries += ref.entries
+        self.files += ref.files
+        self.bytes += ref.bytes
+        for part in ref.parts:
+            self._sum.update(part.digest)
+            known = part.module in self._modules or len(self._modules) < MODULES_MAX
+            module = self._modules.setdefault(part.module if known else OTHERS_MODULE, [0, 0, hashlib.sha256()])
+            module[0] += part.files
+            module[1] += part.bytes
+            module[2].update(part.digest)
+
+    @property
+    def sha256(self) -> str:
+        return self._sum.hexdigest()
+
+    def modules(self) -> list[dict[str, Any]]:
+        """As the manifest lists them; `paths` are written by show_path."""
+        return [
+            {
+                "name": show_path(module),
+                "files": files,
+                "bytes": size,
+                "sha256": digest.hexdigest(),
+                "paths": [] if module in (ROOT_MODULE, OTHERS_MODULE) else [show_path(module)],
+            }
+            for module, (files, size, digest) in self._modules.items()
+        ]
