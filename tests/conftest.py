@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+from pytest_django.plugin import DjangoDbBlocker
 
 from tests.services.postgres import PostgresServer, servers_for_session
 
@@ -104,6 +105,16 @@ def postgres_database(postgres: PostgresServer) -> Iterator[str]:
     name = postgres.create_database()
     yield postgres.dsn(name)
     postgres.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> None:
+    """Make the test catalogue without the triggers that keep audit entries: a test that commits empties all tables."""
+    from audit import triggers
+    from django.db import connection
+
+    with django_db_blocker.unblock():
+        triggers.drop(connection)
 
 
 def pytest_sessionfinish() -> None:

@@ -3,7 +3,7 @@
 import ast
 import functools
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,3 +52,9 @@ def strings(path: Path) -> Iterator[ast.Constant]:
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node
+
+
+def none(items: Iterable[object], advice: str) -> None:
+    """Fail with every item on a line of its own."""
+    listed = sorted(map(str, items))
+    assert not listed, f"{advice}:\n  " + "\n  ".join(listed)

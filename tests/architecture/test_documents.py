@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from tests.architecture.source import ROOT, code, files, shown, strings, tree
+from tests.architecture.source import ROOT, code, files, none, shown, strings, tree
 
 SETTING = re.compile(r"LASTRO_[A-Z][A-Z0-9_]*[A-Z0-9]")
 
@@ -35,11 +35,9 @@ def test_kill_points_are_documented_and_unique() -> None:
     """Goal: every point can be named by a test and says what must hold; compare the code with docs/faults.md."""
     labels = _kill_points()
     documented = {row for row in _rows("faults.md") if re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_-]+)+", row)}
-    assert not {label for label, count in labels.items() if count > 1}, "a label names one place: rename all but one"
-    assert set(labels) - documented == set(), (
-        "add a row for these to docs/faults.md: label, where, what holds after a kill"
-    )
-    assert documented - set(labels) == set(), "docs/faults.md names points that the code has not"
+    none([label for label, count in labels.items() if count > 1], "a label names one place: rename all but one")
+    none(set(labels) - documented, "add a row to docs/faults.md: label, where, what holds after a kill")
+    none(documented - set(labels), "docs/faults.md names points that the code has not")
 
 
 def _settings_in(path: Path) -> set[str]:
@@ -51,9 +49,9 @@ def test_settings_are_documented() -> None:
     """Goal: no hidden switch; compare every LASTRO_… name in the code with docs/settings.md."""
     read = {name for path in code() for name in _settings_in(path)}
     documented = set(SETTING.findall((ROOT / "docs" / "settings.md").read_text()))
-    assert read - documented == set(), "describe these in docs/settings.md"
+    none(read - documented, "describe these in docs/settings.md")
     stale = {name for name in _rows("settings.md") if SETTING.fullmatch(name)} - read
-    assert stale == set(), "docs/settings.md describes settings that nothing reads"
+    none(stale, "docs/settings.md describes settings that nothing reads")
 
 
 def test_test_settings_are_documented() -> None:
@@ -61,7 +59,7 @@ def test_test_settings_are_documented() -> None:
     texts = [path.read_text() for path in [*files("tests"), ROOT / "Makefile"]]
     read = {name for text in texts for name in SETTING.findall(text) if name.startswith("LASTRO_TEST_")}
     documented = set(SETTING.findall((ROOT / "docs" / "testing.md").read_text()))
-    assert read - documented == set(), "describe these in docs/testing.md"
+    none(read - documented, "describe these in docs/testing.md")
 
 
 def test_links_lead_somewhere() -> None:
@@ -73,7 +71,7 @@ def test_links_lead_somewhere() -> None:
         if "://" not in target and not target.startswith("mailto:")
     ]
     dead = [f"{shown(page)}: {target}" for page, target in links if not (page.parent / target).exists()]
-    assert not dead
+    none(dead, "these links lead nowhere")
 
 
 def test_nothing_names_this_machine() -> None:
@@ -88,7 +86,7 @@ def test_nothing_names_this_machine() -> None:
         for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1)
         if registry.search(line) or home.search(line)
     ]
-    assert not named
+    none(named, "take out what only this machine has")
 
 
 def test_the_lock_is_plain() -> None:
@@ -106,4 +104,4 @@ def test_shell_scripts_ask_nobody() -> None:
         for number, line in enumerate(path.read_text().splitlines(), start=1)
         if re.search(r"^[^#\"]*\bapt-get (update|install)", line) and "</dev/null" not in line
     ]
-    assert not asking
+    none(asking, "end these with </dev/null")

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.architecture.source import PURE_FOLDERS, ROOT, Function, code, files, functions, shown, tree
+from tests.architecture.source import PURE_FOLDERS, ROOT, Function, code, files, functions, none, shown, tree
 
 FILE_LINES_MAX = 600
 FILE_LINES_AIM = 400
@@ -23,7 +23,7 @@ def test_files_are_short() -> None:
     if long:
         listed = ", ".join(f"{name} ({count})" for name, count in sorted(long.items(), key=lambda item: -item[1]))
         warnings.warn(f"files over {FILE_LINES_AIM} lines: {listed}", stacklevel=1)
-    assert not {name: count for name, count in long.items() if count > FILE_LINES_MAX}, "split these files"
+    none([name for name, count in long.items() if count > FILE_LINES_MAX], "split these files")
 
 
 def test_functions_are_short() -> None:
@@ -34,7 +34,7 @@ def test_functions_are_short() -> None:
         for node in functions(path)
         if (length := (node.end_lineno or node.lineno) - node.lineno + 1) > FUNCTION_LINES_MAX
     }
-    assert not long, "split these functions"
+    none(long, "split these functions")
 
 
 def test_no_module_is_a_drawer() -> None:
@@ -44,7 +44,7 @@ def test_no_module_is_a_drawer() -> None:
         for path in [*code(), *files("tests")]
         if BANNED_NAMES & {part.strip("_") for part in path.relative_to(ROOT).with_suffix("").parts}
     ]
-    assert not drawers, "name these for what is in them"
+    none(drawers, "name these for what is in them")
 
 
 def test_nothing_is_left_for_later() -> None:
@@ -61,7 +61,7 @@ def test_nothing_is_left_for_later() -> None:
         for number, line in enumerate(path.read_text().splitlines(), start=1)
         if LEFTOVERS.search(line)
     ]
-    assert not left, "finish these, or say in an issue why not"
+    none(left, "finish these, or say in an issue why not")
 
 
 # ---------------------------------------------------------------- docstrings
@@ -116,7 +116,7 @@ def test_public_names_say_what_they_do() -> None:
         for path in _documented_modules()
         for line, name in _undocumented(tree(path).body, inherited)
     ]
-    assert not missing, "say in one line what these do, as a command"
+    none(missing, "say in one line what these do, as a command")
 
 
 def test_modules_say_what_they_are() -> None:
@@ -126,7 +126,7 @@ def test_modules_say_what_they_are() -> None:
         for path in code()
         if path.read_bytes().count(b"\n") > MODULE_LINES_TINY and not ast.get_docstring(tree(path))
     ]
-    assert not missing, "open these modules with a docstring"
+    none(missing, "open these modules with a docstring")
 
 
 def test_tests_open_with_their_goal() -> None:
@@ -137,4 +137,4 @@ def test_tests_open_with_their_goal() -> None:
         for node in functions(path)
         if node.name.startswith("test_") and not ast.get_docstring(node)
     ]
-    assert not missing, "open these tests with one line: goal and method"
+    none(missing, "open these tests with one line: goal and method")
