@@ -110,8 +110,9 @@ def postgres_database(postgres: PostgresServer) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> None:
     """Make the test catalogue without the triggers that keep audit entries: a test that commits empties all tables."""
-    from audit import triggers
     from django.db import connection
+
+    from audit import triggers
 
     with django_db_blocker.unblock():
         triggers.drop(connection)

@@ -18,7 +18,7 @@ if "pytest" in sys.modules:
     if os.environ.get("LASTRO_TEST_DATABASE_URL"):
         os.environ["LASTRO_DATABASE_URL"] = os.environ["LASTRO_TEST_DATABASE_URL"]
 
-from config.settings import *  # noqa: E402, F403
+from config.settings import *  # noqa: F403
 
 if "pytest" in sys.modules:
     # Slow hashes are right for passwords and wrong for a thousand log-ins of tests.
