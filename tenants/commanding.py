@@ -2,9 +2,9 @@
 
 import datetime
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
-from core.cli import Answer, Call
+from core.cli import Answer, Call, NounCommand
 from engine.errors import UsageError
 from operations.following import operation_complain, operation_exit, operation_follow
 from operations.models import Operation
@@ -56,3 +56,16 @@ def followed(
 def result_of(operation: Operation) -> Mapping[str, Any]:
     """The operation's own result."""
     return operation.result or {}
+
+
+class DefaultVerbCommand(NounCommand):
+    """A noun that can do with no verb: `doctor` is `doctor run`."""
+
+    default_verb: ClassVar[str]
+
+    def run(self, argv: Sequence[str], *, prog: str = "manage.py", noun: str = "") -> int:
+        """Run one verb, the default one when none is named."""
+        names = {name for verb in self.verbs for name in (verb.name, *verb.aliases)}
+        if not argv or argv[0] not in names:
+            argv = [self.default_verb, *argv]
+        return super().run(argv, prog=prog, noun=noun)

@@ -2,14 +2,17 @@
 
 import datetime
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
-from django.db.models import Count, QuerySet
+from django.db.models import Count, Min, OuterRef, Q, QuerySet, Subquery
 
 from core.errors import NotFound
-from tenants.models import Backup, BackupSource, Module, Restore, Source, StoreConfig, Tenant
+from tenants.models import Backup, BackupSource, BackupState, Module, Restore, Source, StoreConfig, Tenant
 from tenants.models.backup import GOOD_STATES
 
 LIST_MAX = 200
+AGE_MAX = datetime.timedelta(hours=24)
+"""Older than this, the last good backup of a source leaves it unprotected."""
 
 
 def tenant_get(slug: str) -> Tenant:
@@ -136,3 +139,48 @@ def module_list(tenant: Tenant, *, source: str = "") -> list[Module]:
     if source:
         rows = rows.filter(source=source_get(tenant, source))
     return list(rows.order_by("source__name", "name")[: LIST_MAX * 10])
+
+
+@dataclass(frozen=True)
+class ProtectionCounts:
+    """How many sources there are, and how many have no good backup of the last `hours`."""
+
+    tenants: int
+    sources: int
+    unprotected: int
+    hours: int
+
+
+def protection_counts(*, now: datetime.datetime) -> ProtectionCounts:
+    """Count what is protected at this moment; sources that are left out do not count."""
+    sources = Source.objects.filter(enabled=True)
+    limit = now - AGE_MAX
+    return ProtectionCounts(
+        tenants=Tenant.objects.count(),
+        sources=sources.count(),
+        unprotected=sources.filter(Q(last_good_at=None) | Q(last_good_at__lt=limit)).count(),
+        hours=round(AGE_MAX.total_seconds() / 3600),
+    )
+
+
+def tenant_overview(*, after: str = "", limit: int = LIST_MAX) -> list[Tenant]:
+    """Tenants by slug, each with `source_count`, `oldest_good_at` and `newest` (its newest backup or None).
+
+    `oldest_good_at` is None as soon as one source was never backed up. Four queries, whatever the page.
+    """
+    newest = Backup.objects.filter(tenant=OuterRef("pk")).exclude(state=BackupState.DELETED).order_by("-id")
+    rows = list(
+        Tenant.objects.filter(slug__gt=after)
+        .annotate(
+            source_count=Count("sources", filter=Q(sources__enabled=True)),
+            never_count=Count("sources", filter=Q(sources__enabled=True, sources__last_good_at=None)),
+            oldest=Min("sources__last_good_at", filter=Q(sources__enabled=True)),
+            newest_id=Subquery(newest.values("pk")[:1]),
+        )
+        .order_by("slug")[: min(limit, LIST_MAX)]
+    )
+    backups = Backup.objects.in_bulk([row.newest_id for row in rows if row.newest_id])
+    for row in rows:
+        row.newest = backups.get(row.newest_id)
+        row.oldest_good_at = None if row.never_count else row.oldest
+    return rows

@@ -1,0 +1,216 @@
+"""What `doctor` looks at: each check says what it found, how bad that is, and what to do."""
+
+import datetime
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.core import checks as django_checks
+from django.db import DatabaseError, connection
+from django.db.models import Q
+
+from core import clock
+from core.rootkey import root_key
+from engine.errors import LastroError
+from operations.leases import lease_duration
+from operations.models import ACTIVE_STATES, Operation
+from tenants import wiring
+from tenants.models import Backup, Criticality, Source, StoreConfig, Tenant
+from tenants.selectors import AGE_MAX
+from tenants.services.stores import store_default, store_test
+
+OK, WARNING, CRITICAL = "ok", "warning", "critical"
+CRITICAL_AGE_MAX = datetime.timedelta(hours=4)
+FREE_BYTES_MIN = 1 << 30
+WORKER_SILENCE_MAX = datetime.timedelta(minutes=3)
+NAMED_MAX = 5
+
+
+@dataclass(frozen=True)
+class Sign:
+    """One thing looked at."""
+
+    name: str
+    status: str
+    message: str
+    hint: str = ""
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+def diagnose() -> list[Sign]:
+    """Look at everything. A check that fails on the way is itself a critical sign; the others go on."""
+    catalogue = _tried("catalogue", _catalogue)
+    if catalogue[0].status == CRITICAL:
+        return catalogue
+    signs = list(catalogue)
+    for name, check in _CHECKS:
+        signs += _tried(name, check)
+    return signs
+
+
+def worst(signs: list[Sign]) -> str:
+    """The worst status among the signs."""
+    found = {sign.status for sign in signs}
+    return next((status for status in (CRITICAL, WARNING) if status in found), OK)
+
+
+def _tried(name: str, check: Callable[[], Iterator[Sign]]) -> list[Sign]:
+    try:
+        return list(check())
+    except LastroError as error:
+        return [Sign(name, CRITICAL, error.message, error.hint)]
+    except (DatabaseError, OSError) as error:
+        return [Sign(name, CRITICAL, f"{type(error).__name__}: {str(error).strip()[:200]}")]
+
+
+def _catalogue() -> Iterator[Sign]:
+    from django.db.migrations.executor import MigrationExecutor
+
+    executor = MigrationExecutor(connection)
+    missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
+    if missing:
+        yield Sign("catalogue", CRITICAL, f"{len(missing)} migrations are not applied", "run: manage.py migrate")
+    else:
+        yield Sign("catalogue", OK, f"{connection.vendor}, {Tenant.objects.count()} tenants")
+
+
+def _settings() -> Iterator[Sign]:
+    found = [
+        each
+        for each in django_checks.run_checks(include_deployment_checks=True)
+        if (each.id or "").startswith("lastro.")
+    ]
+    for each in found:
+        status = CRITICAL if each.is_serious() else WARNING
+        yield Sign("settings", status, str(each.msg), str(each.hint or ""), {"id": each.id})
+    if not found:
+        yield Sign("settings", OK, "nothing to remark")
+
+
+def _root_key() -> Iterator[Sign]:
+    yield Sign("root key", OK, f"{root_key().key_id} opens this catalogue")
+
+
+def _stores() -> Iterator[Sign]:
+    store_default()
+    rows = list(StoreConfig.objects.order_by("name"))
+    for row in rows:
+        yield _store(row)
+    if len(rows) < 2 and Tenant.objects.exists():
+        yield Sign(
+            "store copies",
+            WARNING,
+            "there is a single store: with it the backups and the tenants' keys would be lost together",
+            "add a second store in another place: store add NAME --kind …",
+        )
+
+
+def _store(row: StoreConfig) -> Sign:
+    try:
+        probe = store_test(row)
+    except LastroError as error:
+        return Sign(f"store {row.name}", CRITICAL, error.message, error.hint)
+    figures = {"free_bytes": probe.free_bytes}
+    if not probe.conditional:
+        return Sign(f"store {row.name}", CRITICAL, "two writers can create one object", "use another store", figures)
+    if probe.free_bytes is not None and probe.free_bytes < FREE_BYTES_MIN:
+        return Sign(f"store {row.name}", WARNING, "less than 1 GB is free", "free space there", figures)
+    return Sign(f"store {row.name}", OK, "written, read back and deleted; conditional create holds", "", figures)
+
+
+def _tools() -> Iterator[Sign]:
+    if not Source.objects.filter(kind="postgresql", enabled=True).exists():
+        return
+    found = _pg_dumps()
+    if found:
+        yield Sign("pg_dump", OK, ", ".join(found))
+    else:
+        yield Sign("pg_dump", WARNING, "none was found", "install the client tools of your server's major version")
+
+
+def _pg_dumps() -> list[str]:
+    from pathlib import Path
+
+    paths = {str(path) for path in Path("/usr/lib/postgresql").glob("*/bin/pg_dump")}
+    on_path = shutil.which("pg_dump")
+    return sorted(paths | ({on_path} if on_path else set()))
+
+
+def _workers() -> Iterator[Sign]:
+    from django_q.models import Schedule
+
+    now = clock.now()
+    due = Schedule.objects.filter(func="operations.tasks.reap").values_list("next_run", flat=True).first()
+    if due is None:
+        yield Sign("workers", WARNING, "no worker has ever run", "start one: manage.py worker")
+    elif due < now - WORKER_SILENCE_MAX:
+        yield Sign("workers", WARNING, f"no worker since {due:%Y-%m-%d %H:%M} UTC", "start one: manage.py worker")
+    else:
+        yield Sign("workers", OK, "at work")
+
+
+def _operations() -> Iterator[Sign]:
+    cutoff = clock.catalogue_now() - lease_duration()
+    stale = Operation.objects.filter(state__in=ACTIVE_STATES, heartbeat_at__lt=cutoff)
+    names = list(stale.values_list("pk", flat=True)[:NAMED_MAX])
+    if names:
+        yield Sign("operations", WARNING, f"without a heartbeat: {', '.join(names)}", "run: operation reap")
+    else:
+        yield Sign("operations", OK, f"{Operation.objects.filter(state__in=ACTIVE_STATES).count()} running")
+
+
+def _ages() -> Iterator[Sign]:
+    now = clock.now()
+    sources = Source.objects.filter(enabled=True)
+    late = sources.filter(
+        Q(last_good_at=None)
+        | Q(last_good_at__lt=now - AGE_MAX)
+        | Q(last_good_at__lt=now - CRITICAL_AGE_MAX, criticality=Criticality.CRITICAL)
+    )
+    count = late.count()
+    figures = {"sources": sources.count(), "late": count}
+    if not count:
+        yield Sign("backup ages", OK, f"{figures['sources']} sources are within their limits", "", figures)
+        return
+    rows = late.select_related("tenant").order_by("last_good_at")[:NAMED_MAX]
+    named = ", ".join(f"{row.tenant.slug}/{row.name}" for row in rows)
+    more = f" and {count - NAMED_MAX} more" if count > NAMED_MAX else ""
+    yield Sign(
+        "backup ages",
+        CRITICAL,
+        f"no recent good backup of {named}{more}",
+        "limits: 4 h for critical sources, 24 h for others; run: backup create TENANT",
+        figures,
+    )
+
+
+def _damage() -> Iterator[Sign]:
+    damaged = list(Backup.objects.filter(damaged=True).order_by("-id").values_list("pk", flat=True)[:NAMED_MAX])
+    if damaged:
+        yield Sign(
+            "damage", CRITICAL, f"stored bytes altered or missing: {', '.join(damaged)}", "take a full backup now"
+        )
+
+
+def _disk() -> Iterator[Sign]:
+    status = os.statvfs(wiring.data_folder())
+    free = status.f_bavail * status.f_frsize
+    if free < FREE_BYTES_MIN:
+        yield Sign("data folder", WARNING, "less than 1 GB is free", "free space there", {"free_bytes": free})
+    else:
+        yield Sign("data folder", OK, str(wiring.data_folder()), "", {"free_bytes": free})
+
+
+_CHECKS: tuple[tuple[str, Callable[[], Iterator[Sign]]], ...] = (
+    ("settings", _settings),
+    ("root key", _root_key),
+    ("stores", _stores),
+    ("pg_dump", _tools),
+    ("workers", _workers),
+    ("operations", _operations),
+    ("backup ages", _ages),
+    ("damage", _damage),
+    ("data folder", _disk),
+)
