@@ -1,0 +1,369 @@
+"""Compare a table with what its parent backup holds, span by span, and keep what differs."""
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Protocol
+from zlib import crc32
+
+from engine.errors import SourceChanged
+from engine.ports import TablePart
+from engine.progress import Progress
+from engine.table_runs import (
+    DELTA_SHARE_MAX,
+    NEWLINE,
+    TAB,
+    ChunkSource,
+    Span,
+    bucket_ends,
+    bucket_record,
+    key_of_line,
+    keys_check,
+    lines_take_apart,
+    merge_layout,
+    record_length,
+)
+from engine.table_spans import StoredSpan
+from engine.table_write import Assembly, BaseWriter, Carry, Change, Outcome, delta_write
+
+TAKE_LINES_MAX = 65_536
+TAKE_BYTES_MAX = 64 << 20
+PIECE_LINES_MAX = 16_384
+PIECE_BYTES_MAX = 4 << 20
+REREAD_ROWS_MIN = 100_000
+REREAD_SHARE_MAX = 4
+"""When more than one in so many rows would be fetched by key, reading the whole table is quicker."""
+
+
+class TooManyChanges(Exception):
+    """Comparing versions found so much that the table is better read whole; never leaves the engine."""
+
+
+class LineStream:
+    """Lines of a source in key order, taken up to a key."""
+
+    def __init__(self, batches: Iterator[list[bytes]], encoded: Callable[[bytes], bytes]) -> None:
+        self._batches, self._encoded = batches, encoded
+        self._pending: list[bytes] = []
+
+    def take(self, bound: bytes | None, *, lines_max: int, bytes_max: int) -> tuple[list[bytes], bool]:
+        """The next lines up to the bound, and whether these are all of them or the limits stopped it."""
+        got: list[bytes] = []
+        size = 0
+        while True:
+            if not self._pending:
+                pending = next(self._batches, None)
+                if pending is None:
+                    return got, True
+                self._pending = pending
+                continue
+            if bound is not None and self._encoded(self._pending[-1]) > bound:
+                count = bisect_right(self._pending, bound, key=self._encoded)
+                got += self._pending[:count]
+                self._pending = self._pending[count:]
+                return got, True
+            got = got + self._pending if got else self._pending
+            size += sum(map(len, self._pending))
+            self._pending = []
+            if len(got) >= lines_max or size >= bytes_max:
+                return got, False
+
+
+class Feed(Protocol):
+    """Where the lines of today come from."""
+
+    stream: LineStream
+
+    def full(self, lines: Sequence[bytes]) -> Iterator[list[bytes]]:
+        """Full lines for what the stream gave."""
+
+
+class RowFeed:
+    """Reads every row."""
+
+    def __init__(self, part: TablePart) -> None:
+        key = part.key
+        self.stream = LineStream(part.rows(), lambda line: key.encode(key.text(line.partition(TAB)[2])))
+
+    def full(self, lines: Sequence[bytes]) -> Iterator[list[bytes]]:
+        yield list(lines)
+
+
+class VersionFeed:
+    """Reads every version, and rows by key."""
+
+    def __init__(self, part: TablePart) -> None:
+        self._part = part
+        key = part.key
+        self.stream = LineStream(part.versions(), lambda line: key.encode(key_of_line(line)))
+
+    def full(self, lines: Sequence[bytes]) -> Iterator[list[bytes]]:
+        """Raises SourceChanged when the rows are not those whose versions were read."""
+        at = 0
+        for batch in self._part.rows_for([key_of_line(line) for line in lines]):
+            _, _, heads = lines_take_apart(self._part.key, True, batch)
+            if heads != lines[at : at + len(heads)]:
+                at = -1
+                break
+            at += len(heads)
+            yield batch
+        if at != len(lines):
+            raise SourceChanged(
+                f"table {self._part.name}: rows read by key are not those listed before",
+                hint="run the backup again; if it persists, the source does not read from one snapshot",
+            )
+
+
+class _Before:
+    """A span of the parent with the bucket that the span before left open, cut into buckets."""
+
+    def __init__(self, old: StoredSpan, carry: list[bytes], *, final: bool) -> None:
+        self.carry = carry
+        self.lines = carry + old.lines if carry else old.lines
+        self.ends, self.records = old.buckets(carry, final=final)
+
+    @property
+    def left_open(self) -> list[bytes]:
+        return self.lines[self.ends[-1] if self.ends else 0 :]
+
+
+class TableUpdate:
+    """One pass over a table: each span is taken over, gets a delta, or a new base."""
+
+    def __init__(
+        self,
+        part: TablePart,
+        feed: Feed,
+        assembly: Assembly,
+        writer: BaseWriter,
+        *,
+        reader: ChunkSource,
+        versioned: bool,
+        progress: Progress,
+        fetch_rows_max: int | None = None,
+    ) -> None:
+        self.key, self.feed = part.key, feed
+        self.assembly, self.writer, self.reader = assembly, writer, reader
+        self.versioned, self.progress = versioned, progress
+        self.by_version = isinstance(feed, VersionFeed)
+        self.carry, self._carry_old = Carry(), list[bytes]()
+        self.last_key: bytes | None = None
+        self._fetch_rows_left = fetch_rows_max
+        self.missed = 0
+        """Rows of equal version that differ: changes no incremental would have seen."""
+
+    def span(self, old: StoredSpan, *, final: bool) -> None:
+        """Bring the next span up to date; `final` says that it is the last."""
+        self.progress.check()
+        bound = None if final or old.bound is None else self.key.encode(old.bound.encode("latin-1"))
+        renew = self.writer.open or not old.span.blocks
+        lines_max, bytes_max = PIECE_LINES_MAX, PIECE_BYTES_MAX
+        if not renew:
+            lines_max, bytes_max = max(TAKE_LINES_MAX, 4 * len(old.lines)), TAKE_BYTES_MAX
+        taken, complete = self.feed.stream.take(bound, lines_max=lines_max, bytes_max=bytes_max)
+        before = _Before(old, self._carry_old, final=final)
+        carry = None
+        if complete and not renew:
+            carry = _Comparison(self, old, taken, before, final=final).run()
+        if carry is None:
+            self._rewrite(taken, complete, bound, final=final)
+        else:
+            self.carry = carry
+        self._carry_old = before.left_open
+        if bound is not None:
+            self.last_key = (old.bound or "").encode("latin-1")
+
+    def _rewrite(self, taken: list[bytes], complete: bool, bound: bytes | None, *, final: bool) -> None:
+        """Give the span a new base, read from the source."""
+        writer = self.writer
+        if not writer.open:
+            writer.begin(self._carry_with_rows())
+        while True:
+            for begin in range(0, len(taken), PIECE_LINES_MAX):
+                piece = taken[begin : begin + PIECE_LINES_MAX]
+                self.count_fetch(len(piece))
+                for batch in self.feed.full(piece):
+                    writer.feed(batch)
+                    self.progress.advance(bytes=sum(map(len, batch)), items=len(batch))
+            if complete:
+                break
+            self.progress.check()
+            taken, complete = self.feed.stream.take(bound, lines_max=PIECE_LINES_MAX, bytes_max=PIECE_BYTES_MAX)
+        if final or not writer.small:
+            self.carry = writer.finish(final=final)
+
+    def count_fetch(self, rows: int) -> None:
+        if self.by_version and self._fetch_rows_left is not None:
+            self._fetch_rows_left -= rows
+            if self._fetch_rows_left < 0:
+                raise TooManyChanges
+
+    def _carry_with_rows(self) -> Carry:
+        carry = self.carry
+        if carry.rows is None:
+            rows = [line.partition(TAB)[2] for batch in self.feed.full(carry.lines) for line in batch]
+            carry = Carry(carry.lines, rows)
+        return carry
+
+
+class _Comparison:
+    """One span of today against the same span of the parent."""
+
+    def __init__(self, update: TableUpdate, old: StoredSpan, taken: list[bytes], before: "_Before", *, final: bool):
+        self.update, self.old, self.taken, self.before, self.final = update, old, taken, before, final
+        self.carry = update.carry
+        self.rows: list[bytes] | None = None
+        """Today's rows including the carry's, where they are at hand."""
+        if update.by_version:
+            self.own = taken
+        else:
+            rows, self._keys, self.own = lines_take_apart(update.key, update.versioned, taken)
+            self.rows = (self.carry.rows or []) + rows
+        self.lines = self.carry.lines + self.own if self.carry.lines else self.own
+
+    def run(self) -> Carry | None:
+        """Add the span to the assembly and return the bucket left open; None when it needs a new base."""
+        before = self.before
+        same = self.lines == before.lines and len(self.carry.lines) == len(before.carry)
+        if same and self.rows is None:
+            return self._keep(before.ends, before.records)
+        self._cut()
+        if same and self.rows is not None and self._records_all() == before.records:
+            return self._keep(before.ends, before.records)
+        return self._changed()
+
+    def _cut(self) -> None:
+        keys = [key_of_line(line) for line in self.own] if self.rows is None else self._keys
+        keys_check(self.update.key, keys, self.update.last_key)
+        self.keys = [key_of_line(line) for line in self.carry.lines] + keys
+        self.ends = bucket_ends(self.keys)
+        if self.final and len(self.keys) > (self.ends[-1] if self.ends else 0):
+            self.ends.append(len(self.keys))
+        self.begins = [0, *self.ends]
+
+    def _records_all(self) -> list[bytes]:
+        """Records of all of today's buckets, from the rows at hand."""
+        assert self.rows is not None
+        rows, pairs = self.rows, zip(self.begins, self.ends, strict=False)
+        self.records: list[bytes | None] = [bucket_record(NEWLINE.join(rows[a:b])) for a, b in pairs]
+        return self.records  # type: ignore[return-value]
+
+    def _left_open(self, ends: Sequence[int]) -> Carry:
+        at = ends[-1] if ends else 0
+        if at == len(self.lines):
+            return Carry()
+        return Carry(self.lines[at:], None if self.rows is None else self.rows[at:])
+
+    def _keep(self, ends: Sequence[int], records: Sequence[bytes]) -> Carry:
+        ref = self.old.ref
+        assert ref is not None
+        outcome = Outcome(ref.bound, self.old.span, ref.rows, records, ref.span)
+        self.update.assembly.append(lambda: outcome)
+        self.update.progress.advance(bytes=ref.bytes, items=ref.rows)
+        return self._left_open(ends)
+
+    # ------------------------------------------------ what is different
+
+    def _changed(self) -> Carry | None:
+        old_lines, lines = set(self.old.lines), set(self.own)
+        self.added = lines - old_lines
+        removed = {key_of_line(line) for line in old_lines - lines}
+        deletions = removed - {key_of_line(line) for line in self.added}
+        if self._too_much(len(self.added) + len(deletions), 0):
+            return None
+        touched = self._touched()
+        change = Change(deletions=deletions)
+        if self.rows is None:
+            self._fetch(touched, change)
+        else:
+            self._compare(touched, change)
+        if self._too_much(len(change.upserts) + len(deletions), change.bytes):
+            return None
+        records = [record for record in self.records if record is not None]
+        assert len(records) == len(self.ends), "every bucket has a record by now"
+        known = self.old.records
+        by_end = {self.keys[end - 1]: record for end, record in zip(self.ends, records, strict=True)}
+        change.records = {end: record for end, record in by_end.items() if known.get(end) != record}
+        if not change.upserts and not change.deletions and not change.records:
+            return self._keep(self.ends, records)
+        self._delta(change, records, set(by_end))
+        return self._left_open(self.ends)
+
+    def _too_much(self, rows: int, size: int) -> bool:
+        """Whether the deltas would outgrow their share of the base.
+
+        The share varies by span between three and five 25ths, so that spans that change alike are not
+        all renewed by the same backup.
+        """
+        span = self.old.span
+        vary = 3 * 512 + crc32(span.blocks[0].leaf[0].encode()) % 1024
+        share = vary / (5 * 512 * DELTA_SHARE_MAX)
+        rows, size = rows + span.delta_rows, size + span.delta_bytes
+        return rows > span.base_rows * share or size > span.base_bytes * share
+
+    def _touched(self) -> list[int]:
+        """Numbers of today's buckets that are not the same lines with the same record in the parent."""
+        before, lines = self.before, self.lines
+        spans = zip([0, *before.ends], before.ends, strict=False)
+        known = {NEWLINE.join(before.lines[a:b]): record for (a, b), record in zip(spans, before.records, strict=True)}
+        found = [known.get(NEWLINE.join(lines[a:b])) for a, b in zip(self.begins, self.ends, strict=False)]
+        if self.rows is None:
+            self.records = list(found)
+            return [at for at, record in enumerate(found) if record is None]
+        return [at for at, record in enumerate(found) if record != self.records[at]]
+
+    def _open_tail(self) -> range:
+        """Positions of lines of this span that lie in a bucket not ended here."""
+        return range(max(len(self.carry.lines), self.begins[-1]), len(self.lines))
+
+    def _fetch(self, touched: list[int], change: Change) -> None:
+        """Read the rows of touched buckets by key: changed ones are kept, the others complete the digest."""
+        wanted = [at for bucket in touched for at in range(self.begins[bucket], self.ends[bucket])]
+        wanted += [at for at in self._open_tail() if self.lines[at] in self.added]
+        self.update.count_fetch(len(wanted))
+        rows: list[bytes] = []
+        for batch in self.update.feed.full([self.lines[at] for at in wanted]):
+            rows += [line.partition(TAB)[2] for line in batch]
+        done = 0
+        for bucket in touched:
+            count = self.ends[bucket] - self.begins[bucket]
+            self.records[bucket] = bucket_record(NEWLINE.join(rows[done : done + count]))
+            done += count
+        for at, row in zip(wanted, rows, strict=True):
+            line = self.lines[at]
+            if line in self.added:
+                change.upserts[key_of_line(line)] = (line, row)
+
+    def _compare(self, touched: list[int], change: Change) -> None:
+        """Compare the rows at hand with the parent's in touched buckets."""
+        assert self.rows is not None
+        own, old = len(self.carry.lines), self.old
+        wanted = [at for bucket in touched for at in range(self.begins[bucket], self.ends[bucket])]
+        for at in [*wanted, *self._open_tail()]:
+            line, row = self.lines[at], self.rows[at]
+            if at < own:
+                continue  # It was compared with the span before.
+            if line in self.added:
+                change.upserts[self.keys[at]] = (line, row)
+            elif old.row(self.keys[at]) != row:
+                change.upserts[self.keys[at]] = (line, row)
+                self.update.missed += 1
+
+    def _delta(self, change: Change, records: list[bytes], alive: set[bytes]) -> None:
+        """Store the change as a delta, in place of older ones as `merge_layout` says."""
+        update, old = self.update, self.old
+        assert old.ref is not None
+        layout = merge_layout(1 + sum(each.weight for each in old.span.deltas))
+        keep = 0
+        while keep < len(layout) - 1 and keep < len(old.deltas) and old.deltas[keep].delta.weight == layout[keep]:
+            keep += 1
+        kept, merged = old.deltas[:keep], old.deltas[keep:]
+        write = partial(
+            delta_write, update.assembly.session.meta, update.reader, update.key, merged, change,
+            partial(old.keys_below, kept), alive,
+        )  # fmt: skip
+        future = update.assembly.session.submit(write)
+        bound, blocks, rows = old.ref.bound, old.span.blocks, len(self.own)
+        deltas = old.span.deltas[:keep]
+        update.assembly.append(lambda: Outcome(bound, Span(blocks, [*deltas, future.result()]), rows, records))
+        update.progress.advance(bytes=sum(map(record_length, records)), items=rows)
