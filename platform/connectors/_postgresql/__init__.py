@@ -1,0 +1,1 @@
+"""The parts of the PostgreSQL connector; `connectors.postgresql` is the only way in."""

@@ -1,0 +1,291 @@
+"""What the server's catalogues say about tables: columns, keys, foreign keys, types, partitions.
+
+Everything is read in a handful of queries whatever the number of tables, and kept as frozen values.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from connectors._postgresql.connection import Connection, rows
+from connectors._postgresql.quoting import display_name, ident, literal
+from engine.ports import KeyKind
+
+INTEGERS = {"int2", "int4", "int8", "oid"}
+PLAIN_TEXTS = {"text", "varchar"}
+NAMED_BY_REFERENCE = {
+    "regclass", "regcollation", "regconfig", "regdictionary", "regnamespace", "regoper", "regoperator", "regproc",
+    "regprocedure", "regrole", "regtype", "aclitem",
+}  # fmt: skip
+"""Types that print another object's name: the text changes when that object is renamed, the row does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableColumn:
+    number: int
+    name: str
+    type: str
+    type_oid: int
+    base: str
+    """Name of the built-in type below any domains, "" for a type that is not built in."""
+    not_null: bool
+    generated: bool
+    identity: str
+    default: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A primary key or a unique index over plain columns; `equals` are its equality operators, quoted."""
+
+    name: str
+    columns: tuple[str, ...]
+    equals: tuple[str, ...]
+    primary: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignKey:
+    name: str
+    child: int
+    parent: int
+    columns: tuple[str, ...]
+    parent_columns: tuple[str, ...]
+    equals: tuple[str, ...]
+    """parent column OPERATOR child column"""
+    deferrable: bool
+    validated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    oid: int
+    schema: str
+    name: str
+    partitioned: bool
+    columns: tuple[TableColumn, ...]
+    keys: tuple[Key, ...]
+    heap: bool
+    """Every row lies in PostgreSQL's own heap, so that its xmin tells when it was written."""
+    shape: str
+    """Digest of columns (also dropped ones), defaults, partitions and reachable types."""
+    names_objects: bool
+    """Some column prints names of other objects (regclass …)."""
+    tablespaces: tuple[str, ...] = ()
+    foreign: bool = False
+
+    @property
+    def quoted(self) -> str:
+        return ident(self.schema, self.name)
+
+    @property
+    def source(self) -> str:
+        """What to put behind FROM: never the children of plain inheritance, always those of partitioning."""
+        return self.quoted if self.partitioned else f"ONLY {self.quoted}"
+
+    @property
+    def display(self) -> str:
+        return display_name(self.schema, self.name)
+
+    def column(self, name: str) -> TableColumn:
+        return next(column for column in self.columns if column.name == name)
+
+    @property
+    def key(self) -> Key | None:
+        """The key by which rows are told apart: the primary one, else the first all-not-null unique one."""
+        return self.keys[0] if self.keys else None
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    tables: Mapping[int, Table]
+    foreign_keys: tuple[ForeignKey, ...]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    """Relations that hold rows and are left out, with the reason."""
+
+    def find(self, schema: str, name: str) -> Table | None:
+        for table in self.tables.values():
+            if table.schema == schema and table.name == name:
+                return table
+        return None
+
+
+_USER_SCHEMA = "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
+_NOT_EXTENSION = "NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e')"
+
+_RELATIONS = f"""
+SELECT c.oid::int8, n.nspname, c.relname, c.relkind::text, coalesce(s.spcname, ''),
+       (SELECT coalesce(json_agg(json_build_array(l.relid::oid::int8, k.relkind, coalesce(m.amname, ''),
+                        pg_get_expr(k.relpartbound, k.oid)) ORDER BY l.relid::oid), '[]')
+          FROM pg_partition_tree(c.oid) l JOIN pg_class k ON k.oid = l.relid LEFT JOIN pg_am m ON m.oid = k.relam
+         WHERE l.isleaf AND c.relkind = 'p'),
+       coalesce(a.amname, ''), pg_get_partkeydef(c.oid)
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN pg_am a ON a.oid = c.relam LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace
+ WHERE c.relkind IN ('r', 'p', 'f') AND NOT c.relispartition AND {_USER_SCHEMA} AND {_NOT_EXTENSION}
+"""
+
+_COLUMNS = """
+SELECT a.attrelid::int8, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.atttypid::int8, a.attnotnull,
+       a.attgenerated::text, a.attidentity::text, a.attisdropped, a.atttypmod, a.attcollation::int8,
+       a.attmissingval::text, pg_get_expr(d.adbin, d.adrelid)
+  FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+ WHERE a.attrelid = ANY (ARRAY[{oids}]::oid[]) AND a.attnum > 0 ORDER BY a.attrelid, a.attnum
+"""
+
+_KEYS = """
+SELECT i.indrelid::int8, x.relname, i.indisprimary, array_agg(a.attname ORDER BY k.n),
+       array_agg(format('OPERATOR(%I.%s)', o.nspname, o.oprname) ORDER BY k.n), bool_and(a.attnotnull)
+  FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+  CROSS JOIN LATERAL generate_series(0, i.indnkeyatts - 1) AS k(n)
+  JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[k.n]
+  JOIN pg_opclass c ON c.oid = i.indclass[k.n]
+  JOIN LATERAL (SELECT p.oprname, n.nspname FROM pg_amop m JOIN pg_operator p ON p.oid = m.amopopr
+                 JOIN pg_namespace n ON n.oid = p.oprnamespace
+                WHERE m.amopfamily = c.opcfamily AND m.amopstrategy = 3
+                  AND m.amoplefttype = c.opcintype AND m.amoprighttype = c.opcintype) o ON true
+ WHERE i.indrelid = ANY (ARRAY[{oids}]::oid[]) AND i.indisunique AND i.indisvalid AND i.indimmediate
+   AND i.indpred IS NULL AND i.indexprs IS NULL
+ GROUP BY i.indrelid, i.indexrelid, x.relname, i.indisprimary, i.indnkeyatts
+HAVING bool_and(a.attnotnull) AND count(*) = i.indnkeyatts
+ ORDER BY i.indrelid, i.indisprimary DESC, i.indnkeyatts, x.relname
+"""
+
+_FOREIGN_KEYS = """
+SELECT c.conname, c.conrelid::int8, c.confrelid::int8,
+       array_agg(a.attname ORDER BY k.n), array_agg(b.attname ORDER BY k.n),
+       array_agg(format('OPERATOR(%I.%s)', n.nspname, o.oprname) ORDER BY k.n), c.condeferrable, c.convalidated
+  FROM pg_constraint c CROSS JOIN LATERAL generate_subscripts(c.conkey, 1) AS k(n)
+  JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[k.n]
+  JOIN pg_attribute b ON b.attrelid = c.confrelid AND b.attnum = c.confkey[k.n]
+  JOIN pg_operator o ON o.oid = c.conpfeqop[k.n] JOIN pg_namespace n ON n.oid = o.oprnamespace
+ WHERE c.contype = 'f' AND c.conparentid = 0
+ GROUP BY c.oid, c.conname, c.conrelid, c.confrelid, c.condeferrable, c.convalidated ORDER BY c.conrelid, c.conname
+"""
+
+_TYPES = """
+SELECT t.oid::int8, n.nspname, t.typname, t.typtype::text, t.typbasetype::int8, t.typelem::int8, t.typtypmod,
+       (SELECT array_agg(e.enumlabel::text ORDER BY e.oid) FROM pg_enum e WHERE e.enumtypid = t.oid),
+       (SELECT json_agg(json_build_array(a.attnum, a.attname, a.atttypid::int8, a.atttypmod, a.attisdropped) ORDER BY a.attnum)
+          FROM pg_attribute a WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0),
+       (SELECT array_agg(x.o::int8) FROM (
+           SELECT r.rngsubtype AS o FROM pg_range r WHERE r.rngtypid = t.oid
+           UNION ALL SELECT r.rngtypid FROM pg_range r WHERE (to_jsonb(r) ->> 'rngmultitypid')::oid = t.oid) x),
+       (SELECT e.extname || ' ' || e.extversion FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
+         WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid AND d.deptype = 'e' LIMIT 1)
+  FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Type:
+    schema: str
+    name: str
+    kind: str
+    base: int
+    below: tuple[int, ...]
+    text: str
+
+
+class _Types:
+    """All types of the database, walked from a column to everything its text depends on."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._types: dict[int, _Type] = {}
+        for oid, schema, name, kind, base, elem, typmod, labels, attributes, ranges, extension in rows(
+            connection, _TYPES
+        ):
+            below = [base, elem, *(ranges or ()), *(attribute[2] for attribute in attributes or ())]
+            # A composite type's own array points back at it; only what it is made of counts.
+            text = json.dumps([oid, schema, name, kind, base, typmod, labels, attributes, extension])
+            self._types[oid] = _Type(schema, name, kind, base, tuple(oid for oid in below if oid), text)
+
+    def reachable(self, oids: Iterable[int]) -> dict[int, _Type]:
+        seen: dict[int, _Type] = {}
+        pending = list(oids)
+        while pending:
+            oid = pending.pop()
+            if oid in seen or oid not in self._types:
+                continue
+            seen[oid] = self._types[oid]
+            pending.extend(seen[oid].below)
+        return seen
+
+    def base_name(self, oid: int) -> str:
+        """Name of the built-in type below any domains; "" for other types."""
+        found = self._types.get(oid)
+        while found is not None and found.kind == "d":
+            found = self._types.get(found.base)
+        return found.name if found is not None and found.schema == "pg_catalog" else ""
+
+
+def key_kind(column: TableColumn) -> KeyKind:
+    """The KeySpec kind by which rows of this key column sort."""
+    if column.base in INTEGERS:
+        return "int"
+    if column.base == "uuid":
+        return "uuid"
+    return "text" if column.base in PLAIN_TEXTS else "hash"
+
+
+def read_catalogue(connection: Connection, *, schemas: Iterable[str] | None = None) -> Catalogue:
+    """Read every user table (of `schemas`, or all) with what a backup and a restore need to know."""
+    where = ""
+    if schemas is not None:
+        where = f" AND n.nspname = ANY (ARRAY[{', '.join(map(literal, schemas))}]::text[])"
+    found = rows(connection, _RELATIONS + where)
+    if not found:
+        return Catalogue({}, ())
+    oids = ", ".join(str(row[0]) for row in found)
+    types = _Types(connection)
+    attributes: dict[int, list[tuple[Any, ...]]] = {}
+    for attribute in rows(connection, _COLUMNS.format(oids=oids)):
+        attributes.setdefault(attribute[0], []).append(attribute)
+    keys: dict[int, list[Key]] = {}
+    for oid, name, primary, columns, equals, _ in rows(connection, _KEYS.format(oids=oids)):
+        keys.setdefault(oid, []).append(Key(name, tuple(columns), tuple(equals), primary))
+    tables, skipped = {}, {}
+    for row in found:
+        if row[3] == "f":
+            skipped[display_name(row[1], row[2])] = "a foreign table: its rows lie on another server"
+            continue
+        tables[row[0]] = _table(row, attributes.get(row[0], []), tuple(keys.get(row[0], ())), types)
+    links = (
+        ForeignKey(n, c, p, tuple(cc), tuple(pc), tuple(eq), d, v)
+        for n, c, p, cc, pc, eq, d, v in rows(connection, _FOREIGN_KEYS)
+    )
+    return Catalogue(tables, tuple(link for link in links if link.child in tables and link.parent in tables), skipped)
+
+
+def _table(row: tuple[Any, ...], attributes: list[tuple[Any, ...]], keys: tuple[Key, ...], types: _Types) -> Table:
+    oid, schema, name, kind, tablespace, leaves, method, partition_key = row
+    columns = tuple(
+        TableColumn(
+            number=a[1], name=a[2], type=a[3], type_oid=a[4], base=types.base_name(a[4]), not_null=a[5],
+            generated=bool(a[6]), identity=a[7], default=a[12],
+        )
+        for a in attributes
+        if not a[8]
+    )  # fmt: skip
+    reachable = types.reachable(column.type_oid for column in columns)
+    shape = json.dumps([oid, schema, name, kind, leaves, partition_key, [a[1:] for a in attributes]], default=str)
+    digest = hashlib.sha256(shape.encode())
+    for type_oid in sorted(reachable):
+        # Built-in types never change; leaving them out keeps the digest the same over minor releases.
+        if type_oid >= 16384:
+            digest.update(reachable[type_oid].text.encode())
+    return Table(
+        oid=oid,
+        schema=schema,
+        name=name,
+        partitioned=kind == "p",
+        columns=columns,
+        keys=keys,
+        heap=method == "heap" if kind == "r" else all(leaf[1] == "r" and leaf[2] == "heap" for leaf in leaves),
+        shape=digest.hexdigest(),
+        names_objects=any(t.name in NAMED_BY_REFERENCE and t.schema == "pg_catalog" for t in reachable.values()),
+        tablespaces=(tablespace,) if tablespace else (),
+        foreign=any(leaf[1] == "f" for leaf in leaves),
+    )

@@ -1,0 +1,105 @@
+"""Foreign keys checked by hand, because triggers are off while a restore writes.
+
+With `session_replication_role = replica` neither cascades nor user triggers run, and neither does the
+server's own checking. What it would have done is done here: the parents of every touched row are locked
+(FOR KEY SHARE) and must exist, and nothing may still refer to a parent that is gone. The checks run
+after the writes under READ COMMITTED: a concurrent insert of a child either is visible by now or waits
+for the row that we have deleted, and then fails by its own trigger.
+"""
+
+from collections.abc import Mapping
+
+import psycopg
+
+from connectors._postgresql.catalogue import Catalogue, ForeignKey, Table
+from connectors._postgresql.connection import Connection, run, value
+from connectors._postgresql.difference import Difference
+from connectors._postgresql.quoting import ident
+from engine.errors import TargetError
+
+
+def check_links(
+    connection: Connection, catalogue: Catalogue, differences: Mapping[int, Difference], *, lock: bool
+) -> int:
+    """Check every foreign key that the changes could have broken; return how many. TargetError for a broken one."""
+    checked = 0
+    for link in catalogue.foreign_keys:
+        if not link.validated:
+            continue
+        child, parent = catalogue.tables[link.child], catalogue.tables[link.parent]
+        writes = differences.get(link.child)
+        if writes is not None and (writes.change.insert or writes.change.update):
+            if lock:
+                _lock_parents(connection, link, parent, writes)
+            _refuse(_missing_parents(connection, link, parent, writes), child, parent, link)
+            checked += 1
+        gone = differences.get(link.parent)
+        if gone is not None and (gone.change.delete or gone.change.update):
+            _refuse(_orphans(connection, link, child, parent, gone), child, parent, link)
+            checked += 1
+    return checked
+
+
+def _refuse(count: int, child: Table, parent: Table, link: ForeignKey) -> None:
+    if count:
+        raise TargetError(
+            f"{count} rows of {child.display} would refer to rows of {parent.display} that are not there ({link.name})",
+            hint="nothing was changed; bring those rows back first, or detach what refers to rows made after the backup",
+        )
+
+
+def _on(link: ForeignKey, parent: str, child: str) -> str:
+    pairs = zip(link.parent_columns, link.equals, link.columns, strict=True)
+    return " AND ".join(f"{parent}.{ident(p)} {equals} {child}.{ident(c)}" for p, equals, c in pairs)
+
+
+def _touched(writes: Difference) -> str:
+    """The live rows that were inserted or updated, as `WITH … SELECT` parts: (with clause, from, where)."""
+    pair = writes.pair
+    if pair.key is None:
+        return f"(SELECT t.* FROM {pair.table.source} AS t) AS c"
+    on = " AND ".join(
+        f"t.{ident(name)} {equals} d.k{n}"
+        for n, (name, equals) in enumerate(zip(pair.key.columns, pair.key.equals, strict=True))
+    )
+    return f"(SELECT t.* FROM {pair.table.source} AS t JOIN {pair.diff} AS d ON {on} WHERE d.change <> 'D') AS c"
+
+
+def _lock_parents(connection: Connection, link: ForeignKey, parent: Table, writes: Difference) -> None:
+    if writes.pair.key is None:
+        return
+    run(connection, "SAVEPOINT lastro_parents")
+    try:
+        run(
+            connection,
+            f"SELECT count(*) FROM (SELECT FROM {parent.source} AS p WHERE EXISTS (SELECT FROM {_touched(writes)}"
+            f" WHERE {_on(link, 'p', 'c')}) FOR KEY SHARE OF p) AS locked",
+        )
+    except psycopg.errors.InsufficientPrivilege:
+        # Without the right to lock a shared table its rows are checked all the same, a moment before the commit.
+        run(connection, "ROLLBACK TO SAVEPOINT lastro_parents")
+    run(connection, "RELEASE SAVEPOINT lastro_parents")
+
+
+def _missing_parents(connection: Connection, link: ForeignKey, parent: Table, writes: Difference) -> int:
+    filled = " AND ".join(f"c.{ident(name)} IS NOT NULL" for name in link.columns)
+    return int(
+        value(
+            connection,
+            f"SELECT count(*) FROM {_touched(writes)} WHERE {filled} AND NOT EXISTS"
+            f" (SELECT FROM {parent.source} AS p WHERE {_on(link, 'p', 'c')})",
+        )
+    )
+
+
+def _orphans(connection: Connection, link: ForeignKey, child: Table, parent: Table, gone: Difference) -> int:
+    old = {name: f"r{n}" for n, name in enumerate(gone.referenced)}
+    pairs = zip(link.parent_columns, link.equals, link.columns, strict=True)
+    was = " AND ".join(f"d.{old[p]} {equals} c.{ident(c)}" for p, equals, c in pairs)
+    return int(
+        value(
+            connection,
+            f"SELECT count(*) FROM {child.source} AS c WHERE EXISTS (SELECT FROM {gone.pair.diff} AS d WHERE"
+            f" d.change <> 'I' AND {was}) AND NOT EXISTS (SELECT FROM {parent.source} AS p WHERE {_on(link, 'p', 'c')})",
+        )
+    )

@@ -1,0 +1,150 @@
+"""The backup's rows beside the live ones: temporary tables with the target's column types.
+
+Columns are matched by name. What the backup has and the target lacks is loaded as text and left there;
+what the target has and the backup lacks keeps its value in rows that stay and takes its default in rows that come back.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import psycopg
+
+from connectors._postgresql.catalogue import Key, Table
+from connectors._postgresql.connection import Connection, run, translate
+from connectors._postgresql.quoting import ident, idents
+from connectors._postgresql.rowtext import RowText, fresh_name
+from connectors._postgresql.scope import Scope
+from engine.errors import SchemaMismatch
+from engine.ports import TableView
+from engine.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A table of the backup and the table of the target that it goes into."""
+
+    number: int
+    view: TableView
+    scope: Scope
+    key: Key | None
+    """By which rows are matched; None: by the digest of the whole row."""
+    columns: tuple[str, ...]
+    """Columns that both have, in the backup's order."""
+    removed: tuple[str, ...]
+    added: tuple[str, ...]
+    mark: str
+    ordinal: str
+
+    @property
+    def table(self) -> Table:
+        return self.scope.table
+
+    @property
+    def stage(self) -> str:
+        return f"lastro_stage_{self.number}"
+
+    @property
+    def diff(self) -> str:
+        return f"lastro_diff_{self.number}"
+
+    @property
+    def text(self) -> RowText:
+        """The rows' text over the columns that both have, for the digest of rows without a key."""
+        return RowText(self.table, tuple(self.table.column(name) for name in self.columns), self.view.key, True)
+
+    def on(self, left: str, right: str) -> str:
+        """Join two row sources that carry the key's columns."""
+        assert self.key is not None, "only a table with a key is joined by it"
+        pairs = zip(self.key.columns, self.key.equals, strict=True)
+        return " AND ".join(f"{left}.{ident(name)} {equals} {right}.{ident(name)}" for name, equals in pairs)
+
+
+def pair_up(view: TableView, scope: Scope, number: int) -> Pair:
+    """Match columns and key; SchemaMismatch with the reason when the rows cannot go there."""
+    table = scope.table
+    kept = {column.name for column in view.columns if not column.generated}
+    plain = {column.name: column for column in table.columns if not column.generated}
+    both = tuple(column.name for column in view.columns if column.name in kept and column.name in plain)
+    added = tuple(name for name in plain if name not in kept)
+    wanted = tuple(view.facts.get("key") or ())
+    usable = [key for key in table.keys if set(key.columns) <= set(both)]
+    same = [key for key in usable if set(key.columns) == set(wanted)]
+    key = None if view.key.synthetic else next(iter(same or usable), None)
+    if not both and table.columns and view.columns:
+        raise SchemaMismatch(
+            f"{table.display} has no column in common with the backup", hint="restore into another schema"
+        )
+    taken = {column.name for column in (*view.columns, *table.columns)}
+    return Pair(
+        number=number,
+        view=view,
+        scope=scope,
+        key=key,
+        columns=both,
+        removed=tuple(column.name for column in view.columns if column.name not in plain),
+        added=added,
+        mark=fresh_name("lastro_hash", taken),
+        ordinal=fresh_name("lastro_ordinal", taken),
+    )
+
+
+def check_required(pair: Pair) -> None:
+    """Raise SchemaMismatch when rows cannot be inserted because a new column needs a value."""
+    for name in pair.added:
+        column = pair.table.column(name)
+        if column.not_null and column.default is None and not column.identity:
+            raise SchemaMismatch(
+                f"{pair.table.display} has a new column {name!r} that must not be null and has no default",
+                hint="give the column a default, restore, and drop the default again",
+            )
+
+
+def load_stage(connection: Connection, pair: Pair, progress: Progress) -> None:
+    """Create the pair's temporary table and copy the backup's rows into it."""
+    raw = pair.stage if pair.key is not None else f"{pair.stage}_raw"
+    leading = [
+        fresh_name(f"lastro_key_{n}", set(pair.columns) | set(pair.removed)) for n in range(pair.view.key.synthetic)
+    ]
+    names = [*leading, *(column.name for column in pair.view.columns)]
+    shared = set(pair.columns)
+    chosen = ", ".join(f"t.{ident(name)}" if name in shared else f"NULL::text AS {ident(name)}" for name in names)
+    run(
+        connection,
+        f"CREATE TEMPORARY TABLE {raw} ON COMMIT DROP AS SELECT {chosen} FROM {pair.table.source} AS t WITH NO DATA",
+    )
+    copy_in(connection, raw, names, pair.view, progress)
+    if pair.key is None:
+        _mark_rows(connection, pair, raw)
+    run(connection, f"ANALYZE {pair.stage}")
+
+
+def copy_in(
+    connection: Connection, quoted_table: str, columns: Sequence[str], view: TableView, progress: Progress
+) -> None:
+    """COPY every row of the view into a table; SchemaMismatch naming the table when a value does not fit."""
+    try:
+        with (
+            connection.cursor() as cursor,
+            cursor.copy(f"COPY {quoted_table} ({idents(columns)}) FROM STDIN".encode()) as copy,
+        ):
+            for lines in view.rows():
+                block = b"\n".join(lines) + b"\n" if lines else b""
+                copy.write(block)
+                progress.advance(bytes=len(block), items=len(lines))
+                progress.check()
+    except psycopg.DataError as error:
+        raise SchemaMismatch(
+            f"{view.name}: {translate(error, 'target').message}",
+            hint="a column's type changed since the backup; restore into another schema and convert there",
+        ) from None
+
+
+def _mark_rows(connection: Connection, pair: Pair, raw: str) -> None:
+    """Add digest and ordinal, taken over the columns that both sides have."""
+    columns = "".join(f", t.{ident(name)}" for name in pair.columns)
+    run(
+        connection,
+        f"CREATE TEMPORARY TABLE {pair.stage} ON COMMIT DROP AS SELECT t.*, row_number() OVER (PARTITION BY t.{pair.mark})"
+        f" AS {pair.ordinal} FROM (SELECT {pair.text.hash_of_row()} AS {pair.mark}{columns} FROM {raw} AS t) AS t",
+    )
+    run(connection, f"DROP TABLE {raw}")

@@ -1,0 +1,77 @@
+"""PostgreSQL 14 to 18: a database, a schema, or a tenant's rows in shared tables."""
+
+import dataclasses
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from connectors import registry
+from connectors._postgresql.config import PostgresqlConfig
+from engine.errors import SourceUnsupported, UsageError
+from engine.ports import Probe, RestoreReport, RestoreRequest, SourceReader, SourceView
+from engine.progress import Progress
+
+if TYPE_CHECKING:
+    from connectors._postgresql.target import Target
+
+
+@registry.register
+class PostgresqlConnector:
+    """engine.ports.Connector; everything that needs the driver lives in `connectors._postgresql`."""
+
+    kind: ClassVar[str] = "postgresql"
+    label: ClassVar[str] = "PostgreSQL"
+    categories: ClassVar[tuple[str, ...]] = ("database",)
+    target_keys: ClassVar[tuple[str, ...]] = ("dsn", "schema")
+    Config: ClassVar[type] = PostgresqlConfig
+
+    def __init__(self, config: PostgresqlConfig) -> None:
+        self._config = config
+        self._target: Target | None = None
+
+    def test(self) -> Probe:
+        """Connect, read the catalogues, say what a backup would take and what stands in its way."""
+        from connectors._postgresql.probe import probe
+
+        self._config.validate()
+        return probe(self._config)
+
+    def open(self, progress: Progress) -> AbstractContextManager[SourceReader]:
+        """Export one snapshot and lock its tables against changes of schema."""
+        from connectors._postgresql.reader import open_reader
+
+        return open_reader(self._config, progress)
+
+    def at(self, target: Mapping[str, str]) -> Self:
+        """The same source with `schema=NAME` or `dsn=DSN` (or both) as the place to restore to."""
+        from connectors._postgresql.target import Target
+
+        unknown = sorted(set(target) - set(self.target_keys))
+        if unknown:
+            raise UsageError(f"unknown target {unknown[0]!r}", hint="schema=NAME or dsn=DSN")
+        other = type(self)(dataclasses.replace(self._config))
+        other._target = Target(dsn=target.get("dsn", ""), schema=target.get("schema", ""))
+        return other
+
+    def restore(self, view: SourceView, request: RestoreRequest, progress: Progress) -> RestoreReport:
+        """Make the target what the view holds: in place by a difference, elsewhere by building it anew."""
+        self._config.validate()
+        if self._target is None:
+            from connectors._postgresql.inplace import restore_in_place
+
+            return restore_in_place(self._config, view, request, progress)
+        from connectors._postgresql.target import restore_elsewhere
+
+        return restore_elsewhere(self._config, self._target, view, request, progress)
+
+    def export(self, view: SourceView, folder: str, progress: Progress) -> list[str]:
+        """Write `<source>.sql.gz`, which psql reads into an empty database."""
+        from connectors._postgresql.export import export
+
+        return export(view, folder, progress)
+
+    def open_package(self, path: str, progress: Progress) -> AbstractContextManager[SourceReader]:
+        """There is no portable package of PostgreSQL to read from."""
+        raise SourceUnsupported(
+            "a PostgreSQL source has no package format", hint="load the dump with psql and back that up"
+        )
