@@ -78,6 +78,8 @@ def write_log(data: Path, count: int, *, per_segment: int = 10, snapshot: bool =
 
 def log_files(data: Path) -> dict[str, bytes]:
     """Every file of a log by its path in the data folder."""
-    found = {str(path.relative_to(data)): path.read_bytes() for path in (data / "event-log").glob("*") if path.is_file()}
+    found = {
+        str(path.relative_to(data)): path.read_bytes() for path in (data / "event-log").glob("*") if path.is_file()
+    }
     snapshot = data / "event-log-snapshot.json"
     return {**found, snapshot.name: snapshot.read_bytes()} if snapshot.exists() else found

@@ -151,7 +151,9 @@ def test_every_kind_of_break_is_found_at_its_event(what: str) -> None:
     ],
 )
 @pytest.mark.parametrize("block", [1 << 20, 7])
-def test_text_that_is_no_json_is_found_behind_the_events_before_it(content: bytes, events_before: int, block: int) -> None:
+def test_text_that_is_no_json_is_found_behind_the_events_before_it(
+    content: bytes, events_before: int, block: int
+) -> None:
     """Goal: damaged text ends a segment, not the verification. Method: many damages, read in large and tiny blocks."""
     report = verify_bytes(content, encode(EVENTS[5:]), block=block)
     assert first_bad(report)[1:] == ("segment-000001.json", events_before, "malformed_json")

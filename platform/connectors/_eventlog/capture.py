@@ -31,7 +31,8 @@ from engine.progress import Progress
 
 SETTLE_ATTEMPTS_MAX = 12
 SETTLE_SECONDS = (0.02, 0.05, 0.1, 0.1, 0.2)
-QUIET_READS = 3
+QUIET_SECONDS = 1.0
+"""How long a damaged or lagging end must stand still before it is taken to be no write in progress."""
 CAPTURE_ATTEMPTS_MAX = 5
 
 Sleep = Callable[[float], None]
@@ -222,7 +223,7 @@ def _is_whole(stage: Path, newest: SegmentName) -> bool:
 
 def _settle_head(source: Path, stage: Path, progress: Progress, sleep: Sleep) -> _Head:
     """Stage the moving end until it is whole, or stands still broken, or the attempts run out."""
-    seen: list[dict[str, Identity]] = []
+    head, seen, since = None, None, 0.0
     for attempt in range(SETTLE_ATTEMPTS_MAX):
         progress.check()
         try:
@@ -230,8 +231,10 @@ def _settle_head(source: Path, stage: Path, progress: Progress, sleep: Sleep) ->
         except FileNotFoundError:  # The newest segment went away between listing and copying.
             head = None
         if head is not None:
-            seen.append(head.identities)
-            head.quiet = len(seen) >= QUIET_READS and all(entry == seen[-1] for entry in seen[-QUIET_READS:])
+            now = time.monotonic()
+            if head.identities != seen:
+                seen, since = head.identities, now
+            head.quiet = now - since >= QUIET_SECONDS
             if head.whole or head.quiet:
                 return head
         sleep(SETTLE_SECONDS[min(attempt, len(SETTLE_SECONDS) - 1)])
@@ -310,9 +313,13 @@ def capture(source: Path, stage: Path, progress: Progress, *, sleep: Sleep = tim
     _like(source, stage)
     head = _settle_head(source, stage, progress, sleep)
     kept, pruned = _stage_sealed(source, stage, head, progress, sleep) if head.segments else ([], 0)
+    segments = (*kept, *head.segments[-1:])
+    # What was the newest in an earlier attempt may have been pruned since.
+    for name in set(os.listdir(stage / LOG_FOLDER)) - {each.name for each in segments}:
+        (stage / LOG_FOLDER / name).unlink()
     return Capture(
         root=stage,
-        segments=(*kept, *head.segments[-1:]),
+        segments=segments,
         pruned_while_reading=pruned,
         quiet=head.quiet,
         left_out=tuple(head.others),
