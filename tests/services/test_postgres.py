@@ -34,7 +34,9 @@ def test_listens_on_loopback_only(postgres: PostgresServer) -> None:
 
 def test_password_is_asked_for(postgres: PostgresServer) -> None:
     """Goal: refusals can be tested; a role with a password gets in with it and not without."""
-    role = postgres.create_role(password="open sesame".replace(" ", "-"))
+    if not postgres.managed:
+        pytest.skip("an external server may trust everyone")
+    role = postgres.create_role(password="open-sesame")
     psycopg.connect(postgres.dsn(user=role, password="open-sesame")).close()
     with pytest.raises(psycopg.OperationalError, match="password"):
         psycopg.connect(postgres.dsn(user=role, password="wrong"))
