@@ -20,9 +20,8 @@ All integers are little-endian.
            u32 per entry: how many chunk ids are its content
            the chunk ids, 32 bytes each
            extras: JSON object, entry number (decimal) -> object, only for entries that need one
-    list   "LTN1" u32 leaves, then per leaf 108 bytes: 32 chunk id, 32 stat sum, u32 entries, u32 files,
-               u64 bytes, i64 newest ctime ns, u32 bytes of its first path, u32 parts (see digests),
-               u64 reserved, u32 reserved
+    list   "LTN1" u32 leaves, then per leaf 100 bytes: 32 chunk id, 32 stat sum, u32 entries, u32 folders,
+               u32 files, u64 bytes, i64 newest ctime ns, u32 bytes of its first path, u32 parts (see digests)
            the first paths, one after another
            per part 46 bytes: u32 files, u64 bytes, 32 digest, u16 bytes of the module's name
            the modules' names, one after another
@@ -59,7 +58,7 @@ import stat as statmod
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -80,7 +79,7 @@ NO_SUM = bytes(32)
 
 _LEAF_HEAD = struct.Struct("<4sIIII")
 _COUNT_HEAD = struct.Struct("<4sI")
-_REF = struct.Struct("<32s32sIIQqIIQI")
+_REF = struct.Struct("<32s32sIIIQqII")
 _PART = struct.Struct("<IQ32sH")
 _LIST_REF = struct.Struct("<32sII")
 _TIME_MAX = (1 << 63) - 1
@@ -129,7 +128,7 @@ class Part(NamedTuple):
 
     module: bytes
     files: int
-    bytes: int
+    size: int
     digest: bytes
 
 
@@ -141,8 +140,9 @@ class LeafRef:
     chunk: bytes
     stat_sum: bytes
     entries: int
+    folders: int
     files: int
-    bytes: int
+    size: int
     changed_ns: int
     parts: tuple[Part, ...]
 
@@ -164,8 +164,8 @@ def pack_stat(info: os.stat_result) -> bytes:
         return STAT.pack(*fields)
     except struct.error:
         mode, uid, gid, links, size, mtime, ctime, inode, device = fields
-        clamp = lambda ns: max(-_TIME_MAX, min(_TIME_MAX, ns))  # noqa: E731
-        return STAT.pack(mode, uid, gid, min(links, _U32_MAX), size, clamp(mtime), clamp(ctime), inode, device)
+        mtime, ctime = (max(-_TIME_MAX, min(_TIME_MAX, time)) for time in (mtime, ctime))
+        return STAT.pack(mode, uid, gid, min(links, _U32_MAX), size, mtime, ctime, inode, device)
 
 
 def exact_mtime(info: os.stat_result) -> dict[str, str]:
@@ -231,8 +231,9 @@ def encode_leaf(rows: Sequence[Row], *, top_modules: bool) -> tuple[bytes, LeafR
     )
     modes, _, _, _, sizes, _, ctimes, _, _ = zip(*STAT.iter_unpack(records), strict=True)
     parts = _parts(rows, modes, sizes, top_modules=top_modules)
-    files, size = sum(part.files for part in parts), sum(part.bytes for part in parts)
-    return data, LeafRef(paths[0], b"", stat_sum(paths, stats), len(rows), files, size, max(ctimes), parts)
+    files, size = sum(part.files for part in parts), sum(part.size for part in parts)
+    folders = sum(mode & 0xF000 == statmod.S_IFDIR for mode in modes)
+    return data, LeafRef(paths[0], b"", stat_sum(paths, stats), len(rows), folders, files, size, max(ctimes), parts)
 
 
 class Leaf:
@@ -268,8 +269,10 @@ class Leaf:
     def stat(self, number: int) -> bytes:
         return self._stats[number * STAT.size : (number + 1) * STAT.size]
 
-    def stats(self) -> list[Stat]:
-        return [Stat._make(fields) for fields in STAT.iter_unpack(self._stats)]
+    def folders(self) -> list[int]:
+        """Numbers of the entries that are folders."""
+        modes = [fields[0] for fields in STAT.iter_unpack(self._stats)]
+        return [number for number, mode in enumerate(modes) if mode & 0xF000 == statmod.S_IFDIR]
 
     def row(self, number: int) -> Row:
         return Row(
@@ -309,12 +312,12 @@ def ends_list(first: bytes) -> bool:
 def encode_list(refs: Sequence[LeafRef]) -> bytes:
     out = [_COUNT_HEAD.pack(b"LTN1", len(refs))]
     out += [
-        _REF.pack(r.chunk, r.stat_sum, r.entries, r.files, r.bytes, r.changed_ns, len(r.first), len(r.parts), 0, 0)
+        _REF.pack(r.chunk, r.stat_sum, r.entries, r.folders, r.files, r.size, r.changed_ns, len(r.first), len(r.parts))
         for r in refs
     ]
     out += [ref.first for ref in refs]
     parts = [part for ref in refs for part in ref.parts]
-    out += [_PART.pack(part.files, part.bytes, part.digest, len(part.module)) for part in parts]
+    out += [_PART.pack(part.files, part.size, part.digest, len(part.module)) for part in parts]
     out += [part.module for part in parts]
     return b"".join(out)
 
@@ -323,8 +326,8 @@ def decode_list(data: bytes) -> list[LeafRef]:
     """Raises ObjectDamaged."""
     try:
         heads, position = _decode_heads(data, b"LTN1", _REF)
-        firsts, position = _split(data, position, [head[6] for head in heads])
-        part_count = sum(head[7] for head in heads)
+        firsts, position = _split(data, position, [head[7] for head in heads])
+        part_count = sum(head[8] for head in heads)
         fixed = [_PART.unpack_from(data, position + i * _PART.size) for i in range(part_count)]
         modules, position = _split(data, position + part_count * _PART.size, [part[3] for part in fixed])
         if position != len(data):
@@ -333,8 +336,10 @@ def decode_list(data: bytes) -> list[LeafRef]:
         raise ObjectDamaged("a list of a file tree is not readable") from error
     parts = iter([Part(m, files, size, digest) for m, (files, size, digest, _) in zip(modules, fixed, strict=True)])
     return [
-        LeafRef(first, *head[:6], tuple(next(parts) for _ in range(head[7])))
-        for first, head in zip(firsts, heads, strict=True)
+        LeafRef(first, chunk, known, entries, folders, files, size, changed_ns, tuple(islice(parts, count)))
+        for first, (chunk, known, entries, folders, files, size, changed_ns, _, count) in zip(
+            firsts, heads, strict=True
+        )
     ]
 
 
@@ -387,20 +392,21 @@ class Totals:
     """Files, bytes and digests of a tree and its modules, taken up leaf by leaf."""
 
     def __init__(self) -> None:
-        self.entries = self.files = self.bytes = 0
+        self.entries = self.folders = self.files = self.bytes = 0
         self._sum = hashlib.sha256()
         self._modules: dict[bytes, list[Any]] = {}
 
     def add(self, ref: LeafRef) -> None:
         self.entries += ref.entries
+        self.folders += ref.folders
         self.files += ref.files
-        self.bytes += ref.bytes
+        self.bytes += ref.size
         for part in ref.parts:
             self._sum.update(part.digest)
             known = part.module in self._modules or len(self._modules) < MODULES_MAX
             module = self._modules.setdefault(part.module if known else OTHERS_MODULE, [0, 0, hashlib.sha256()])
             module[0] += part.files
-            module[1] += part.bytes
+            module[1] += part.size
             module[2].update(part.digest)
 
     @property

@@ -26,6 +26,12 @@ from engine.tree_format import (
 STAGING_BEGIN, STAGING_END = b".lastro-", (b"-staging", b"-journal")
 """Names that begin and end so are restores' own staging folders and journals, never part of a tree."""
 
+
+def is_staging_name(name: bytes) -> bool:
+    """True for a top-level name that a restore of ours made."""
+    return name.startswith(STAGING_BEGIN) and name.endswith(STAGING_END)
+
+
 Exclude = Callable[[bytes, bool], bool]
 
 
@@ -146,5 +152,5 @@ def _names(folder: int) -> list[bytes]:
     names.sort()
     begin, end = bisect_left(names, STAGING_BEGIN), bisect_left(names, STAGING_BEGIN + b"\xff")
     if begin != end:
-        names[begin:end] = [name for name in names[begin:end] if not name.endswith(STAGING_END)]
+        names[begin:end] = [name for name in names[begin:end] if not is_staging_name(name)]
     return names

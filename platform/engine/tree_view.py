@@ -78,6 +78,7 @@ class TreeView:
         self.facts: Mapping[str, Any] = node["facts"]
         self.file_count: int = node["files"]
         self.entry_count: int = node["entries"]
+        self.folder_count: int = node["folders"]
         self.byte_count: int = node["bytes"]
         self.sha256: str = node["sha256"]
         self._lists: OrderedDict[bytes, list[LeafRef]] = OrderedDict()
@@ -177,18 +178,20 @@ class TreeView:
 
         Raises ObjectDamaged when there is less or more than the recorded stretches.
         """
-        source = chunks or map(self.reader.get, self.chunk_ids(entry))
+        source: Iterator[bytes] = chunks or map(self.reader.get, self.chunk_ids(entry))
         held = memoryview(b"")
         for offset, length in self.extents(entry):
             end = offset + length
             while offset < end:
-                held = held or memoryview(next(source, b""))
+                if not held:
+                    held = memoryview(next(source, b""))
                 if not held:
                     raise ObjectDamaged("a file's chunks hold less than its size")
                 piece, held = held[: end - offset], held[end - offset :]
                 yield offset, piece
                 offset += len(piece)
-        if held or next(source, b""):
+        behind = next(source, b"")
+        if held or behind:
             raise ObjectDamaged("a file's chunks hold more than its size")
 
     def read(self, entry: Entry) -> Iterator[memoryview]:

@@ -5,6 +5,7 @@ an entry is then left out (unreadable, vanished), the cut moves, and this writer
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from engine.session import Lane
@@ -97,18 +98,7 @@ class TreeWriter:
 
     def _store_leaf(self, rows: list[Row]) -> None:
         data, ref = encode_leaf(rows, top_modules=self._top_modules)
-        self._take(
-            LeafRef(
-                ref.first,
-                self._meta.add(data),
-                ref.stat_sum,
-                ref.entries,
-                ref.files,
-                ref.bytes,
-                ref.changed_ns,
-                ref.parts,
-            )
-        )
+        self._take(replace(ref, chunk=self._meta.add(data)))
 
     def _take(self, ref: LeafRef) -> None:
         if self._refs and (ends_list(ref.first) or len(self._refs) >= LIST_LEAVES_MAX):
@@ -130,6 +120,7 @@ class TreeWriter:
             "format": VERSION,
             "root": self._meta.add(encode_root(self._lists)).hex(),
             "entries": totals.entries,
+            "folders": totals.folders,
             "files": totals.files,
             "bytes": totals.bytes,
             "sha256": totals.sha256,
