@@ -13,7 +13,7 @@ def tenant(row: Tenant) -> dict[str, Any]:
         "id": row.pk,
         "slug": row.slug,
         "name": row.name,
-        "criticality": row.criticality,
+        "class": row.criticality,
         "store": row.store.name,
         "repository_id": row.repository_id,
         "created_at": _time(row.created_at),

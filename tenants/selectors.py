@@ -23,12 +23,6 @@ def tenant_get(slug: str) -> Tenant:
         raise NotFound(f"there is no tenant {slug!r}", hint="tenant list shows them") from None
 
 
-def tenant_list(*, after: str = "", limit: int = LIST_MAX) -> list[Tenant]:
-    """Tenants by slug, with `source_count`; `after` is the slug after which the page goes on."""
-    rows = Tenant.objects.annotate(source_count=Count("sources")).order_by("slug")
-    return list(rows.filter(slug__gt=after)[: min(limit, LIST_MAX)])
-
-
 def store_list() -> list[StoreConfig]:
     """Every store by name."""
     return list(StoreConfig.objects.order_by("name"))
@@ -163,11 +157,18 @@ def protection_counts(*, now: datetime.datetime) -> ProtectionCounts:
     )
 
 
-def tenant_overview(*, after: str = "", limit: int = LIST_MAX) -> list[Tenant]:
-    """Tenants by slug, each with `source_count`, `oldest_good_at` and `newest` (its newest backup or None).
+@dataclass(frozen=True)
+class TenantLine:
+    """A tenant with what a list shows of it; `oldest_good_at` is None as soon as one source was never backed up."""
 
-    `oldest_good_at` is None as soon as one source was never backed up. Four queries, whatever the page.
-    """
+    tenant: Tenant
+    source_count: int
+    oldest_good_at: datetime.datetime | None
+    newest: Backup | None
+
+
+def tenant_list(*, after: str = "", limit: int = LIST_MAX) -> list[TenantLine]:
+    """Tenants by slug; `after` is the slug after which the page goes on. Two queries, whatever the page."""
     newest = Backup.objects.filter(tenant=OuterRef("pk")).exclude(state=BackupState.DELETED).order_by("-id")
     rows = list(
         Tenant.objects.filter(slug__gt=after)
@@ -177,10 +178,10 @@ def tenant_overview(*, after: str = "", limit: int = LIST_MAX) -> list[Tenant]:
             oldest=Min("sources__last_good_at", filter=Q(sources__enabled=True)),
             newest_id=Subquery(newest.values("pk")[:1]),
         )
-        .order_by("slug")[: min(limit, LIST_MAX)]
+        .order_by("slug")[: min(limit, LIST_MAX + 1)]
     )
     backups = Backup.objects.in_bulk([row.newest_id for row in rows if row.newest_id])
-    for row in rows:
-        row.newest = backups.get(row.newest_id)
-        row.oldest_good_at = None if row.never_count else row.oldest
-    return rows
+    return [
+        TenantLine(row, row.source_count, None if row.never_count else row.oldest, backups.get(row.newest_id))
+        for row in rows
+    ]

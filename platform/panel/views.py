@@ -16,12 +16,12 @@ PAGE_ROWS = 50
 @master_required
 def tenants(request: HttpRequest) -> HttpResponse:
     """List tenants, a page at a time, each with the age of its data and its newest backup."""
-    rows = selectors.tenant_overview(after=request.GET.get("after", "")[:64], limit=PAGE_ROWS + 1)
+    rows = selectors.tenant_list(after=request.GET.get("after", "")[:64], limit=PAGE_ROWS + 1)
     page, more = rows[:PAGE_ROWS], len(rows) > PAGE_ROWS
     context = {
         "rows": page,
         "counts": selectors.protection_counts(now=clock.now()),
-        "next": page[-1].slug if more else "",
+        "next": page[-1].tenant.slug if more else "",
         "now": clock.now(),
     }
     return render(request, "panel/tenants.html", context)

@@ -6,9 +6,10 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from engine.errors import LastroError, TargetDenied, TargetError, TargetFull, TargetOccupied
+from engine.ports import SourceView
 from engine.views import source_views
 from operations.context import OperationContext
 from operations.handlers import register
@@ -49,7 +50,7 @@ def _export(context: OperationContext, backup: Any, draft: Path) -> list[str]:
             context.check()
             context.phase(f"export {name}")
             connector = wiring.connector_open(source_get(backup.tenant, name))
-            names += connector.export(view, str(draft), context)
+            names += connector.export(cast(SourceView, view), str(draft), context)
         text = json.dumps(manifest.document, indent=1, ensure_ascii=False, sort_keys=True)
         (draft / "manifest.json").write_text(text, encoding="utf-8")
     return names

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from core import clock
 from core.errors import InternalError
@@ -116,7 +116,7 @@ def _perform(context: OperationContext, restore: Restore, started: float) -> Non
         checks: list[dict[str, Any]] = []
         for row in restore.sources.order_by("name"):
             context.check()
-            checks += _apply(context, restore, row, views[row.name])
+            checks += _apply(context, restore, row, cast(SourceView, views[row.name]))
     restore_transition(restore, to=RestoreState.CHECKING, actor=context.operation.actor)
     _judge(context, restore, checks, _since(started))
 

@@ -31,7 +31,14 @@ def _list(call: Call) -> Mapping[str, Any]:
     rows = selectors.tenant_list(after=call.options.after, limit=call.options.limit)
     return {
         "data": [
-            {"slug": row.slug, "name": row.name, "criticality": row.criticality, "sources": row.source_count}
+            {
+                "slug": row.tenant.slug,
+                "name": row.tenant.name,
+                "class": row.tenant.criticality,
+                "sources": row.source_count,
+                "newest_backup": row.newest.pk if row.newest else None,
+                "state": row.newest.state if row.newest else None,
+            }
             for row in rows
         ]
     }
