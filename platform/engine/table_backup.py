@@ -86,7 +86,7 @@ def _run(
     writer = BaseWriter(assembly, part.key, versioned=versioned, bits=bits)
     update = TableUpdate(
         part, feed, assembly, writer,
-        reader=reader, versioned=versioned, progress=progress, fetch_rows_max=fetch_rows_max,
+        reader=reader, versioned=versioned, progress=progress, count_missed=count_missed, fetch_rows_max=fetch_rows_max,
     )  # fmt: skip
     with ThreadPoolExecutor(1, thread_name_prefix="span") as pool:
         refs: Iterator[SpanRef | None] = spans_of(reader, parent) if parent and parent["lists"] else iter([None])

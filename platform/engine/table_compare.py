@@ -140,6 +140,7 @@ class TableUpdate:
         reader: ChunkSource,
         versioned: bool,
         progress: Progress,
+        count_missed: bool = False,
         fetch_rows_max: int | None = None,
     ) -> None:
         self.key, self.feed = part.key, feed
@@ -149,6 +150,7 @@ class TableUpdate:
         self.carry, self._carry_old = Carry(), list[bytes]()
         self.last_key: bytes | None = None
         self._fetch_rows_left = fetch_rows_max
+        self._count_missed = count_missed
         self.missed = 0
         """Rows of equal version that differ: changes no incremental would have seen."""
 
@@ -166,14 +168,16 @@ class TableUpdate:
         if complete and not renew:
             carry = _Comparison(self, old, taken, before, final=final).run()
         if carry is None:
-            self._rewrite(taken, complete, bound, final=final)
+            self._rewrite(old, taken, complete, bound, final=final)
         else:
             self.carry = carry
         self._carry_old = before.left_open
         if bound is not None:
             self.last_key = (old.bound or "").encode("latin-1")
 
-    def _rewrite(self, taken: list[bytes], complete: bool, bound: bytes | None, *, final: bool) -> None:
+    def _rewrite(
+        self, old: StoredSpan, taken: list[bytes], complete: bool, bound: bytes | None, *, final: bool
+    ) -> None:
         """Give the span a new base, read from the source."""
         writer = self.writer
         if not writer.open:
@@ -184,6 +188,8 @@ class TableUpdate:
                 self.count_fetch(len(piece))
                 for batch in self.feed.full(piece):
                     writer.feed(batch)
+                    if self._count_missed and old.lines:
+                        self._look_for_missed(old, batch)
                     self.progress.advance(bytes=sum(map(len, batch)), items=len(batch))
             if complete:
                 break
@@ -191,6 +197,12 @@ class TableUpdate:
             taken, complete = self.feed.stream.take(bound, lines_max=PIECE_LINES_MAX, bytes_max=PIECE_BYTES_MAX)
         if final or not writer.small:
             self.carry = writer.finish(final=final)
+
+    def _look_for_missed(self, old: StoredSpan, lines: Sequence[bytes]) -> None:
+        known = old.lines_set
+        for row, text, head in zip(*lines_take_apart(self.key, self.versioned, lines), strict=True):
+            if head in known and old.row(text) != row:
+                self.missed += 1
 
     def count_fetch(self, rows: int) -> None:
         if self.by_version and self._fetch_rows_left is not None:
@@ -214,6 +226,8 @@ class _Comparison:
         self.carry = update.carry
         self.rows: list[bytes] | None = None
         """Today's rows including the carry's, where they are at hand."""
+        self.records: list[bytes | None] = []
+        self.missed = 0
         if update.by_version:
             self.own = taken
         else:
@@ -228,8 +242,12 @@ class _Comparison:
         if same and self.rows is None:
             return self._keep(before.ends, before.records)
         self._cut()
-        if same and self.rows is not None and self._records_all() == before.records:
-            return self._keep(before.ends, before.records)
+        if self.rows is not None:
+            rows, pairs = self.rows, zip(self.begins, self.ends, strict=False)
+            records = [bucket_record(NEWLINE.join(rows[a:b])) for a, b in pairs]
+            if same and records == before.records and not self._open_tail():
+                return self._keep(before.ends, before.records)
+            self.records = [*records]
         return self._changed()
 
     def _cut(self) -> None:
@@ -240,13 +258,6 @@ class _Comparison:
         if self.final and len(self.keys) > (self.ends[-1] if self.ends else 0):
             self.ends.append(len(self.keys))
         self.begins = [0, *self.ends]
-
-    def _records_all(self) -> list[bytes]:
-        """Records of all of today's buckets, from the rows at hand."""
-        assert self.rows is not None
-        rows, pairs = self.rows, zip(self.begins, self.ends, strict=False)
-        self.records: list[bytes | None] = [bucket_record(NEWLINE.join(rows[a:b])) for a, b in pairs]
-        return self.records  # type: ignore[return-value]
 
     def _left_open(self, ends: Sequence[int]) -> Carry:
         at = ends[-1] if ends else 0
@@ -265,7 +276,7 @@ class _Comparison:
     # ------------------------------------------------ what is different
 
     def _changed(self) -> Carry | None:
-        old_lines, lines = set(self.old.lines), set(self.own)
+        old_lines, lines = self.old.lines_set, set(self.own)
         self.added = lines - old_lines
         removed = {key_of_line(line) for line in old_lines - lines}
         deletions = removed - {key_of_line(line) for line in self.added}
@@ -279,6 +290,7 @@ class _Comparison:
             self._compare(touched, change)
         if self._too_much(len(change.upserts) + len(deletions), change.bytes):
             return None
+        self.update.missed += self.missed
         records = [record for record in self.records if record is not None]
         assert len(records) == len(self.ends), "every bucket has a record by now"
         known = self.old.records
@@ -313,7 +325,7 @@ class _Comparison:
         return [at for at, record in enumerate(found) if record != self.records[at]]
 
     def _open_tail(self) -> range:
-        """Positions of lines of this span that lie in a bucket not ended here."""
+        """Positions of lines of this span that lie in a bucket not ended here, so that no record speaks for them."""
         return range(max(len(self.carry.lines), self.begins[-1]), len(self.lines))
 
     def _fetch(self, touched: list[int], change: Change) -> None:
@@ -347,7 +359,7 @@ class _Comparison:
                 change.upserts[self.keys[at]] = (line, row)
             elif old.row(self.keys[at]) != row:
                 change.upserts[self.keys[at]] = (line, row)
-                self.update.missed += 1
+                self.missed += 1
 
     def _delta(self, change: Change, records: list[bytes], alive: set[bytes]) -> None:
         """Store the change as a delta, in place of older ones as `merge_layout` says."""

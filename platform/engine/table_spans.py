@@ -155,6 +155,10 @@ class StoredSpan:
         return self.ref.bound if self.ref else None
 
     @cached_property
+    def lines_set(self) -> set[bytes]:
+        return set(self.lines)
+
+    @cached_property
     def base_keys(self) -> list[bytes]:
         return [key_of_line(line) for line in self._base]
 
