@@ -27,6 +27,7 @@ except OSError as error:
 
 LASTRO_ROOT_KEY = ENVIRONMENT.root_key
 LASTRO_HEARTBEAT_SECONDS = ENVIRONMENT.heartbeat_seconds
+LASTRO_WORKERS = ENVIRONMENT.workers
 LASTRO_DEBUG = ENVIRONMENT.debug
 LASTRO_LOG_LEVEL = ENVIRONMENT.log_level
 
@@ -135,6 +136,7 @@ Q_CLUSTER = {
     "name": "lastro",
     "label": "Lastro",
     "orm": "default",
+    "broker_class": "operations.broker.IdleBroker",
     "workers": ENVIRONMENT.workers,
     "queue_limit": 1,
     "bulk": 1,

@@ -4,7 +4,6 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
@@ -26,6 +25,7 @@ from operations.models import Operation, OperationState
 from operations.reaping import operations_reap
 from operations.selectors import operation_get
 from operations.transitions import operation_to
+from operations.workers import cluster_name
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,8 @@ def operation_run(operation_id: str, *, here: bool = False, watch: Watch | None 
 
 
 def worker_name() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"[:120]
+    """Host, parent process (a cluster's guard, where it is a worker) and process."""
+    return f"{cluster_name()}{os.getpid()}"
 
 
 def _claim(operation_id: str, *, here: bool) -> Operation | None:

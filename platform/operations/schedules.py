@@ -1,14 +1,23 @@
 """The schedules of Lastro itself."""
 
+from django.db import transaction
+
+from core.models import Fact
+
 REAPER_NAME = "lastro: find lost operations"
 REAPER_MINUTES = 1
+LOCK_FACT = "schedules"
 
 
 def ensure() -> None:
     """Make the reaper's schedule where it is missing. A heartbeat of any worker reaps too: this is the last net."""
     from django_q.models import Schedule
 
-    Schedule.objects.get_or_create(
-        name=REAPER_NAME,
-        defaults={"func": "operations.tasks.reap", "schedule_type": Schedule.MINUTES, "minutes": REAPER_MINUTES},
-    )
+    with transaction.atomic():
+        # Names of schedules are not unique: two workers that start together take turns at this row.
+        Fact.objects.get_or_create(pk=LOCK_FACT, defaults={"value": ""})
+        Fact.objects.select_for_update().get(pk=LOCK_FACT)
+        Schedule.objects.get_or_create(
+            name=REAPER_NAME,
+            defaults={"func": "operations.tasks.reap", "schedule_type": Schedule.MINUTES, "minutes": REAPER_MINUTES},
+        )

@@ -9,6 +9,7 @@ other end the cluster watches; when the command itself is killed the pipe closes
 import contextlib
 import logging
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -90,11 +91,10 @@ def run_cluster(pipe: int) -> None:
 
     cluster = Cluster()
     cluster.start()
-    with contextlib.suppress(OSError):
-        while os.read(pipe, 1):
-            pass
-    if cluster.sentinel is not None and cluster.sentinel.is_alive():
-        cluster.stop()
+    # A signal stops the cluster in its handler; a read of the pipe would simply be taken up again after it.
+    while cluster.sentinel.is_alive():
+        if select.select([pipe], [], [], POLL_SECONDS)[0]:
+            cluster.stop()
 
 
 def command_line() -> list[str]:

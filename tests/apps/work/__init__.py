@@ -1,0 +1,1 @@
+"""An app whose operations do what a test wants, to be installed beside the real ones."""
