@@ -1,5 +1,6 @@
 """Backups of a source with a table, a tree and a document: exact, incremental, fenced, pruned."""
 
+import contextlib
 import random
 from pathlib import Path
 
@@ -146,18 +147,29 @@ def test_prune_stops_at_a_gap_and_at_a_lost_pack(repository, source, tmp_path):
     with pytest.raises(ManifestDamaged):
         prune(repository, forget={2: "x"}, head=2, dry_run=False, progress=NullProgress())
     (folder / "manifests" / "0000000001").write_bytes(manifest)
-    before = sorted(info.key for info in repository.store.list("r/"))
-    lying = FaultyStore(repository.store, [Fault("truncated_list", at=1, times=99)])
-    with pytest.raises(LastroError):
-        prune(
-            Repository(lying, repository.keyring, cache=None),
-            forget={1: "x"},
-            head=2,
-            dry_run=False,
-            progress=NullProgress(),
-        )
-    after = {info.key for info in repository.store.list("r/")}
-    assert not [key for key in before if key not in after and "/manifests/" not in key]
+    needed = {info.key for info in repository.store.list("r/rep_test/data/")}
+    (lost,) = [key for key in needed if key == max(needed)]
+    blob = repository.store.get(lost)
+    repository.store.delete(lost)
+    with pytest.raises(ChunkMissing):
+        prune(repository, forget={}, head=2, dry_run=False, progress=NullProgress())
+    repository.store.put(lost, [blob])
+    assert content(reopened(repository), repository.manifest(2)) == truth(source)
+
+
+@pytest.mark.parametrize("kind", ["truncated_list", "stale_list"])
+@pytest.mark.parametrize("at", range(1, 12))
+def test_a_lying_list_costs_no_kept_backup(repository, source, kind, at):
+    """Whichever listing of prune lies: it stops or goes on, and the backup that is kept stays exact."""
+    first = backup(repository, source, 1)
+    _change(source, random.Random(at))
+    expected = truth(source)
+    backup(repository, source, 2, parent=first)
+    lying = Repository(FaultyStore(repository.store, [Fault(kind, at=at, times=2)]), repository.keyring, cache=None)
+    with contextlib.suppress(LastroError):
+        prune(lying, forget={1: "retention"}, head=2, dry_run=False, progress=NullProgress())
+    prune(repository, forget={1: "retention"}, head=2, dry_run=False, progress=NullProgress())
+    assert content(reopened(repository), repository.manifest(2)) == expected
 
 
 def test_verify_names_the_damaged_part(repository, source, tmp_path):
