@@ -16,7 +16,8 @@ from typing import Any, ClassVar, Self
 from connectors import registry
 from connectors._eventlog.capture import Capture, capture, changed_sealed, list_segments
 from connectors._eventlog.extract import extract_tree
-from connectors._eventlog.package import PackageManifest, PackageRead, read_package, sorted_files, write_package
+from connectors._eventlog.package import PackageManifest, sorted_files, write_package
+from connectors._eventlog.package_read import PackageRead, read_package
 from connectors._eventlog.reader import TREE_NAME, LogReader, warn_findings
 from connectors._eventlog.restore import put_log, require_same, verify_log
 from connectors._eventlog.segment import LOG_FOLDER, SNAPSHOT_NAME

@@ -3,10 +3,9 @@
 import datetime
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from connectors._eventlog.capture import Identity, identity
+from connectors._eventlog.capture import identity
 from connectors._eventlog.package import instant
 from connectors._eventlog.verified import Verified
 from engine.errors import SourceChanged
@@ -30,35 +29,31 @@ def warn_findings(verified: Verified, progress: Progress) -> None:
     progress.warn("eventlog.chain_broken", f"the event log's chain is broken: {findings[0]}{rest}; it is kept as it is")
 
 
-@dataclass
 class LogReader:
-    """A SourceReader over a private staging folder; what it holds is exactly what was verified."""
+    """A SourceReader over a private staging folder; what it holds is exactly what was verified.
 
-    verified: Verified
-    read_at: datetime.datetime
-    extra: Mapping[str, Any]
-    recheck: Callable[[], Mapping[str, Any]] = dict
-    """Looks at the source again when everything was read; returns more facts."""
-    schema_version: str = SCHEMA_VERSION
-    _staged: dict[str, Identity] = field(default_factory=dict)
+    `recheck` looks at the source again when everything was read and returns more facts.
+    """
 
-    def __post_init__(self) -> None:
-        for each in self.verified.files:
-            self._staged[each.path] = identity(os.lstat(self.verified.root / each.path))
-
-    @property
-    def position(self) -> Mapping[str, Any]:
-        summary = self.verified.summary
-        return {
-            "at": instant(self.read_at),
+    def __init__(
+        self,
+        verified: Verified,
+        read_at: datetime.datetime,
+        extra: Mapping[str, Any],
+        recheck: Callable[[], Mapping[str, Any]] = dict,
+    ) -> None:
+        summary = verified.summary
+        self.verified = verified
+        self.schema_version = SCHEMA_VERSION
+        self.facts: Mapping[str, Any] = {**verified.facts(), **extra}
+        self.position: Mapping[str, Any] = {
+            "at": instant(read_at),
             "total_events": summary["total_events"],
             "last_event_id": summary["last_event_id"],
             "last_current_hash": summary["last_current_hash"],
         }
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        return {**self.verified.facts(), **self.extra}
+        self._recheck = recheck
+        self._staged = {each.path: identity(os.lstat(verified.root / each.path)) for each in verified.files}
 
     def trees(self) -> Sequence[TreePart]:
         facts = {"eventlog_summary": self.verified.summary}
@@ -82,4 +77,4 @@ class LogReader:
                 same = False
             if not same:
                 raise SourceChanged(f"the staged {path} was changed by someone", hint="who writes into TMPDIR?")
-        return self.recheck()
+        return self._recheck()

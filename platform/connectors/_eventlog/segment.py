@@ -56,7 +56,7 @@ def _no_constant(name: str) -> Any:
     raise SegmentMalformed(f"{name} is no JSON")
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+DECODER: Any = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 """Strict: no repeated fields, no NaN or Infinity, no raw control characters in strings."""
 
 
