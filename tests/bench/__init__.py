@@ -1,4 +1,5 @@
 """Measures speed, memory and size, paired in one run with peers on the same data: `make bench`.
 
-One file per scenario in `scenarios/`; `__main__` runs them in interleaved rounds and writes the report.
+One file per section, each with `measure(folder, scale=…, rounds=…) -> Section`; `__main__` runs them and writes
+docs/benchmarks.md. `measure` runs a command, `programs` knows whose, `corpus` and `rows` make the data.
 """

@@ -1,113 +1,72 @@
-"""`python -m tests.bench [SCENARIO…] [--size 2G] [--rounds 3] [--report FILE]`: run scenarios, print medians and bounds."""
+"""`python -m tests.bench [SECTION…]`: measure speed and size against peers; asserts nothing.
+
+A run of everything at full scale takes about half an hour, 12 GB of disk, and writes docs/benchmarks.md. A
+smaller scale is for trying things out and only prints.
+"""
 
 import argparse
-import json
+import importlib
 import os
-import platform
-import shutil
 import sys
-import tempfile
-from collections.abc import Mapping
-from pathlib import Path
+import time
 
-from tests.bench.scenario import OURS, Sample, Scenario, judged, known, medians
+from tests.bench import report
+from tests.bench.measure import CommandFailed
+from tests.bench.place import TooLittleRoom, remove, scratch
 
-UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-
-
-def size(text: str) -> int:
-    """Bytes of a text like 500M."""
-    return int(float(text[:-1]) * UNITS[text[-1].upper()]) if text[-1].upper() in UNITS else int(text)
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("scenarios", nargs="*", help=f"of {', '.join(known())}; all by default")
-    parser.add_argument("--size", type=size, default=size("512M"), help="bytes of data, e.g. 2G (default 512M)")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each step runs; medians are reported")
-    parser.add_argument("--place", type=Path, help="folder for data and repositories (default: a temporary one)")
-    parser.add_argument("--report", type=Path, help="append the tables to this Markdown file")
-    parser.add_argument("--json", type=Path, help="write every sample to this file")
-    return parser.parse_args()
-
-
-def measure(scenario: Scenario, *, place: Path, size_bytes: int, rounds: int) -> list[Sample]:
-    """Run the rounds of one scenario; what a round leaves is removed before the next."""
-    data = place / scenario.name
-    data.mkdir(parents=True)
-    scenario.prepare(data, size_bytes)
-    kept = set(data.iterdir())
-    samples: list[Sample] = []
-    for number in range(rounds):
-        for sample in scenario.round(data, number):
-            samples.append(sample)
-            print(
-                f"  round {number + 1}: {sample.step} {sample.who} {sample.metric} {sample.value:.3f}", file=sys.stderr
-            )
-        for left in set(data.iterdir()) - kept:
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-    shutil.rmtree(data)
-    return samples
-
-
-def shown(metric: str, value: float) -> str:
-    """A figure in the unit of its metric."""
-    return f"{value / (1 << 20):.1f} MiB" if metric.endswith("_bytes") else f"{value:.2f} s"
-
-
-def table(scenario: Scenario, found: Mapping[tuple[str, str, str], float]) -> str:
-    """The scenario's medians and bounds in Markdown."""
-    lines = [
-        f"## {scenario.name}: {scenario.about}",
-        "",
-        "| step | metric | who | median | ours to it |",
-        "|---|---|---|---|---|",
-    ]
-    for (step, metric, who), value in found.items():
-        ours = found.get((step, metric, OURS))
-        ratio = f"{ours / value:.2f}x" if ours and value and who != OURS else ""
-        lines.append(f"| {step} | {metric} | {who} | {shown(metric, value)} | {ratio} |")
-    lines += ["", "| bound | found | holds |", "|---|---|---|"]
-    for bound, value, holds in judged(scenario.bounds, found):
-        limit = f"{bound.ratio}x of {bound.peer}" if bound.peer else shown(bound.metric, bound.most)
-        figure = f"{value:.2f}x" if bound.peer else shown(bound.metric, value)
-        lines.append(f"| {bound.step} {bound.metric} <= {limit} | {figure} | {'yes' if holds else '**no**'} |")
-    return "\n".join([*lines, ""])
+SECTIONS = ("start", "objects", "files", "million", "postgres", "history")
+SCALE_VARIABLE = "LASTRO_BENCH_SCALE"
 
 
 def main() -> int:
-    """Run what was asked for; 1 when a bound does not hold."""
-    asked = arguments()
-    chosen = {name: kind for name, kind in known().items() if not asked.scenarios or name in asked.scenarios}
-    unknown = set(asked.scenarios) - set(chosen)
-    if unknown:
-        print(f"unknown scenarios: {', '.join(sorted(unknown))}; known: {', '.join(known())}", file=sys.stderr)
-        return 2
-    place = Path(tempfile.mkdtemp(prefix="lastro-bench-", dir=asked.place))
-    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()} {platform.release()}"
-    texts, every, broken = [f"Measured on {machine}; {asked.rounds} rounds, {asked.size >> 20} MiB.\n"], {}, False
-    try:
-        for name, kind in chosen.items():
-            scenario = kind()
-            why_not = scenario.missing()
-            if why_not:
-                texts.append(f"## {name}: left out: {why_not}\n")
-                continue
-            samples = measure(scenario, place=place, size_bytes=asked.size, rounds=asked.rounds)
-            found = medians(samples)
-            every[name] = [[sample.step, sample.who, sample.metric, sample.value] for sample in samples]
-            broken = broken or not all(holds for _, _, holds in judged(scenario.bounds, found))
-            texts.append(table(scenario, found))
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-    print("\n".join(texts))
-    if asked.report:
-        with asked.report.open("a") as report:
-            report.write("\n".join(texts))
-    if asked.json:
-        asked.json.write_text(json.dumps(every, indent=1))
-    return int(broken)
+    """Measure the chosen sections; 1 when one could not be measured, 0 otherwise, whatever the figures are."""
+    options = _options()
+    folder = scratch()
+    busy = report.load()
+    report.say(busy)
+    report.say(f"scratch folder {folder}; {report.machine()}")
+    failed = []
+    for name in options.sections or SECTIONS:
+        begun = time.monotonic()
+        place = folder / name
+        place.mkdir()
+        try:
+            section = importlib.import_module(f"tests.bench.{name}").measure(
+                place, scale=options.scale, rounds=options.rounds
+            )
+        except (CommandFailed, TooLittleRoom) as error:
+            failed.append(name)
+            report.say(f"{name}: not measured: {error}")
+            continue
+        finally:
+            remove(place)
+        text = section.text(scale=options.scale, busy=busy)
+        print(text, flush=True)
+        if options.write:
+            report.write(section, text)
+        report.say(f"{name}: {time.monotonic() - begun:.0f} s")
+    return 1 if failed else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; all by default")
+    parser.add_argument(
+        "--scale", type=float, default=float(os.environ.get(SCALE_VARIABLE) or 1), help="a fraction of the full sizes"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="how often each pair is measured")
+    parser.add_argument(
+        "--write", action=argparse.BooleanOptionalAction, help="write docs/benchmarks.md (the default at scale 1)"
+    )
+    options = parser.parse_args()
+    if unknown := set(options.sections) - set(SECTIONS):
+        parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    if not 0 < options.scale <= 1 or options.rounds < 1:
+        parser.error("the scale lies between 0 and 1, and there is at least one round")
+    if options.write is None:
+        options.write = options.scale == 1
+    return options
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

@@ -1,1 +1,0 @@
-"""One module per scenario, each with a class that the registry in `tests.bench.scenario` knows."""
