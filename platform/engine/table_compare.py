@@ -18,6 +18,7 @@ from engine.table_runs import (
     bucket_ends,
     bucket_record,
     key_of_line,
+    keys_of_lines,
     keys_check,
     lines_take_apart,
     merge_layout,
@@ -100,7 +101,7 @@ class VersionFeed:
     def full(self, lines: Sequence[bytes]) -> Iterator[list[bytes]]:
         """Raises SourceChanged when the rows are not those whose versions were read."""
         at = 0
-        for batch in self._part.rows_for([key_of_line(line) for line in lines]):
+        for batch in self._part.rows_for(keys_of_lines(lines)):
             _, _, heads = lines_take_apart(self._part.key, True, batch)
             if heads != lines[at : at + len(heads)]:
                 at = -1
@@ -251,9 +252,9 @@ class _Comparison:
         return self._changed()
 
     def _cut(self) -> None:
-        keys = [key_of_line(line) for line in self.own] if self.rows is None else self._keys
+        keys = keys_of_lines(self.own) if self.rows is None else self._keys
         keys_check(self.update.key, keys, self.update.last_key)
-        self.keys = [key_of_line(line) for line in self.carry.lines] + keys
+        self.keys = keys_of_lines(self.carry.lines) + keys
         self.ends = bucket_ends(self.keys)
         if self.final and len(self.keys) > (self.ends[-1] if self.ends else 0):
             self.ends.append(len(self.keys))
@@ -279,7 +280,7 @@ class _Comparison:
         old_lines, lines = self.old.lines_set, set(self.own)
         self.added = lines - old_lines
         removed = {key_of_line(line) for line in old_lines - lines}
-        deletions = removed - {key_of_line(line) for line in self.added}
+        deletions = removed.difference(map(key_of_line, self.added))
         if self._too_much(len(self.added) + len(deletions), 0):
             return None
         touched = self._touched()

@@ -228,6 +228,11 @@ def key_of_line(line: bytes) -> bytes:
     return line.partition(TAB)[2]
 
 
+def keys_of_lines(lines: Sequence[bytes]) -> list[bytes]:
+    """The key texts of `version TAB key-text` lines."""
+    return [line.partition(TAB)[2] for line in lines]
+
+
 def keys_of_rows(key: KeySpec, rows: Sequence[bytes]) -> list[bytes]:
     """The key texts of row lines."""
     count = len(key.kinds)

@@ -22,6 +22,7 @@ from engine.table_runs import (
     bucket_ends,
     changes_apply,
     key_of_line,
+    keys_of_lines,
     keys_of_rows,
     lines_split,
     pieces_get,
@@ -86,7 +87,8 @@ class DeltaLeaf:
 
     def changes(self) -> dict[bytes, bytes | None]:
         """By key text: `version TAB key-text`, None for a deletion."""
-        return {key_of_line(line): line if size else None for line, size in zip(self.lines, self.sizes, strict=True)}
+        lines = [line if size else None for line, size in zip(self.lines, self.sizes, strict=True)]
+        return dict(zip(keys_of_lines(self.lines), lines, strict=True))
 
 
 def block_leaf_read(reader: ChunkSource, block: Block) -> BlockLeaf:
@@ -160,7 +162,7 @@ class StoredSpan:
 
     @cached_property
     def base_keys(self) -> list[bytes]:
-        return [key_of_line(line) for line in self._base]
+        return keys_of_lines(self._base)
 
     @cached_property
     def base_index(self) -> dict[bytes, int]:
@@ -172,7 +174,7 @@ class StoredSpan:
 
     def keys_below(self, kept: Sequence[DeltaLeaf]) -> set[bytes]:
         """Keys of the base and of those deltas."""
-        return {*self.base_index, *(key_of_line(line) for leaf in kept for line in leaf.lines)}
+        return {*self.base_index, *(text for leaf in kept for text in keys_of_lines(leaf.lines))}
 
     @cached_property
     def records(self) -> dict[bytes, bytes]:
@@ -196,8 +198,7 @@ class StoredSpan:
                 for end in leaf.ends
             ]
             return ends, [record for leaf in self._blocks for record in leaf.records]
-        keys = [key_of_line(line) for line in carry]
-        keys += [key_of_line(line) for line in self.lines]
+        keys = keys_of_lines([*carry, *self.lines] if carry else self.lines)
         ends = bucket_ends(keys)
         if final and len(keys) > (ends[-1] if ends else 0):
             ends.append(len(keys))
