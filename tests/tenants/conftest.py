@@ -34,9 +34,7 @@ class House:
         folder.mkdir(parents=True)
         for file, text in (content or {"a": "one", "b": "two"}).items():
             (folder / file).write_text(text)
-        source, _ = source_add(
-            tenant, name, kind="files", category="assets", values={"path": str(folder)}, actor=ACTOR
-        )
+        source, _ = source_add(tenant, name, kind="files", category="assets", values={"path": str(folder)}, actor=ACTOR)
         return source
 
     def database(self, tenant: Tenant, name: str = "db", rows: int = 100) -> Source:

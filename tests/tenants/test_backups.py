@@ -174,7 +174,12 @@ def test_a_catalogue_that_lost_its_last_rows_takes_them_from_the_store(house: Ho
     Tenant.objects.update(number_reserved=1, numbers_closed=1)
     after = house.backup(tenant, "incremental")
     found = backup_get(gone.pk)
-    assert (found.state, found.number, found.tags, found.manifest_sha256) == ("succeeded", 2, ["t"], gone.manifest_sha256)
+    assert (found.state, found.number, found.tags, found.manifest_sha256) == (
+        "succeeded",
+        2,
+        ["t"],
+        gone.manifest_sha256,
+    )
     assert (after.number, after.parent_id) == (3, found.pk)
 
 

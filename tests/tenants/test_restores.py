@@ -1,0 +1,250 @@
+"""Restores: confirmed, saved first, told exactly, and never where nobody asked."""
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connectors.files import FilesConnector
+from core.errors import ConfirmationNeeded, NotFound
+from engine.errors import TargetError, UsageError
+from engine.ports import Check, RestoreReport
+from operations.models import Operation
+from operations.services import operation_retry, operation_run
+from tenants.models import Backup, Restore, Validation
+from tenants.selectors import backup_usable, restore_get
+from tenants.services.restores import RestoreWish, restore_start
+from tests.tenants.conftest import ACTOR, House
+
+Content = Callable[[Path], dict[str, bytes]]
+
+
+def _start(backup: Backup, **wish: Any) -> tuple[Restore, Operation]:
+    return restore_start(backup, RestoreWish(**wish), actor=ACTOR, here=True)
+
+
+def test_in_place_everything_is_what_it_was(house: House, content: Content) -> None:
+    """Goal: a lost, a changed and a stray file are put right; the state before is kept, and can be had again."""
+    tenant = house.tenant()
+    folder = house.folder(house.files(tenant, a="one", b="two"))
+    backup, want = house.backup(tenant), content(folder)
+    (folder / "a").unlink()
+    (folder / "b").write_text("changed")
+    (folder / "c").write_text("stray")
+    broken = content(folder)
+    restore = house.restore(backup)
+    assert content(folder) == want
+    assert (restore.state, restore.in_place) == ("succeeded", True)
+    saved = restore.safety_backup
+    assert saved is not None
+    assert (saved.tags, saved.trigger, saved.state) == (["safety"], "safety", "succeeded")
+    house.restore(saved)
+    assert content(folder) == broken
+    validation = Validation.objects.filter(restore=restore).get()
+    assert validation.status == "passed"
+    assert {check["name"] for check in validation.checks} >= {"checksum_verification"}
+
+
+@pytest.mark.parametrize("given", [None, "", "Aurora", "boreal", "aurora "])
+def test_in_place_only_the_right_slug_confirms(house: House, content: Content, given: str | None) -> None:
+    """Goal: nothing is overwritten by a slip; give anything but the slug, then look for traces."""
+    tenant = house.tenant()
+    folder = house.folder(house.files(tenant))
+    backup = house.backup(tenant)
+    (folder / "a").write_text("newer")
+    before = content(folder)
+    with pytest.raises(ConfirmationNeeded):
+        _start(backup, confirmed=given)
+    assert content(folder) == before
+    assert not Restore.objects.exists()
+
+
+def test_in_place_never_without_a_safety_backup(house: House) -> None:
+    """Goal: the state before can always be had again; try to leave the safety backup out."""
+    tenant = house.tenant()
+    house.files(tenant)
+    with pytest.raises(UsageError, match="safety"):
+        _start(house.backup(tenant), confirmed="aurora", safety_backup=False)
+
+
+def test_a_folder_that_is_gone_is_restored_and_said(house: House, content: Content) -> None:
+    """Goal: a total loss does not stop its own recovery; delete the folder, restore in place."""
+    tenant = house.tenant()
+    folder = house.folder(house.files(tenant))
+    backup, want = house.backup(tenant), content(folder)
+    shutil.rmtree(folder)
+    restore = house.restore(backup)
+    assert content(folder) == want
+    assert (restore.state, restore.safety_backup) == ("succeeded", None)
+    assert restore.warnings[0]["code"] == "restore.nothing_saved" or any(
+        each["code"] == "restore.nothing_saved" for each in restore.warnings
+    )
+
+
+def test_another_place_is_not_overwritten_unless_confirmed(house: House, content: Content) -> None:
+    """Goal: what exists at a target stays; restore to a new folder, to it again, then with the slug."""
+    tenant = house.tenant()
+    folder = house.folder(house.files(tenant))
+    backup, want = house.backup(tenant), content(folder)
+    out = house.data / "out"
+    target = (f"path={out}",)
+    assert house.restore(backup, targets=target, confirmed=None).safety_backup is None
+    assert content(out) == want
+    (out / "mine").write_text("mine")
+    refused = house.restore(backup, targets=target, confirmed=None, ok=False)
+    assert (refused.state, refused.error_code) == ("failed", "target.occupied")
+    assert (out / "mine").exists()
+    house.restore(backup, targets=target, confirmed="aurora")
+    assert content(out) == want
+    with pytest.raises(ConfirmationNeeded):
+        _start(backup, targets=target, confirmed="boreal")
+
+
+def test_several_sources_spread_over_one_folder(house: House, content: Content) -> None:
+    """Goal: `path=DIR` means DIR/<source>; restore two sources, and one of them to a place of its own."""
+    tenant = house.tenant()
+    folders = {name: house.folder(house.files(tenant, name)) for name in ("one", "two")}
+    backup = house.backup(tenant)
+    house.restore(backup, targets=(f"path={house.data}/out",))
+    assert {name: content(house.data / "out" / name) for name in folders} == {
+        name: content(folder) for name, folder in folders.items()
+    }
+    house.restore(backup, targets=(f"one.path={house.data}/a", f"two.path={house.data}/b"))
+    assert content(house.data / "b") == content(folders["two"])
+    house.restore(backup, sources=("two",), targets=(f"path={house.data}/c",))
+    assert content(house.data / "c") == content(folders["two"])
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        ("one.path=/tmp/x",),  # two would be left without a target, and must not fall back to its own place
+        ("path",),
+        ("=x",),
+        ("colour=red",),
+        ("three.path=/tmp/x",),
+        ("one.colour=red", "two.path=/tmp/y"),
+        ("one.path=/tmp/x", "one.path=/tmp/y", "two.path=/tmp/z"),
+        ("one.path={data}", "two.path=/tmp/z"),
+        ("one.path=/tmp/z", "two.path={data}/store"),
+        ("one.path=/tmp/z", "two.path={data}/store/r/x"),
+        ("path={data}/keys",),
+        ("one.path=/", "two.path=/tmp/z"),
+    ],
+)
+def test_targets_that_cannot_be_right(house: House, targets: tuple[str, ...]) -> None:
+    """Goal: a target is refused before anything happens; try what is unknown, partial, or our own data."""
+    tenant = house.tenant()
+    house.files(tenant, "one")
+    house.files(tenant, "two")
+    backup = house.backup(tenant)
+    with pytest.raises(UsageError):
+        _start(backup, targets=tuple(each.format(data=house.data) for each in targets), confirmed="aurora")
+    assert not Restore.objects.exists()
+
+
+def test_only_what_the_backup_holds_is_touched(house: House, content: Content) -> None:
+    """Goal: a restore of a backup of one source leaves the others alone; change both, restore the one."""
+    tenant = house.tenant()
+    one, two = house.folder(house.files(tenant, "one")), house.folder(house.files(tenant, "two"))
+    want = content(one)
+    backup = house.backup(tenant, sources=("one",))
+    (one / "a").write_text("x")
+    (two / "a").write_text("x")
+    house.restore(backup)
+    assert content(one) == want
+    assert (two / "a").read_text() == "x"
+    with pytest.raises(UsageError, match="does not hold"):
+        _start(backup, sources=("two",), confirmed="aurora")
+
+
+def test_what_is_not_there_cannot_be_restored(house: House) -> None:
+    """Goal: an unknown backup is not found; ask for one."""
+    with pytest.raises(NotFound):
+        backup_usable("bkp_nope")
+
+
+def test_a_failure_between_two_sources_is_told_exactly(
+    house: House, content: Content, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: nobody has to guess which data is where; let the second of three targets fail, then do it again."""
+    tenant = house.tenant()
+    folders = {name: house.folder(house.files(tenant, name)) for name in ("alfa", "beta", "gama")}
+    backup = house.backup(tenant)
+    want = {name: content(folder) for name, folder in folders.items()}
+    for folder in folders.values():
+        (folder / "a").write_text("changed")
+    changed = {name: content(folder) for name, folder in folders.items()}
+    real = FilesConnector.restore
+
+    def failing(self: FilesConnector, view: Any, request: Any, progress: Any) -> RestoreReport:
+        if view.name == "beta":
+            raise TargetError("the disk is gone", hint="look at it.")
+        return real(self, view, request, progress)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FilesConnector, "restore", failing)
+        restore = house.restore(backup, ok=False)
+    assert (restore.state, restore.error_code) == ("failed", "restore.incomplete")
+    assert "restored: alfa" in restore.error
+    assert "as before: beta, gama" in restore.error
+    assert restore.safety_backup_id is not None
+    assert restore.safety_backup_id in restore.error_hint
+    assert dict(restore.sources.values_list("name", "state")) == {"alfa": "new", "beta": "old", "gama": "old"}
+    assert content(folders["alfa"]) == want["alfa"]
+    assert {name: content(folders[name]) for name in ("beta", "gama")} == {n: changed[n] for n in ("beta", "gama")}
+    again = operation_retry(restore.operation_id, actor=ACTOR, here=True)
+    assert operation_run(again.pk, here=True).state == "succeeded"
+    assert {name: content(folder) for name, folder in folders.items()} == want
+    after = restore_get(restore.pk)
+    assert (after.state, after.safety_backup_id) == ("succeeded", restore.safety_backup_id)
+
+
+def test_checks_that_do_not_pass_fail_the_restore(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: a restore that is not proven is not called good; let a connector report a failed check."""
+    tenant = house.tenant()
+    house.files(tenant)
+    backup = house.backup(tenant)
+    report = RestoreReport(checks=(Check("data_integrity", False, 2, 1, "a row is missing"),))
+    monkeypatch.setattr(FilesConnector, "restore", lambda *_: report)
+    restore = house.restore(backup, ok=False)
+    assert (restore.state, restore.error_code) == ("failed", "restore.checks_failed")
+    assert Validation.objects.get(restore=restore).status == "failed"
+    operation = Operation.objects.get(pk=restore.operation_id)
+    assert operation.error["exit"] == 7
+    unjudged = house.restore(backup, validate=False)
+    assert unjudged.state == "succeeded"
+    assert "restore.check_failed" in {each["code"] for each in unjudged.warnings}
+
+
+def test_damage_in_the_store_leaves_the_target_as_it_was(house: House, content: Content) -> None:
+    """Goal: exact bytes or a typed error; damage every data pack, restore in place."""
+    tenant = house.tenant()
+    folder = house.folder(house.files(tenant, a=random.Random(1).randbytes(30_000).hex()))
+    backup = house.backup(tenant)
+    for pack in [p for p in (house.data / "store").rglob("data/*/*") if p.is_file()]:
+        damaged = bytearray(pack.read_bytes())
+        damaged[len(damaged) // 2] ^= 4
+        pack.write_bytes(damaged)
+    (folder / "a").write_text("newer")
+    before = content(folder)
+    restore = house.restore(backup, ok=False)
+    assert restore.state == "failed"
+    assert restore.error_code.startswith("damage.")
+    assert content(folder) == before
+
+
+def test_a_manifest_of_another_time_is_refused(house: House) -> None:
+    """Goal: a store that was rolled back is found out; put another backup's manifest in the place of one."""
+    tenant = house.tenant()
+    house.files(tenant)
+    first, second = house.backup(tenant), house.backup(tenant)
+    Backup.objects.filter(pk=second.pk).update(manifest_sha256="0" * 64)
+    refused = house.restore(backup_usable(second.pk), ok=False)
+    assert refused.error_code == "damage.manifest"
+    folder = house.data / "store" / "r" / tenant.repository_id / "manifests"
+    (folder / f"{first.number:010d}").write_bytes((folder / f"{second.number:010d}").read_bytes())
+    assert house.restore(first, ok=False).error_code == "damage.manifest"
