@@ -40,13 +40,22 @@ postgres: ## install a PostgreSQL server for the tests where none is found
 test: setup postgres ## run the suite on a real PostgreSQL that it starts itself (TESTS=… for a part)
 	$(BIN)/python -m pytest -n $(WORKERS) $(TESTS) $(ARGS)
 
-.PHONY: check
-check: setup ## style, types, layers, sizes, names
+.PHONY: check lint types layers rules
+check: lint types layers rules ## style, types, layers, sizes, names (make -k check: all of them, whatever fails)
+
+lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The Django plugin loads the settings, which make their keys in LASTRO_DATA.
+types: setup
 	@mkdir -p .mypy_cache
 	LASTRO_DATA=.mypy_cache/lastro-data $(BIN)/mypy
+
+layers: setup
 	$(BIN)/lint-imports --no-logo
+
+rules: setup
 	$(BIN)/python -m pytest -q tests/architecture
 
 .PHONY: format
