@@ -68,5 +68,5 @@ soak: setup postgres ## the long seeded runs (LASTRO_TEST_SCALE multiplies their
 	LASTRO_TEST_SCALE=$${LASTRO_TEST_SCALE:-100} $(BIN)/python -m pytest -n $(WORKERS) -m soak $(TESTS) $(ARGS)
 
 .PHONY: bench
-bench: setup ## measure speed and size against peers (ARGS="files --size 500M" for a part)
+bench: setup ## measure speed and size against peers (ARGS="files --scale 0.1" for a part)
 	$(BIN)/python -m tests.bench $(ARGS)
