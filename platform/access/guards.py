@@ -16,7 +16,7 @@ def master_required(view: View[P]) -> View[P]:
     """Send strangers to the login page; answer 403 to accounts without the master role."""
 
     @wraps(view)
-    def guarded(request: HttpRequest, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
+    def guarded(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
         _check(request.user)
         if not request.user.is_authenticated:
             return redirect_to_login(request.get_full_path())
@@ -32,7 +32,7 @@ class MasterRequired:
         _check(request.user)
         if not request.user.is_authenticated:
             return redirect_to_login(request.get_full_path())
-        return super().dispatch(request, *args, **kwargs)  # type: ignore[misc,no-any-return]
+        return super().dispatch(request, *args, **kwargs)  # type: ignore[misc]
 
 
 def _check(user: Any) -> None:

@@ -11,7 +11,8 @@ from django.db import IntegrityError, transaction
 import audit.services
 from access.models import Account, Scope, Token
 from core import clock
-from core.errors import Conflict, NotFound, UsageError
+from core.errors import Conflict, NotFound
+from engine.errors import UsageError
 
 PASSWORD_BYTES = 18
 SECRET_BYTES = 32

@@ -122,7 +122,7 @@ X_FRAME_OPTIONS = "DENY"
 # ---------------------------------------------------------------- static files
 
 STATIC_URL = "static/"
-STATIC_ROOT = LASTRO_DATA / "static"
+# Served straight from the apps' folders: there is no step of collecting that could be forgotten.
 WHITENOISE_USE_FINDERS = True
 
 # ---------------------------------------------------------------- operations

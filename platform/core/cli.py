@@ -22,10 +22,9 @@ from core.errors import (
     ConfirmationNeeded,
     Exit,
     InternalError,
-    LastroError,
-    UsageError,
     meaning,
 )
+from engine.errors import LastroError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +115,7 @@ class NounCommand(BaseCommand):
 
     verbs: ClassVar[tuple[Verb, ...]] = ()
     # The checks import every URL and view; `manage.py check`, `doctor` and the server run them.
-    requires_system_checks: ClassVar[list[str]] = []
+    requires_system_checks = []
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         parser = _Parser(

@@ -143,8 +143,8 @@ def _stoppable(context: OperationContext, *, here: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for caught, handler in before.items():
+            signal.signal(caught, handler)
 
 
 def _finish(
