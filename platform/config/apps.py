@@ -1,3 +1,5 @@
+import gc
+
 from django.apps import AppConfig
 
 
@@ -6,7 +8,10 @@ class ConfigConfig(AppConfig):
     label = "config"
 
     def ready(self) -> None:
-        """Register the checks; they are imported only by commands that run checks."""
+        """Register the checks (imported only by commands that run them); end the quiet of the start."""
+        # What is loaded by now stays: it is never looked at again, and forked workers go on sharing its pages.
+        gc.freeze()
+        gc.enable()
         from django.core.checks import register
 
         def configuration(**_: object) -> list:

@@ -1,13 +1,16 @@
 """The installation's root key: from the environment, or from a file made on first use."""
 
 import functools
+from typing import TYPE_CHECKING
 
 from django.conf import settings
 
 from core.durable import read_or_create
 from core.errors import CatalogueError
 from core.models import Fact
-from engine.keys import RootKey
+
+if TYPE_CHECKING:
+    from engine.keys import RootKey
 
 ROOT_KEY_FACT = "root_key_id"
 
@@ -23,12 +26,15 @@ class RootKeyMissing(CatalogueError):
 
 
 @functools.cache
-def root_key() -> RootKey:
+def root_key() -> "RootKey":
     """Load the root key; on the very first use make one, in $LASTRO_DATA/keys/root.key.
 
     A file that exists is never replaced, and none is made when the catalogue already knows a key. Raises
     RootKeyMismatch or RootKeyMissing then, UsageError for a text that is no key.
     """
+    # Here, so that commands which only read the catalogue do not pay for the cryptography.
+    from engine.keys import RootKey
+
     known = Fact.objects.filter(pk=ROOT_KEY_FACT).values_list("value", flat=True).first()
     key = RootKey.from_text(settings.LASTRO_ROOT_KEY or _from_file(known))
     if known is None:
@@ -52,4 +58,6 @@ def _from_file(known: str | None) -> str:
 
 
 def _generate() -> bytes:
+    from engine.keys import RootKey
+
     return f"{RootKey.generate().to_text()}\n".encode()
