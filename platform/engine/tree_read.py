@@ -12,11 +12,13 @@ import os
 import stat as statmod
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from pyfastcdc import FastCDC
 
+from engine.errors import StoreError
+from engine.ports import Buffer
 from engine.progress import Progress
 from engine.session import Lane
 from engine.tree_folders import Folders
@@ -253,7 +255,9 @@ class EntryReader:
             return Content(_EMPTY_SUM, [], 0)
         data = os.pread(descriptor, size + 1, 0)
         self._progress.advance(bytes=len(data))
-        return Content(hashlib.sha256(data).digest(), [self._lane.add_small(data)] if data else [], len(data))
+        return Content(
+            hashlib.sha256(data).digest(), [self._keep(self._lane.add_small, data)] if data else [], len(data)
+        )
 
     def _large(self, descriptor: int, size: int, *, sparse: bool, as_blocks: bool = False) -> Content:
         extents = data_extents(descriptor, size) if sparse else [(0, size)]
@@ -261,7 +265,7 @@ class EntryReader:
         source = ExtentSource(descriptor, extents, size, as_blocks=as_blocks)
         ids = []
         for chunk in cut(source):
-            ids.append(self._lane.add(chunk))
+            ids.append(self._keep(self._lane.add, chunk))
             self._progress.advance(bytes=len(chunk))
             self._progress.check()
         if not as_blocks and source.empty > EMPTY_BLOCKS_MAX:
@@ -270,6 +274,13 @@ class EntryReader:
         whole = source.extents == [(0, source.length)]
         return Content(source.sum(), ids, source.length, None if whole else source.extents, as_blocks)
 
+    def _keep(self, add: Callable[[Buffer], bytes], data: Buffer) -> bytes:
+        """Store a chunk; an error of the store must never be taken for one of the file."""
+        try:
+            return add(data)
+        except OSError as error:
+            raise StoreError(f"a chunk cannot be stored: {error.strerror}") from error
+
     # ------------------------------------------------------------ columns and extras
 
     def _keep_ids(self, extra: dict[str, Any], ids: list[bytes]) -> bytes:
@@ -277,7 +288,7 @@ class EntryReader:
             return b"".join(ids)
         extra["lists"] = True
         groups = [ids[i : i + IDS_PER_LIST] for i in range(0, len(ids), IDS_PER_LIST)]
-        return b"".join([self._meta.add_small(b"".join(group)) for group in groups])
+        return b"".join([self._keep(self._meta.add_small, b"".join(group)) for group in groups])
 
     def _keep_extents(self, extra: dict[str, Any], extents: list[tuple[int, int]]) -> None:
         if len(extents) <= EXTENTS_INLINE_MAX:
@@ -285,7 +296,7 @@ class EntryReader:
             return
         groups = [extents[i : i + EXTENTS_PER_CHUNK] for i in range(0, len(extents), EXTENTS_PER_CHUNK)]
         packed = [b"".join([_EXTENT.pack(*extent) for extent in group]) for group in groups]
-        extra["extents_chunks"] = [self._meta.add_small(chunk).hex() for chunk in packed]
+        extra["extents_chunks"] = [self._keep(self._meta.add_small, chunk).hex() for chunk in packed]
 
     def _keep_xattrs(self, extra: dict[str, Any], where: int | bytes) -> None:
         xattrs = read_xattrs(where)
@@ -296,7 +307,7 @@ class EntryReader:
         if len(data) <= XATTRS_INLINE_BYTES:
             extra["xattrs"] = encoded
         else:
-            extra["xattrs_chunk"] = self._meta.add_small(data).hex()
+            extra["xattrs_chunk"] = self._keep(self._meta.add_small, data).hex()
 
 
 def read_xattrs(where: int | bytes) -> dict[bytes, bytes]:

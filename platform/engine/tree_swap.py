@@ -66,19 +66,30 @@ def _target_mark(target: bytes) -> bytes:
 def exchange(places: Places) -> bool:
     """Swap staging and target (or move staging there when there is no target). False when it cannot be had.
 
-    Afterwards `staging` holds the old tree.
+    Afterwards `staging` holds the old tree. Raises OSError; both are then where they were.
     """
     if not os.path.lexists(places.target):
         os.rename(places.staging, places.target)
+        undo: Callable[[], object] = lambda: os.rename(places.target, places.staging)  # noqa: E731
     else:
-        done = _libc.renameat2(_AT_FDCWD, places.staging, _AT_FDCWD, places.target, _RENAME_EXCHANGE)
-        if done != 0:
-            code = ctypes.get_errno()
-            if code in _NO_EXCHANGE:
-                return False
+        code = _exchange_names(places)
+        if code in _NO_EXCHANGE:
+            return False
+        if code:
             raise OSError(code, os.strerror(code))
-    sync_folder(places.home)
+        undo = lambda: _exchange_names(places)  # noqa: E731
+    try:
+        sync_folder(places.home)
+    except OSError:
+        undo()
+        raise
     return True
+
+
+def _exchange_names(places: Places) -> int:
+    """The error number, 0 for done (renameat2(2))."""
+    done = _libc.renameat2(_AT_FDCWD, places.staging, _AT_FDCWD, places.target, _RENAME_EXCHANGE)
+    return ctypes.get_errno() if done != 0 else 0
 
 
 def sync_folder(path: bytes) -> None:
@@ -109,6 +120,8 @@ def swap_entries(places: Places) -> None:
         "format": 1,
         "target": _text(places.target),
         "label": places.label.decode(),
+        "mtime_ns": os.lstat(places.staging).st_mtime_ns,
+        "settled": False,
         "old": [_text(name) for name in _entries(places.target)],
         "new": [_text(name) for name in _entries(places.staging)],
     }
@@ -121,7 +134,7 @@ def swap_entries(places: Places) -> None:
         _move_back(places, document)
         os.unlink(places.journal)
         raise
-    _settle(places)
+    _settle(places, document)
 
 
 def _move_forward(places: Places, document: dict[str, Any]) -> None:
@@ -146,23 +159,22 @@ def _move_back(places: Places, document: dict[str, Any]) -> None:
     sync_folder(places.target)
 
 
-def _settle(places: Places) -> None:
+def _settle(places: Places, document: dict[str, Any]) -> None:
     """All entries are where they belong: give the target the root's metadata, remove what is old, end the journal."""
     copy_metadata(places.staging, places.target)
-    times = os.lstat(places.staging)
     for folder in (places.staging, places.old, places.target):
         sync_folder(folder)
-    document = {"format": 1, "target": _text(places.target), "label": places.label.decode(), "times": times.st_mtime_ns}
-    _write_durably(places.journal, json.dumps(document).encode())
+    _write_durably(places.journal, json.dumps({**document, "settled": True, "old": [], "new": []}).encode())
     kill_point("tree.restore.entries_swapped")
-    _end(places, times.st_mtime_ns)
+    _end(places, document)
 
 
-def _end(places: Places, mtime_ns: int) -> None:
+def _end(places: Places, document: dict[str, Any]) -> None:
     clear(places)
     os.unlink(places.journal)
     sync_folder(places.home)
-    os.utime(places.target, ns=(mtime_ns, mtime_ns))  # Removing our own names from the target has changed it.
+    times = (document["mtime_ns"], document["mtime_ns"])
+    os.utime(places.target, ns=times)  # Moving entries and removing our own names has changed it.
 
 
 def recover(target: bytes) -> bool:
@@ -178,12 +190,12 @@ def recover(target: bytes) -> bool:
             if _bytes(document["target"]) != target:
                 continue
             again = Places(target, home, document["label"].encode())
-            if "times" in document:
-                _end(again, document["times"])
+            if document["settled"]:
+                _end(again, document)
             else:
                 os.makedirs(again.old, mode=0o700, exist_ok=True)
                 _move_forward(again, document)
-                _settle(again)
+                _settle(again, document)
             found = True
         for name in _ours(home, b"-staging"):
             if b"-" + _target_mark(target) + b"-" in name:
