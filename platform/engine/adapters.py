@@ -62,6 +62,7 @@ class Registry(Generic[A]):
 
 
 def secret_fields(config_class: type) -> frozenset[str]:
+    """Names of the fields of a Config that are write-only."""
     return frozenset(f.name for f in dataclasses.fields(config_class) if f.metadata.get("secret"))
 
 

@@ -48,6 +48,7 @@ class Place:
 
 
 def pack_place(pack_number: int, frame_offset: int, frame_length: int, offset: int, length: int) -> bytes:
+    """The last 20 bytes of an entry; offsets and lengths in bytes, the frame\'s as it is stored."""
     return _PLACE.pack(pack_number, frame_offset, frame_length, offset, length)
 
 
@@ -99,19 +100,23 @@ class Segment:
         return -1 if at < 0 else (at - self._entries_at) // ENTRY_BYTES
 
     def pack(self, number: int) -> tuple[str, bytes]:
+        """Hex name and header of a pack by its number here. Raises ObjectDamaged."""
         if number >= self.pack_count:
             raise ObjectDamaged(f"index {self.name}: entry names pack {number} of {self.pack_count}")
         at = self._packs_at + _PACK_BYTES * number
         return bytes(self._data[at : at + 32]).hex(), bytes(self._data[at + 32 : at + _PACK_BYTES])
 
     def packs(self) -> list[tuple[str, bytes]]:
+        """Hex name and header of every pack, by number."""
         return [self.pack(n) for n in range(self.pack_count)]
 
     def raw(self, ordinal: int) -> bytes:
+        """The 52 bytes of one entry."""
         at = self._entries_at + ENTRY_BYTES * ordinal
         return bytes(self._data[at : at + ENTRY_BYTES])
 
     def place(self, ordinal: int) -> Place:
+        """Where the chunk of one entry lies."""
         number, *rest = _PLACE.unpack_from(self._data, self._entries_at + ENTRY_BYTES * ordinal + ID_BYTES)
         return Place(*self.pack(number), *rest)
 

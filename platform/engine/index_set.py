@@ -69,6 +69,7 @@ class IndexSet:
         return segment
 
     def find(self, chunk_id: bytes) -> Place | None:
+        """Where the chunk lies; the newest segment wins. None when no loaded segment knows it."""
         for segment in self.segments:
             ordinal = segment.ordinal(chunk_id)
             if ordinal >= 0:
@@ -125,6 +126,7 @@ class IndexSet:
         return self._write(merge_segments(segments, keep_pack=keep_pack), replaced=segments)
 
     def pack_names(self) -> set[str]:
+        """Hex names of all packs that the index knows."""
         return {name for segment in self.segments for name, _ in segment.packs()}
 
     def forget_cached(self, names: Iterable[str] = ()) -> None:

@@ -48,6 +48,7 @@ class RootKey:
 
     @classmethod
     def generate(cls) -> Self:
+        """A new key from the operating system's randomness."""
         return cls(os.urandom(KEY_BYTES))
 
     def to_text(self) -> str:
@@ -123,9 +124,11 @@ class Keyring:
         return Ed25519PrivateKey.from_private_bytes(self.signing_seed).public_key().public_bytes_raw()
 
     def sign(self, message: bytes) -> bytes:
+        """Ed25519 signature (RFC 8032), 64 bytes."""
         return Ed25519PrivateKey.from_private_bytes(self.signing_seed).sign(message)
 
     def verifier(self) -> Ed25519PublicKey:
+        """The public half, which checks what `sign` made."""
         return Ed25519PublicKey.from_public_bytes(self.public_key)
 
     def chunk_id_key(self, domain: str) -> bytes:

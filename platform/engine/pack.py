@@ -141,6 +141,7 @@ def _decode_trailer(data: bytes, name: str) -> list[Frame]:
 
 
 def pack_envelope(keyring: Keyring, header: bytes, name: str) -> Envelope:
+    """The envelope of a pack from its header. Raises ObjectDamaged or WrongKey."""
     return read_envelope(keyring, header, name, Kind.DATA_PACK, Kind.META_PACK)
 
 

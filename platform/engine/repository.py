@@ -62,6 +62,7 @@ class Domain:
         self._repository = repository
 
     def reader(self) -> ChunkReader:
+        """A new reader with a cache of its own."""
         return ChunkReader(
             self._repository.store, self.prefix, self._repository.keyring, self.index, id_key=self.id_key
         )
@@ -92,6 +93,7 @@ class Repository:
         self.plain = Domain(self, encrypted=False)
 
     def domain(self, *, encrypted: bool) -> Domain:
+        """The chunks of encrypted backups, or those of plain ones."""
         return self.sealed if encrypted else self.plain
 
     @classmethod

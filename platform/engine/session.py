@@ -85,14 +85,17 @@ class MetaLane(Lane):
         self._lock = threading.RLock()
 
     def add(self, data: Buffer) -> bytes:
+        """See Lane.add."""
         with self._lock:
             return super().add(data)
 
     def add_small(self, data: Buffer) -> bytes:
+        """See Lane.add_small."""
         with self._lock:
             return super().add_small(data)
 
     def flush(self) -> None:
+        """See Lane.flush."""
         with self._lock:
             super().flush()
 

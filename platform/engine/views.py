@@ -19,6 +19,8 @@ Visit = Callable[[bytes, bool], bool]
 
 
 class StoredDocument:
+    """A document as one backup holds it."""
+
     def __init__(self, reader: ChunkReader, node: Mapping[str, Any]) -> None:
         self.name = str(node["name"])
         self._reader, self._node = reader, node

@@ -19,8 +19,8 @@ from stores.local import LocalConfig, LocalStore
 
 from tests.engine.memory_source import MemorySource, MemoryTable, backup, content, truth
 
-STEPS = int(os.environ.get("LASTRO_STATE_STEPS", "20"))
-EXAMPLES = int(os.environ.get("LASTRO_STATE_EXAMPLES", "25"))
+STEPS = 25
+EXAMPLES = 40 * int(os.environ.get("LASTRO_TEST_SCALE", "1"))
 FAULTS = ["error", "full", "torn", "lost_reply", "dead", "truncated_list", "truncated_get", "flipped_get"]
 
 
