@@ -109,7 +109,6 @@ def table_text(dsn: str, table: str, where: str = "true") -> list[str]:
 
 def psql(dsn: str, sql: str) -> str:
     """Run a script through psql, as an operator would."""
-    done = subprocess.run(
-        ["psql", "-qAtX", "-v", "ON_ERROR_STOP=1", dsn], input=sql, text=True, check=True, capture_output=True
-    )
+    done = subprocess.run(["psql", "-qAtX", "-v", "ON_ERROR_STOP=1", dsn], input=sql, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
     return done.stdout

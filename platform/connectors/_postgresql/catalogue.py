@@ -75,6 +75,8 @@ class Table:
     """Some column prints names of other objects (regclass …)."""
     tablespaces: tuple[str, ...] = ()
     foreign: bool = False
+    partitions: tuple[tuple[str, str], ...] = ()
+    """(schema, name) of everything below a partitioned table."""
 
     @property
     def quoted(self) -> str:
@@ -121,7 +123,10 @@ SELECT c.oid::int8, n.nspname, c.relname, c.relkind::text, coalesce(s.spcname, '
                         pg_get_expr(k.relpartbound, k.oid)) ORDER BY l.relid::oid), '[]')
           FROM pg_partition_tree(c.oid) l JOIN pg_class k ON k.oid = l.relid LEFT JOIN pg_am m ON m.oid = k.relam
          WHERE l.isleaf AND c.relkind = 'p'),
-       coalesce(a.amname, ''), pg_get_partkeydef(c.oid)
+       coalesce(a.amname, ''), pg_get_partkeydef(c.oid),
+       (SELECT coalesce(json_agg(json_build_array(m.nspname, k.relname) ORDER BY l.level, k.oid), '[]')
+          FROM pg_partition_tree(c.oid) l JOIN pg_class k ON k.oid = l.relid JOIN pg_namespace m ON m.oid = k.relnamespace
+         WHERE l.level > 0 AND c.relkind = 'p')
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
   LEFT JOIN pg_am a ON a.oid = c.relam LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace
  WHERE c.relkind IN ('r', 'p', 'f') AND NOT c.relispartition AND {_USER_SCHEMA} AND {_NOT_EXTENSION}
@@ -260,7 +265,7 @@ def read_catalogue(connection: Connection, *, schemas: Iterable[str] | None = No
 
 
 def _table(row: tuple[Any, ...], attributes: list[tuple[Any, ...]], keys: tuple[Key, ...], types: _Types) -> Table:
-    oid, schema, name, kind, tablespace, leaves, method, partition_key = row
+    oid, schema, name, kind, tablespace, leaves, method, partition_key, partitions = row
     columns = tuple(
         TableColumn(
             number=a[1], name=a[2], type=a[3], type_oid=a[4], base=types.base_name(a[4]), not_null=a[5],
@@ -288,4 +293,5 @@ def _table(row: tuple[Any, ...], attributes: list[tuple[Any, ...]], keys: tuple[
         names_objects=any(t.name in NAMED_BY_REFERENCE and t.schema == "pg_catalog" for t in reachable.values()),
         tablespaces=(tablespace,) if tablespace else (),
         foreign=any(leaf[1] == "f" for leaf in leaves),
+        partitions=tuple((each[0], each[1]) for each in partitions),
     )

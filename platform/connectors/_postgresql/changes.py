@@ -74,10 +74,7 @@ class Applier:
     def _insert(self, difference: Difference) -> None:
         pair = difference.pair
         if pair.key is not None:
-            on = " AND ".join(
-                f"s.{ident(name)} {equals} d.k{n}"
-                for n, (name, equals) in enumerate(zip(pair.key.columns, pair.key.equals, strict=True))
-            )
+            on = pair.on_diff("s")
         else:
             on = f"s.{pair.mark} = d.k0 AND s.{pair.ordinal} = d.k1"
         self._expect(
@@ -94,13 +91,17 @@ class Applier:
         """Update in place; where values of a unique index trade places between rows, replace the rows."""
         pair = difference.pair
         settable = [name for name in pair.columns if pair.table.column(name).identity != "a"]
+        if _has_fixed_column(pair):
+            # GENERATED ALWAYS AS IDENTITY cannot be set by an UPDATE, only by an INSERT.
+            self._replace(difference)
+            return
         with self.ledger.attempt() as attempt:
             try:
                 assignments = ", ".join(f"{ident(name)} = s.{ident(name)}" for name in settable)
                 self._expect(
                     difference,
                     f"UPDATE {pair.table.source} AS t SET {assignments} FROM {pair.stage} AS s JOIN {pair.diff} AS d"
-                    f" ON {_stage_is_diff(pair)} WHERE d.change = 'U' AND {_same_row(pair)}",
+                    f" ON {pair.on_diff('s')} WHERE d.change = 'U' AND {_same_row(pair)}",
                     difference.change.update,
                     what="update",
                 )
@@ -138,19 +139,18 @@ class Applier:
         self.replaced.add(pair.table.oid)
 
 
+def _has_fixed_column(pair: Pair) -> bool:
+    """Whether a column that is no key column takes its value from its own sequence always."""
+    assert pair.key is not None, "only asked of tables with a key"
+    others = [name for name in pair.columns if name not in pair.key.columns]
+    return any(pair.table.column(name).identity == "a" for name in others)
+
+
 def _same_row(pair: Pair) -> str:
     """The live row `t` is the one that the diff row `d` has seen."""
     if pair.key is None:
         return "t.ctid = d.place AND t.tableoid = d.relation AND t.xmin = d.version"
-    pairs = enumerate(zip(pair.key.columns, pair.key.equals, strict=True))
-    on = " AND ".join(f"t.{ident(name)} {equals} d.k{n}" for n, (name, equals) in pairs)
-    return f"{on} AND t.xmin = d.version"
-
-
-def _stage_is_diff(pair: Pair) -> str:
-    assert pair.key is not None, "rows without a key are never updated"
-    pairs = enumerate(zip(pair.key.columns, pair.key.equals, strict=True))
-    return " AND ".join(f"s.{ident(name)} {equals} d.k{n}" for n, (name, equals) in pairs)
+    return f"{pair.on_diff('t')} AND t.xmin = d.version"
 
 
 def parents_first(pairs: Sequence[Pair], links: Sequence[ForeignKey]) -> list[Pair]:

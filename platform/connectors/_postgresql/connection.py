@@ -213,7 +213,12 @@ def clean_message(error: psycopg.Error, dsn: str = "") -> str:
 
 
 def _denied_hint(message: str, side: Side) -> str:
-    if "password" in message or "authentication" in message or "pg_hba" in message or message.startswith("connection failed"):
+    if (
+        "password" in message
+        or "authentication" in message
+        or "pg_hba" in message
+        or message.startswith("connection failed")
+    ):
         return "try another user or password, and check pg_hba.conf on the server"
     if "row-level security" in message or "row security" in message:
         return "grant the role BYPASSRLS: ALTER ROLE … BYPASSRLS"

@@ -22,6 +22,8 @@ class Difference:
     change: TableChange
     referenced: tuple[str, ...]
     """Columns other tables refer to; their old values lie in the diff table as r0, r1 …"""
+    adopted: int = 0
+    """Rows that belonged to nobody and become this source's again."""
 
     @property
     def any(self) -> bool:
@@ -32,15 +34,28 @@ def compute(connection: Connection, pair: Pair, links: Sequence[ForeignKey]) -> 
     """Write the pair's diff table and count it."""
     referenced = tuple(sorted({c for link in links if link.parent == pair.table.oid for c in link.parent_columns}))
     query = _keyed(pair, referenced) if pair.key is not None else _marked(pair, referenced)
-    run(connection, f"CREATE TEMPORARY TABLE {pair.diff} ON COMMIT DROP AS {query}")
-    run(connection, f"ANALYZE {pair.diff}")
+    _write(connection, pair, query)
+    adopted = _collisions(connection, pair)
+    if adopted:
+        # Rows that lost their owner (ON DELETE SET NULL) are nobody's now, and were this tenant's at the backup.
+        run(connection, f"DROP TABLE {pair.diff}")
+        _write(connection, pair, _keyed(pair, referenced, adopt=True))
+        taken = _collisions(connection, pair)
+        if taken:
+            raise TargetError(
+                f"{taken} rows of the backup have keys in {pair.table.display} that now belong to rows outside this source",
+                hint="nothing was changed; restore into another schema and merge by hand, or give those rows other keys",
+            )
     counts = dict(rows(connection, f"SELECT change, count(*) FROM {pair.diff} GROUP BY change"))
     total = value(connection, f"SELECT count(*) FROM {pair.stage}")
     insert, update, delete = (int(counts.get(change, 0)) for change in "IUD")
     change = TableChange(pair.view.name, insert, update, delete, total - insert - update)
-    if insert and pair.key is not None:
-        _refuse_collisions(connection, pair)
-    return Difference(pair, change, referenced)
+    return Difference(pair, change, referenced, adopted)
+
+
+def _write(connection: Connection, pair: Pair, query: str) -> None:
+    run(connection, f"CREATE TEMPORARY TABLE {pair.diff} ON COMMIT DROP AS {query}")
+    run(connection, f"ANALYZE {pair.diff}")
 
 
 def remaining(connection: Connection, pair: Pair) -> int:
@@ -49,7 +64,7 @@ def remaining(connection: Connection, pair: Pair) -> int:
     return int(value(connection, f"SELECT count(*) FROM ({query}) AS rest"))
 
 
-def _keyed(pair: Pair, referenced: Sequence[str]) -> str:
+def _keyed(pair: Pair, referenced: Sequence[str], *, adopt: bool = False) -> str:
     assert pair.key is not None, "this form is for tables with a key"
     table, scope = pair.table, pair.scope
     keys = pair.key.columns
@@ -59,9 +74,16 @@ def _keyed(pair: Pair, referenced: Sequence[str]) -> str:
     chosen = [f"coalesce(t.{ident(name)}, s.{ident(name)}) AS k{n}" for n, name in enumerate(keys)]
     chosen += [f"t.{ident(name)} AS r{n}" for n, name in enumerate(referenced)]
     first = ident(keys[0])
-    ctes = ", ".join(
-        [*scope.ctes, f"lastro_live AS (SELECT t.xmin AS {pair.mark}, {live} FROM {table.source} AS t{scope.where})"]
-    )
+    select = f"SELECT t.xmin AS {pair.mark}, {live} FROM {table.source} AS t"
+    with_queries = list(scope.ctes)
+    rows_of_source = f"{select}{scope.where}"
+    if adopt:
+        with_queries = list(dict.fromkeys([*scope.ctes, *scope.others_ctes]))
+        rows_of_source += (
+            f" UNION ALL {select} JOIN {pair.stage} AS s ON {pair.on('t', 's')}"
+            f" WHERE ({scope.condition}) IS NOT TRUE AND ({scope.others}) IS NOT TRUE"
+        )
+    ctes = ", ".join([*with_queries, f"lastro_live AS ({rows_of_source})"])
     return (
         f"WITH {ctes} SELECT CASE WHEN s.{first} IS NULL THEN 'D' WHEN t.{first} IS NULL THEN 'I' ELSE 'U' END AS change,"
         f" t.{pair.mark} AS version, {', '.join(chosen)} FROM lastro_live AS t FULL JOIN {pair.stage} AS s ON {pair.on('t', 's')}"
@@ -90,19 +112,21 @@ def _marked(pair: Pair, referenced: Sequence[str]) -> str:
     )
 
 
-def _refuse_collisions(connection: Connection, pair: Pair) -> None:
-    """Stop when a row to insert has a key that a row outside the scope has taken."""
-    assert pair.key is not None, "only keys collide"
-    on = " AND ".join(
-        f"t.{ident(name)} {equals} d.k{n}"
-        for n, (name, equals) in enumerate(zip(pair.key.columns, pair.key.equals, strict=True))
-    )
-    taken = value(
-        connection,
-        f"SELECT count(*) FROM {pair.diff} AS d JOIN {pair.table.source} AS t ON {on} WHERE d.change = 'I'",
-    )
-    if taken:
-        raise TargetError(
-            f"{taken} rows of the backup have keys in {pair.table.display} that now belong to rows outside this source",
-            hint="nothing was changed; restore into another schema and merge by hand, or give those rows other keys",
+def _collisions(connection: Connection, pair: Pair) -> int:
+    """Count rows to insert whose key a row outside the scope has taken."""
+    if pair.key is None:
+        return 0
+    on = pair.on_diff("t")
+    return int(
+        value(
+            connection,
+            f"SELECT count(*) FROM {pair.diff} AS d JOIN {pair.table.source} AS t ON {on} WHERE d.change = 'I'",
         )
+    )
+
+
+def adopted_rows(pair: Pair) -> str:
+    """A condition on `t` that holds for the rows which the difference updates."""
+    assert pair.key is not None, "only rows with a key are adopted"
+    on = pair.on_diff("t")
+    return f"EXISTS (SELECT FROM {pair.diff} AS d WHERE d.change = 'U' AND {on})"

@@ -10,6 +10,7 @@ fit (a child that stays moves to another parent), everything is inserted first a
 """
 
 import contextlib
+import json
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,16 +19,19 @@ from typing import Any
 
 import psycopg
 
+from connectors._postgresql import large_objects
 from connectors._postgresql.catalogue import Catalogue
 from connectors._postgresql.changes import Applier, ConcurrentChange, parents_first
 from connectors._postgresql.config import PostgresqlConfig
 from connectors._postgresql.connection import Connection, begin, connect, errors, rows, run, value
-from connectors._postgresql.difference import Difference, compute, remaining
+from connectors._postgresql.description import sequence_facts
+from connectors._postgresql.difference import Difference, adopted_rows, compute, remaining
 from connectors._postgresql.links import check_links
+from connectors._postgresql.missing import Missing
 from connectors._postgresql.neighbours import Ledger, Outside, fingerprint_outside
 from connectors._postgresql.part import copy_lines
 from connectors._postgresql.quoting import ident, literal
-from connectors._postgresql.reader import catalogue_of, is_utf8, selection_of, sequence_facts
+from connectors._postgresql.reader import catalogue_of, is_utf8, selection_of
 from connectors._postgresql.rowtext import RowText
 from connectors._postgresql.scope import Selection
 from connectors._postgresql.staging import Pair, check_required, load_stage, pair_up
@@ -104,10 +108,14 @@ class _Restore:
     def run(self) -> RestoreReport:
         self.progress.phase("prepare")
         catalogue, selection = self._read_schema()
-        pairs = self._pair(selection)
         begin(self.connection, "REPEATABLE READ" if self.request.prove else "READ COMMITTED")
         if self.request.prove:
-            self._lock(pairs)
+            self._lock(selection)
+        missing = Missing.among(self.view, selection)
+        if missing.views:
+            missing.create(self.connection, self._warn)
+            catalogue, selection = self._read_schema()
+        pairs = self._pair(selection)
         self.progress.phase("load")
         self.progress.total(
             bytes=sum(pair.view.byte_count for pair in pairs), items=sum(pair.view.row_count for pair in pairs)
@@ -117,23 +125,26 @@ class _Restore:
         kill_point("pg.restore.loaded")
         self.progress.phase("apply")
         if not self.request.prove:
-            self._lock(pairs)
+            self._lock(selection)
         self._check_schema_again(selection)
-        before = self._fingerprint(catalogue, selection)
         ordered = parents_first(pairs, catalogue.foreign_keys)
         differences = [compute(self.connection, pair, catalogue.foreign_keys) for pair in ordered]
+        adopted = {d.pair.table.oid: adopted_rows(d.pair) for d in differences if d.adopted}
+        before = self._fingerprint(catalogue, selection, adopted)
         for difference in differences:
             if difference.change.insert:
                 check_required(difference.pair)
         ledger = Ledger(self.connection)
         quiet = self._quiet()
         self._apply(differences, ledger, quiet=quiet)
+        self._restore_large_objects()
+        missing.complete(self.connection, self._warn)
         links = check_links(self.connection, catalogue, {d.pair.table.oid: d for d in differences if d.any}, lock=quiet)
         self.progress.phase("check")
         checks = [self._compare(pairs), self._schema_check(pairs), self._integrity_check(links)]
         self._advance_sequences(pairs)
         neighbours: dict[str, Any] = {"tables": ledger.settle(catalogue), "triggers_silent": quiet}
-        neighbours["fingerprints"] = self._prove(before, self._fingerprint(catalogue, selection))
+        neighbours["fingerprints"] = self._prove(before, self._fingerprint(catalogue, selection, adopted))
         self.progress.check()
         kill_point("pg.restore.applied")
         commit(self.connection, lambda: connect_target(self.config))
@@ -152,15 +163,19 @@ class _Restore:
         catalogue = catalogue_of(self.connection, self.config)
         return catalogue, selection_of(catalogue, self.config)
 
+    def _warn(self, message: str) -> None:
+        self.warnings.append(message)
+        self.progress.warn("postgresql.definitions", message)
+
     def _pair(self, selection: Selection) -> list[Pair]:
         scopes = {(scope.table.schema, scope.table.name): scope for scope in selection.scopes}
         pairs, missing = [], []
         for number, view in enumerate(self.view.tables):
             scope = scopes.pop((view.facts["schema"], view.facts["table"]), None)
-            if scope is None:
-                missing.append(view.name)
-            else:
+            if scope is not None:
                 pairs.append(pair_up(view, scope, number))
+            elif view.name != large_objects.NAME:
+                missing.append(view.name)
         if missing:
             raise SchemaMismatch(
                 f"the target has no {', '.join(missing[:5])} that belongs to the source",
@@ -175,9 +190,9 @@ class _Restore:
                 self.warnings.append(f"{pair.table.display} now has {', '.join(pair.added)}: kept, or its default")
         return pairs
 
-    def _lock(self, pairs: Sequence[Pair]) -> None:
+    def _lock(self, selection: Selection) -> None:
         """Hold off changes of schema with the lock that every writer takes; readers and writers go on."""
-        for source in sorted(pair.table.source for pair in pairs):
+        for source in sorted(scope.table.source for scope in selection.scopes):
             run(self.connection, f"LOCK TABLE {source} IN ROW EXCLUSIVE MODE")
 
     def _check_schema_again(self, before: Selection) -> None:
@@ -224,6 +239,16 @@ class _Restore:
 
     def _deferred_uniqueness(self) -> None:
         run(self.connection, "SET CONSTRAINTS ALL DEFERRED")
+
+    def _restore_large_objects(self) -> None:
+        if self.config.layout != "database":
+            return
+        owners = self.view.documents.get(large_objects.DOCUMENT)
+        if owners is None and not large_objects.any_exist(self.connection):
+            return
+        pages = next((table for table in self.view.tables if table.name == large_objects.NAME), None)
+        stored = json.loads(owners.read()) if owners is not None else []
+        large_objects.restore_large_objects(self.connection, pages, stored, self._warn, self.progress)
 
     def _advance_sequences(self, pairs: Sequence[Pair]) -> None:
         """Move the sequences of restored columns past the highest restored value, never backwards."""
@@ -278,8 +303,12 @@ class _Restore:
     def _integrity_check(self, links: int) -> Check:
         return Check("data_integrity", True, 0, 0, f"{links} foreign key checks, no row without its parent")
 
-    def _fingerprint(self, catalogue: Catalogue, selection: Selection) -> dict[str, Outside]:
-        return fingerprint_outside(self.connection, catalogue, selection.scopes) if self.request.prove else {}
+    def _fingerprint(
+        self, catalogue: Catalogue, selection: Selection, adopted: Mapping[int, str]
+    ) -> dict[str, Outside]:
+        if not self.request.prove:
+            return {}
+        return fingerprint_outside(self.connection, catalogue, selection.scopes, adopted=adopted)
 
     def _prove(self, before: Mapping[str, Outside], after: Mapping[str, Outside]) -> dict[str, Any]:
         changed = sorted(name for name in before if before[name] != after.get(name))

@@ -58,10 +58,7 @@ def _touched(writes: Difference) -> str:
     pair = writes.pair
     if pair.key is None:
         return f"(SELECT t.* FROM {pair.table.source} AS t) AS c"
-    on = " AND ".join(
-        f"t.{ident(name)} {equals} d.k{n}"
-        for n, (name, equals) in enumerate(zip(pair.key.columns, pair.key.equals, strict=True))
-    )
+    on = pair.on_diff("t")
     return f"(SELECT t.* FROM {pair.table.source} AS t JOIN {pair.diff} AS d ON {on} WHERE d.change <> 'D') AS c"
 
 

@@ -125,8 +125,13 @@ class Outside:
     digest: str
 
 
-def fingerprint_outside(connection: Connection, catalogue: Catalogue, scopes: Sequence[Scope]) -> dict[str, Outside]:
-    """Read every row of every user table that does not belong to the source."""
+def fingerprint_outside(
+    connection: Connection, catalogue: Catalogue, scopes: Sequence[Scope], *, adopted: Mapping[int, str]
+) -> dict[str, Outside]:
+    """Read every row of every user table that does not belong to the source.
+
+    `adopted` holds, by table, a condition for rows that belonged to nobody and are restored.
+    """
     by_oid = {scope.table.oid: scope for scope in scopes}
     found = {}
     for oid, table in catalogue.tables.items():
@@ -135,6 +140,7 @@ def fingerprint_outside(connection: Connection, catalogue: Catalogue, scopes: Se
             continue
         ctes = scope.with_clause if scope else ""
         where = f" WHERE ({scope.condition}) IS NOT TRUE" if scope else ""
+        where += f" AND NOT ({adopted[oid]})" if oid in adopted else ""
         text = "encode(sha256(convert_to(t::text, 'UTF8')), 'hex')"
         half = "sum(('x' || substr(h, {}, 15))::bit(60)::int8::numeric)"
         count, first, second = rows(

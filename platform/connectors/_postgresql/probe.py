@@ -6,8 +6,9 @@ from typing import Any
 from connectors._postgresql.catalogue import Catalogue
 from connectors._postgresql.config import PostgresqlConfig
 from connectors._postgresql.connection import Connection, errors, rows, value
+from connectors._postgresql.description import describe_scope
 from connectors._postgresql.quoting import literal
-from connectors._postgresql.reader import catalogue_of, connect_source, describe_scope, selection_of
+from connectors._postgresql.reader import catalogue_of, connect_source, selection_of
 from connectors._postgresql.scope import Scope, Selection
 from connectors._postgresql.tools import find_pg_dump
 from engine.errors import SourceDenied

@@ -27,18 +27,39 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import psycopg
 
+from connectors._postgresql import large_objects
 from connectors._postgresql.catalogue import Catalogue, Table, read_catalogue
 from connectors._postgresql.config import PostgresqlConfig
 from connectors._postgresql.connection import Connection, begin, connect, errors, rows, run, value
+from connectors._postgresql.definitions import (
+    POST_DATA,
+    PRE_DATA,
+    ROLES,
+    SEQUENCES,
+    Dump,
+    TextDocument,
+    large_objects_document,
+    roles_document,
+    sequences_document,
+)
+from connectors._postgresql.description import (
+    filled_views,
+    fingerprint,
+    may_compare_versions,
+    schema_version,
+    sequence_facts,
+    table_facts,
+)
 from connectors._postgresql.part import PostgresTablePart, SnapshotPool
-from connectors._postgresql.quoting import ident, literal
+from connectors._postgresql.quoting import literal
 from connectors._postgresql.rowtext import RowText
-from connectors._postgresql.scope import Scope, Selection, select_all, select_tenant
-from engine.errors import SourceChanged, UsageError
+from connectors._postgresql.scope import Selection, select_all, select_tenant
+from engine.errors import SourceChanged, SourceDenied, SourceError, SourceUnsupported, UsageError
 from engine.ports import DocumentPart, TablePart, TreePart
 from engine.progress import Progress
 
@@ -55,15 +76,6 @@ SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US
        CASE WHEN pg_is_in_recovery()
             THEN greatest((SELECT timeline_id FROM pg_control_checkpoint()), (SELECT min_recovery_end_timeline FROM pg_control_recovery()))
             ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END
-"""
-
-_SEQUENCES = """
-SELECT d.refobjid::int8, a.attname, n.nspname, c.relname, pg_sequence_last_value(s.seqrelid)
-  FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-  JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_class'::regclass
-       AND d.deptype IN ('a', 'i')
-  JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
- WHERE has_sequence_privilege(s.seqrelid, 'SELECT')
 """
 
 
@@ -119,13 +131,14 @@ class PostgresReader:
 
     def __init__(self, config: PostgresqlConfig, progress: Progress) -> None:
         self._config, self._progress = config, progress
-        self._main = connect_source(config)
+        self._resources = contextlib.ExitStack()
         try:
+            self._main = self._resources.enter_context(contextlib.closing(connect_source(config)))
             with errors("source", config.conninfo):
                 self._begin()
                 self._describe()
         except BaseException:
-            self._main.close()
+            self._resources.close()
             raise
 
     # -------------------------------------------------------- opening
@@ -175,16 +188,42 @@ class PostgresReader:
             "tenant_column": self._config.tenant_column,
             "tenant_value": self._config.tenant_value,
             "skipped": dict(self._catalogue.skipped),
+            "materialized": [] if self._config.layout == "rows" else filled_views(self._main, self._config.schema),
         }
         self._pool = SnapshotPool(
             lambda: connect_source(self._config),
             self._snapshot,
             age_seconds_max=self._config.snapshot_age_seconds_max,
         )
+        self._resources.callback(self._pool.close)
+        self._large_objects = self._config.layout == "database" and self._may_read_large_objects()
+        self._dump = self._start_dump()
         for name, reason in self._catalogue.skipped.items():
             self._progress.warn("postgresql.skipped", f"{name}: {reason}")
         for warning in self._selection.warnings:
             self._progress.warn("postgresql.scope", warning)
+
+    def _may_read_large_objects(self) -> bool:
+        if not large_objects.any_exist(self._main):
+            return False
+        if not large_objects.may_read(self._main):
+            raise SourceDenied(
+                "the database has large objects and the role may not read them",
+                hint="back up as a superuser, or GRANT SELECT ON pg_largeobject to the role",
+            )
+        return True
+
+    def _start_dump(self) -> Dump | None:
+        """Begin dumping definitions beside the rows; for shared tables they are a convenience, elsewhere a must."""
+        try:
+            dump = Dump(self._config, server_version=self._main.info.server_version, snapshot=self._snapshot)
+        except SourceUnsupported as error:
+            if self._config.layout != "rows":
+                raise
+            self._progress.warn("postgresql.no_definitions", f"{error}; a restore into an empty database needs them")
+            return None
+        self._resources.callback(dump.close)
+        return dump
 
     # -------------------------------------------------------- parts
 
@@ -209,10 +248,45 @@ class PostgresReader:
             )
             for scope in self._selection.scopes
         ]
+        if self._large_objects:
+            parts.append(self._large_object_pages())
         return sorted(parts, key=lambda part: part.name)
 
+    def _large_object_pages(self) -> PostgresTablePart:
+        scope, text = large_objects.SCOPE, RowText.of(large_objects.PAGES, utf8=True)
+        return PostgresTablePart(
+            self._pool,
+            scope,
+            text=text,
+            module="large objects",
+            fingerprint=fingerprint(scope, text),
+            version_domain=self._domain,
+            facts=table_facts(scope, text, []),
+        )
+
     def documents(self) -> Sequence[DocumentPart]:
-        return ()
+        """Definitions, roles, sequences, owners of large objects: as far as the layout has them."""
+        if self._config.layout == "rows":
+            return self._definitions_if_readable()
+        dump = self._dump
+        assert dump is not None, "a layout with definitions of its own has begun to dump them"
+        found: list[DocumentPart] = [TextDocument(name, partial(dump.text, name)) for name in (PRE_DATA, POST_DATA)]
+        schema = self._config.schema
+        found.append(TextDocument(SEQUENCES, partial(sequences_document, self._main, schema=schema)))
+        found.append(TextDocument(ROLES, partial(roles_document, self._main)))
+        if self._large_objects:
+            found.append(TextDocument(large_objects.DOCUMENT, partial(large_objects_document, self._main)))
+        return found
+
+    def _definitions_if_readable(self) -> list[DocumentPart]:
+        if self._dump is None:
+            return []
+        try:
+            texts = {name: self._dump.text(name) for name in (PRE_DATA, POST_DATA)}
+        except SourceError as error:
+            self._progress.warn("postgresql.no_definitions", f"{error}; a restore into an empty database needs them")
+            return []
+        return [TextDocument(name, partial(bytes, text)) for name, text in texts.items()]
 
     def finish(self) -> Mapping[str, Any]:
         """Compare the schema with what was read; SourceChanged when a type or table changed in between."""
@@ -229,71 +303,7 @@ class PostgresReader:
 
     def close(self) -> None:
         """End the snapshot and its locks."""
-        self._pool.close()
-        self._main.close()
-
-
-def may_compare_versions(text: RowText) -> bool:
-    """Whether equal xmin means equal text for this table, given equal fingerprint and domain."""
-    table = text.table
-    return table.heap and not table.names_objects and not text.key.synthetic
-
-
-def fingerprint(scope: Scope, text: RowText) -> str:
-    """Digest of what makes a row's text and a table's membership: schema, types, partitions, scope query."""
-    what = [scope.table.shape, scope.text, [c.name for c in text.columns], list(text.key.kinds), text.utf8]
-    return hashlib.sha256(json.dumps(what).encode()).hexdigest()
-
-
-def sequence_facts(connection: Connection) -> dict[int, list[dict[str, Any]]]:
-    """Sequences that columns own, with their last value, by the table's oid."""
-    found: dict[int, list[dict[str, Any]]] = {}
-    for oid, column, schema, name, last in rows(connection, _SEQUENCES):
-        found.setdefault(oid, []).append({"column": column, "schema": schema, "name": name, "last_value": last})
-    return found
-
-
-def table_facts(scope: Scope, text: RowText, sequences: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the restore and the operator need to know about a table."""
-    return {
-        "schema": scope.table.schema,
-        "table": scope.table.name,
-        "key": [column.name for column in text.key_columns],
-        "scope": scope.reason,
-        "sequences": sequences,
-        "generated": [column.name for column in scope.table.columns if column.generated],
-        "partitioned": scope.table.partitioned,
-        "tablespaces": list(scope.table.tablespaces),
-    }
-
-
-_MIGRATIONS = {
-    "django_migrations": "SELECT 'django:' || (array_agg(app || '.' || name ORDER BY id DESC))[1] || '#' || count(*) FROM {}",
-    "alembic_version": "SELECT 'alembic:' || string_agg(version_num, ',' ORDER BY version_num) FROM {}",
-    "flyway_schema_history": "SELECT 'flyway:' || (array_agg(version ORDER BY installed_rank DESC))[1] FROM {} WHERE success",
-}
-
-
-def schema_version(connection: Connection, catalogue: Catalogue, selection: Selection) -> str:
-    """The newest applied migration where a known tool keeps a table of them, else a digest of the schema."""
-    for table in sorted(catalogue.tables.values(), key=lambda table: (table.schema, table.name)):
-        query = _MIGRATIONS.get(table.name)
-        if query is None:
-            continue
-        run(connection, "SAVEPOINT lastro_version")
-        try:
-            found = value(connection, query.format(table.quoted))
-        except psycopg.Error:
-            # Not that tool's table after all, or not readable: the digest says as much.
-            run(connection, "ROLLBACK TO SAVEPOINT lastro_version")
-            continue
-        if found:
-            return str(found)
-    described = [
-        [scope.table.schema, scope.table.name, [[c.name, c.type, c.not_null] for c in scope.table.columns]]
-        for scope in selection.scopes
-    ]
-    return "digest:" + hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
+        self._resources.close()
 
 
 @contextlib.contextmanager
@@ -305,16 +315,3 @@ def open_reader(config: PostgresqlConfig, progress: Progress) -> Iterator[Postgr
         yield reader
     finally:
         reader.close()
-
-
-def describe_scope(selection: Selection) -> list[dict[str, Any]]:
-    """The tables of a source and why their rows belong, for the operator to confirm."""
-    return [
-        {
-            "table": scope.table.display,
-            "because": scope.reason,
-            "key": list(scope.table.key.columns) if scope.table.key else None,
-            "condition": scope.condition or ident(scope.table.schema, scope.table.name),
-        }
-        for scope in selection.scopes
-    ]

@@ -32,8 +32,9 @@ class Scope:
     condition: str
     ctes: tuple[str, ...]
     reason: str
-    direct: bool
-    """The row itself says whose it is, so that the condition holds whatever happens to other tables."""
+    others: str = ""
+    """Rows that belong to another tenant, with `others_ctes`; a row that is neither belongs to nobody."""
+    others_ctes: tuple[str, ...] = ()
 
     @property
     def with_clause(self) -> str:
@@ -65,7 +66,7 @@ def select_all(catalogue: Catalogue, *, include: Sequence[str] = (), exclude: Se
     """Every table whole: the layouts `database` and `schema`."""
     chosen = [t for t in catalogue.tables.values() if (not include or matches(t, include)) and not matches(t, exclude)]
     chosen.sort(key=lambda table: (table.schema, table.name))
-    return Selection(tuple(Scope(table, "", (), "the whole table", True) for table in chosen))
+    return Selection(tuple(Scope(table, "", (), "the whole table") for table in chosen))
 
 
 def select_tenant(
@@ -201,7 +202,8 @@ class _Closure:
             if columns:
                 select = f"SELECT {', '.join(f't.{ident(c)}' for c in columns)} FROM {table.source} AS t WHERE "
                 ctes[oid] = (f"{label[oid]} AS ({select}{mine})", f"{label[oid]}o AS ({select}{others})")
-            scopes.append(Scope(table, mine, self._needed(oid, mine, ctes, label), reason, oid in self._found))
+            needed = self._needed(oid, mine, ctes)
+            scopes.append(Scope(table, mine, needed, reason, others, self._needed(oid, others, ctes)))
         return scopes
 
     def _child_conditions(self, oid: int, label: dict[int, str]) -> tuple[str, str]:
@@ -219,9 +221,7 @@ class _Closure:
         on = " AND ".join(f"{cte}.{ident(parent)} {equals} t.{ident(child)}" for parent, equals, child in pairs)
         return f"EXISTS (SELECT FROM {cte} WHERE {on})"
 
-    def _needed(
-        self, oid: int, condition: str, ctes: dict[int, tuple[str, str]], label: dict[int, str]
-    ) -> tuple[str, ...]:
+    def _needed(self, oid: int, condition: str, ctes: dict[int, tuple[str, str]]) -> tuple[str, ...]:
         """The WITH queries that this condition reads, parents first."""
         wanted: set[int] = set()
         pending = [oid]
@@ -232,4 +232,4 @@ class _Closure:
                     pending.append(link.parent)
         chosen = [cte for parent in self._order if parent in wanted for cte in ctes[parent]]
         text = " ".join([condition, *chosen])
-        return tuple(cte for cte in chosen if text.count(f"FROM {cte.split(' ', 1)[0]} ") > 0)
+        return tuple(cte for cte in chosen if f"FROM {cte.split(' ', 1)[0]} " in text)

@@ -58,6 +58,12 @@ class Pair:
         pairs = zip(self.key.columns, self.key.equals, strict=True)
         return " AND ".join(f"{left}.{ident(name)} {equals} {right}.{ident(name)}" for name, equals in pairs)
 
+    def on_diff(self, side: str) -> str:
+        """Join a row source that carries the key's columns with the diff table `d`."""
+        assert self.key is not None, "only a table with a key is joined by it"
+        pairs = enumerate(zip(self.key.columns, self.key.equals, strict=True))
+        return " AND ".join(f"{side}.{ident(name)} {equals} d.k{n}" for n, (name, equals) in pairs)
+
 
 def pair_up(view: TableView, scope: Scope, number: int) -> Pair:
     """Match columns and key; SchemaMismatch with the reason when the rows cannot go there."""
@@ -74,7 +80,7 @@ def pair_up(view: TableView, scope: Scope, number: int) -> Pair:
         raise SchemaMismatch(
             f"{table.display} has no column in common with the backup", hint="restore into another schema"
         )
-    taken = {column.name for column in (*view.columns, *table.columns)}
+    taken = {column.name for column in view.columns} | {column.name for column in table.columns}
     return Pair(
         number=number,
         view=view,
@@ -105,7 +111,7 @@ def load_stage(connection: Connection, pair: Pair, progress: Progress) -> None:
     leading = [
         fresh_name(f"lastro_key_{n}", set(pair.columns) | set(pair.removed)) for n in range(pair.view.key.synthetic)
     ]
-    names = [*leading, *(column.name for column in pair.view.columns)]
+    names = leading + [column.name for column in pair.view.columns]
     shared = set(pair.columns)
     chosen = ", ".join(f"t.{ident(name)}" if name in shared else f"NULL::text AS {ident(name)}" for name in names)
     run(

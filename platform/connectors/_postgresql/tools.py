@@ -20,7 +20,7 @@ def find_pg_dump(server_major: int, *, folder: str = "") -> str | None:
 @functools.lru_cache(maxsize=8)
 def _installed(folder: str) -> tuple[tuple[int, str], ...]:
     places = [folder] if folder else [*_debian(), *_wheel(), *os.environ.get("PATH", "").split(os.pathsep)]
-    found = {}
+    found: dict[int, str] = {}
     for place in places:
         path = shutil.which("pg_dump", path=place)
         major = _major(path) if path else None

@@ -1,0 +1,236 @@
+"""Definitions of a database or schema: pg_dump's text, the roles it names, values of its sequences.
+
+pg_dump runs beside the reading of rows, in the same exported snapshot. Its text is kept in two documents,
+what must exist before rows are loaded and what is quicker or only possible afterwards.
+"""
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+from psycopg.conninfo import make_conninfo
+
+from connectors._postgresql.config import PostgresqlConfig
+from connectors._postgresql.connection import Connection, errors, parse_dsn, rows
+from connectors._postgresql.tools import find_pg_dump
+from engine.errors import SourceError, SourceUnsupported
+
+PRE_DATA, POST_DATA = "pre-data.sql", "post-data.sql"
+ROLES, SEQUENCES = "roles.json", "sequences.json"
+SECTIONS = {PRE_DATA: "pre-data", POST_DATA: "post-data"}
+DUMP_SECONDS_MAX = 3600
+
+
+@dataclass(slots=True)
+class TextDocument:
+    """A document that is read when it is asked for."""
+
+    name: str
+    load: Callable[[], bytes]
+
+    def read(self) -> bytes:
+        return self.load()
+
+
+class Dump:
+    """pg_dump of both sections, running until it is asked for its result."""
+
+    def __init__(self, config: PostgresqlConfig, *, server_version: int, snapshot: str) -> None:
+        major = server_version // 10000
+        program = find_pg_dump(major, folder=config.tools)
+        if program is None:
+            raise SourceUnsupported(
+                f"pg_dump {major} or newer is not installed, so that definitions cannot be backed up",
+                hint=f"install postgresql-client-{major}, or name its folder in the setting tools",
+            )
+        self._running: dict[str, tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]] = {}
+        try:
+            for name, section in SECTIONS.items():
+                self._running[name] = _start(program, config, section, snapshot)
+        except BaseException:
+            self.close()
+            raise
+
+    def text(self, name: str) -> bytes:
+        """Wait for a section and return it. Raises SourceError with what pg_dump said."""
+        process, output, complaints = self._running[name]
+        try:
+            code = process.wait(DUMP_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            raise SourceError(f"pg_dump has not finished within {DUMP_SECONDS_MAX} s") from None
+        if code != 0:
+            complaints.seek(0)
+            said = " ".join(complaints.read().decode(errors="replace").split())[-500:]
+            raise SourceError(
+                f"pg_dump failed: {said}",
+                hint="the role needs SELECT on every table and USAGE on every schema it dumps",
+            )
+        output.seek(0)
+        return plain_sql(output.read())
+
+    def close(self) -> None:
+        """Stop what still runs and drop its output."""
+        for process, output, complaints in self._running.values():
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+            output.close()
+            complaints.close()
+
+
+def _start(
+    program: str, config: PostgresqlConfig, section: str, snapshot: str
+) -> tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]:
+    parts = parse_dsn(config.conninfo)
+    environment = {**os.environ, "PGCLIENTENCODING": "UTF8"}
+    for key in ("password", "sslpassword"):
+        secret = parts.pop(key, None)
+        if secret and key == "password":
+            # An argument list is visible to every user of the machine, the environment is not.
+            environment["PGPASSWORD"] = str(secret)
+    arguments = [program, "--no-password", f"--section={section}", f"--snapshot={snapshot}"]
+    arguments += [f"--lock-wait-timeout={config.lock_timeout_seconds * 1000}", "--no-tablespaces", "-B"]
+    if config.layout == "schema":
+        arguments.append("--schema=" + '"' + config.schema.replace('"', '""') + '"')
+    output, complaints = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 (closed by Dump.close)
+    process = subprocess.Popen(
+        [*arguments, "--dbname", make_conninfo("", **parts)],
+        stdin=subprocess.DEVNULL, stdout=output, stderr=complaints, env=environment,
+    )  # fmt: skip
+    return process, output, complaints
+
+
+def plain_sql(text: bytes) -> bytes:
+    r"""Drop psql's own commands (`\restrict …`) that newer versions put around the SQL."""
+    head, mark, rest = text.partition(b"\n-- Name: ")
+    head = re.sub(rb"(?m)^\\(un)?restrict .*\n?", b"", head)
+    body, end, tail = rest.rpartition(b"\n-- PostgreSQL database dump complete")
+    tail = re.sub(rb"(?m)^\\(un)?restrict .*\n?", b"", tail)
+    return head + mark + body + end + tail
+
+
+# ---------------------------------------------------------------- items of a dump
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One entry of a dump: its kind as pg_dump calls it, schema, tag, and its SQL."""
+
+    kind: str
+    schema: str
+    tag: str
+    sql: str
+
+
+_HEADER = re.compile(
+    r"^--\n-- (?:Data for )?Name: (?P<tag>.*?); Type: (?P<kind>[A-Z ]+); Schema: (?P<schema>.*?); Owner: .*\n--\n",
+    re.MULTILINE,
+)
+
+
+def items(document: bytes) -> Iterator[Item]:
+    """Cut a section into its entries. A text in a function's body may look like a header: see `run_items`."""
+    text = document.decode()
+    found = list(_HEADER.finditer(text))
+    for match, following in zip(found, [*found[1:], None], strict=True):
+        sql = text[match.end() : following.start() if following else len(text)]
+        yield Item(match["kind"], "" if match["schema"] == "-" else match["schema"], match["tag"], sql)
+
+
+# ---------------------------------------------------------------- what pg_dump leaves out
+
+_ROLES = """
+WITH RECURSIVE named(oid) AS (
+  SELECT d.refobjid FROM pg_shdepend d
+   WHERE d.refclassid = 'pg_authid'::regclass
+     AND (d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+          OR (d.classid = 'pg_database'::regclass AND d.objid = (SELECT oid FROM pg_database WHERE datname = current_database())))
+  UNION SELECT datdba FROM pg_database WHERE datname = current_database()
+  UNION SELECT m.roleid FROM pg_auth_members m JOIN named n ON m.member = n.oid
+)
+SELECT r.rolname, r.rolsuper, r.rolinherit, r.rolcreaterole, r.rolcreatedb, r.rolcanlogin, r.rolreplication, r.rolbypassrls,
+       r.rolconnlimit, r.rolvaliduntil::text,
+       ARRAY(SELECT g.rolname::text FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid WHERE m.member = r.oid ORDER BY 1),
+       ARRAY(SELECT s FROM pg_db_role_setting c, unnest(c.setconfig) s WHERE c.setrole = r.oid
+              AND c.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database()) ORDER BY 1)
+  FROM pg_roles r WHERE r.oid IN (SELECT oid FROM named) AND r.rolname !~ '^pg_' ORDER BY r.rolname
+"""
+
+_ROLE_FIELDS = (
+    "name", "superuser", "inherit", "createrole", "createdb", "login", "replication", "bypassrls",
+    "connection_limit", "valid_until", "member_of", "settings",
+)  # fmt: skip
+
+_DATABASE = """
+SELECT d.datname, pg_encoding_to_char(d.encoding), d.datcollate, d.datctype, pg_get_userbyid(d.datdba), d.datconnlimit,
+       ARRAY(SELECT s FROM pg_db_role_setting c, unnest(c.setconfig) s WHERE c.setdatabase = d.oid AND c.setrole = 0 ORDER BY 1),
+       shobj_description(d.oid, 'pg_database'),
+       ARRAY(SELECT json_build_array(CASE WHEN a.grantee = 0 THEN 'public' ELSE pg_get_userbyid(a.grantee)::text END,
+                                     a.privilege_type, a.is_grantable)::text
+               FROM aclexplode(d.datacl) a ORDER BY 1),
+       to_jsonb(d) ->> 'datlocprovider', coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale')
+  FROM pg_database d WHERE d.datname = current_database()
+"""
+
+_DATABASE_FIELDS = (
+    "name", "encoding", "collate", "ctype", "owner", "connection_limit", "settings", "comment", "grants",
+    "locale_provider", "locale",
+)  # fmt: skip
+
+
+def roles_document(connection: Connection) -> bytes:
+    """Roles that own or may use anything in the database, and the database's own properties, as JSON."""
+    with errors("source"):
+        roles = [dict(zip(_ROLE_FIELDS, row, strict=True)) for row in rows(connection, _ROLES)]
+        passwords = _passwords(connection)
+        for role in roles:
+            role["password"] = passwords.get(role["name"])
+        database = dict(zip(_DATABASE_FIELDS, rows(connection, _DATABASE)[0], strict=True))
+    return _json({"roles": roles, "database": database})
+
+
+def _passwords(connection: Connection) -> dict[str, str]:
+    """Stored verifiers of the roles; none where the role may not read them."""
+    if not rows(connection, "SELECT has_table_privilege('pg_catalog.pg_authid', 'SELECT')")[0][0]:
+        return {}
+    return dict(rows(connection, "SELECT rolname, rolpassword FROM pg_authid WHERE rolpassword IS NOT NULL"))
+
+
+_SEQUENCE_VALUES = """
+SELECT n.nspname, c.relname, pg_sequence_last_value(s.seqrelid)
+  FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname !~ '^pg_' AND has_sequence_privilege(s.seqrelid, 'SELECT') ORDER BY 1, 2
+"""
+
+
+def sequences_document(connection: Connection, *, schema: str = "") -> bytes:
+    """Last values of all sequences, null where one was never used, as JSON."""
+    with errors("source"):
+        found = rows(connection, _SEQUENCE_VALUES)
+    return _json([{"schema": s, "name": n, "last_value": v} for s, n, v in found if not schema or s == schema])
+
+
+_LARGE_OBJECTS = """
+SELECT m.oid::int8, pg_get_userbyid(m.lomowner),
+       ARRAY(SELECT json_build_array(CASE WHEN a.grantee = 0 THEN 'public' ELSE pg_get_userbyid(a.grantee)::text END,
+                                     a.privilege_type, a.is_grantable)::text
+               FROM aclexplode(m.lomacl) a ORDER BY 1),
+       obj_description(m.oid, 'pg_largeobject')
+  FROM pg_largeobject_metadata m ORDER BY m.oid
+"""
+
+
+def large_objects_document(connection: Connection) -> bytes:
+    """Owner, grants and comment of every large object, as JSON."""
+    with errors("source"):
+        found = rows(connection, _LARGE_OBJECTS)
+    return _json([{"oid": o, "owner": w, "grants": g, "comment": c} for o, w, g, c in found])
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, indent=1).encode()

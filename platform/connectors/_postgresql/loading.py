@@ -1,0 +1,158 @@
+"""Rows straight into tables that are new: COPY without a difference, and the digests read back."""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import psycopg
+
+from connectors._postgresql.catalogue import Catalogue, Table
+from connectors._postgresql.connection import Connection, run, translate, value
+from connectors._postgresql.part import copy_lines
+from connectors._postgresql.quoting import ident, idents, literal
+from connectors._postgresql.reader import is_utf8
+from connectors._postgresql.rowtext import RowText
+from connectors._postgresql.scope import Scope
+from engine.errors import SchemaMismatch, TargetError
+from engine.ports import Check, TableChange, TableView
+from engine.progress import Progress
+from engine.table_runs import table_digest
+
+CONNECTIONS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a table of the backup goes."""
+
+    view: TableView
+    schema: str
+    name: str
+
+    @property
+    def quoted(self) -> str:
+        return ident(self.schema, self.name)
+
+
+def load_table(connection: Connection, destination: Destination, progress: Progress, *, fresh: bool) -> None:
+    """COPY all rows of a view into its table; `fresh` tables are frozen while they are written."""
+    view = destination.view
+    columns = [column.name for column in view.columns if not column.generated]
+    if not columns:
+        run(connection, f"INSERT INTO {destination.quoted} SELECT FROM generate_series(1, {view.row_count})")
+        return
+    freeze = " WITH (FREEZE)" if fresh else ""
+    synthetic = view.key.synthetic
+    keep = [not column.generated for column in view.columns]
+    try:
+        with (
+            connection.cursor() as cursor,
+            cursor.copy(f"COPY {destination.quoted} ({idents(columns)}) FROM STDIN{freeze}".encode()) as copy,
+        ):
+            for lines in view.rows():
+                progress.check()
+                if not lines:
+                    continue
+                if synthetic:
+                    lines = [line.split(b"\t", synthetic)[synthetic] for line in lines]
+                if not all(keep):
+                    lines = [
+                        b"\t".join([field for field, kept in zip(line.split(b"\t"), keep, strict=True) if kept])
+                        for line in lines
+                    ]
+                block = b"\n".join(lines) + b"\n"
+                copy.write(block)
+                progress.advance(bytes=len(block), items=len(lines))
+    except psycopg.DataError as error:
+        raise SchemaMismatch(f"{view.name}: {translate(error, 'target').message}") from None
+
+
+def load_frozen(connection: Connection, destination: Destination, progress: Progress) -> None:
+    """Load a table of its own transaction: emptied first, so that rows are written frozen and without old WAL."""
+    kind = value(connection, f"SELECT relkind FROM pg_class WHERE oid = {literal(destination.quoted)}::regclass")
+    run(connection, "BEGIN")
+    run(connection, f"TRUNCATE {'' if kind == 'p' else 'ONLY '}{destination.quoted}")
+    load_table(connection, destination, progress, fresh=kind == "r")
+    run(connection, "COMMIT")
+
+
+def spread(
+    connections: Sequence[Connection], work: Sequence[tuple[int, Callable[[Connection], None]]], progress: Progress
+) -> None:
+    """Run (weight, work) on the connections, the heaviest first; the first error stops what has not begun."""
+    pending = [job for _, job in sorted(work, key=lambda pair: -pair[0])]
+
+    def drain(connection: Connection) -> None:
+        while pending:
+            progress.check()
+            try:
+                job = pending.pop(0)
+            except IndexError:
+                return
+            try:
+                job(connection)
+            except BaseException:
+                pending.clear()
+                raise
+
+    with ThreadPoolExecutor(len(connections), thread_name_prefix="postgres") as pool:
+        for future in [pool.submit(drain, connection) for connection in connections]:
+            future.result()
+
+
+def digest_of(connection: Connection, table: Table, view: TableView) -> str:
+    """The digest of a whole table read back; a row count where its columns are no longer the backup's."""
+    types = {column.name: column.type for column in table.columns}
+    if any(types.get(column.name) != column.type for column in view.columns):
+        count = value(connection, f"SELECT count(*) FROM {table.source}")
+        return f"{count} rows"
+    text = RowText(table, tuple(table.column(c.name) for c in view.columns), view.key, is_utf8(connection))
+    query = text.select(Scope(table, "", (), "restored"), version=False, leading=False)
+    return table_digest(copy_lines(connection, query), view.key)[0]
+
+
+def compare_tables(
+    connections: Sequence[Connection], catalogue: Catalogue, destinations: Sequence[Destination], progress: Progress
+) -> Check:
+    """Read every restored table back and compare digests. Raises TargetError when one differs."""
+    actual: dict[str, str] = {}
+    expected: dict[str, str] = {}
+
+    def compare(destination: Destination) -> Callable[[Connection], None]:
+        def job(connection: Connection) -> None:
+            table = catalogue.find(destination.schema, destination.name)
+            if table is None:
+                raise TargetError(f"{destination.quoted} is not there after the restore")
+            found = digest_of(connection, table, destination.view)
+            view = destination.view
+            actual[view.name] = found
+            wanted = getattr(view, "sha256", None)
+            expected[view.name] = f"{view.row_count} rows" if found.endswith(" rows") or not wanted else wanted
+
+        return job
+
+    spread(connections, [(each.view.byte_count, compare(each)) for each in destinations], progress)
+    wrong = sorted(name for name in expected if expected[name] != actual[name])
+    if wrong:
+        raise TargetError(
+            f"after the restore {', '.join(wrong[:5])} do not have the backup's digest",
+            hint="verify the backup, and look for event triggers that rewrite rows",
+        )
+    return Check("checksum_verification", True, expected, actual)
+
+
+def changes_of(destinations: Sequence[Destination]) -> tuple[TableChange, ...]:
+    """Everything was inserted."""
+    return tuple(TableChange(each.view.name, insert=each.view.row_count) for each in destinations)
+
+
+def set_sequences(connection: Connection, values: Sequence[Mapping[str, object]], *, rename: Mapping[str, str]) -> None:
+    """Set sequences of a rebuilt schema to the values of the backup."""
+    for sequence in values:
+        if sequence["last_value"] is None:
+            continue
+        schema = rename.get(str(sequence["schema"]), str(sequence["schema"]))
+        name = literal(ident(schema, str(sequence["name"])))
+        found = value(connection, f"SELECT to_regclass({name}) IS NOT NULL")
+        if found:
+            run(connection, f"SELECT setval({name}::regclass, {int(str(sequence['last_value']))})")

@@ -1,0 +1,263 @@
+"""A whole database built anew: definitions, rows over two connections, then indexes and constraints.
+
+It takes many transactions, so a schema with a telling name marks the database as unfinished from the first
+of them to the last. A restore that finds such a mark clears what a killed one left and begins again.
+"""
+
+import contextlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+
+from connectors._postgresql.catalogue import read_catalogue
+from connectors._postgresql.config import PostgresqlConfig
+from connectors._postgresql.connection import Connection, begin, connect, errors, parse_dsn, rows, run, value
+from connectors._postgresql.definitions import POST_DATA, PRE_DATA, ROLES, SEQUENCES, Item, items
+from connectors._postgresql.inplace import connect_target, restore_in_place
+from connectors._postgresql.large_objects import DOCUMENT as LARGE_OBJECTS
+from connectors._postgresql.large_objects import NAME as LARGE_OBJECT_PAGES
+from connectors._postgresql.large_objects import restore_large_objects
+from connectors._postgresql.loading import (
+    CONNECTIONS,
+    Destination,
+    changes_of,
+    compare_tables,
+    load_frozen,
+    set_sequences,
+    spread,
+)
+from connectors._postgresql.quoting import ident, literal
+from connectors._postgresql.roles import apply_database, create_roles
+from connectors._postgresql.statements import Runner
+from engine.errors import LastroError, SchemaMismatch, TargetError, TargetOccupied
+from engine.faults import kill_point
+from engine.ports import Check, RestoreReport, RestoreRequest, SourceView
+from engine.progress import Progress
+
+MARK = "lastro_unfinished_restore"
+INDEX_KINDS = {"CONSTRAINT", "INDEX"}
+EARLY_KINDS = {"INDEX ATTACH"}
+REFRESH_ROUNDS_MAX = 20
+
+_OCCUPIED = """
+SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+   AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e')
+ ORDER BY 1 LIMIT 5
+"""
+
+_SCHEMAS = "SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' ORDER BY 1"
+
+
+def restore_to_database(
+    config: PostgresqlConfig, view: SourceView, request: RestoreRequest, progress: Progress
+) -> RestoreReport:
+    """Build the database that the DSN names, creating it when it does not exist."""
+    if PRE_DATA not in view.documents:
+        raise SchemaMismatch(
+            "the backup holds no definitions to build a database from",
+            hint="install pg_dump of the server's major version and back up again, or restore with schema=NAME",
+        )
+    with errors("target", config.conninfo):
+        create_missing_database(config, view)
+        with contextlib.ExitStack() as stack:
+            connections = [stack.enter_context(contextlib.closing(connect_target(config))) for _ in range(CONNECTIONS)]
+            building = _Building(config, view, request, progress, connections)
+            if building.holds_tables_of_ours() and request.overwrite and view.facts["layout"] == "rows":
+                return restore_in_place(config, view, request, progress)
+            return building.run()
+
+
+def create_missing_database(config: PostgresqlConfig, view: SourceView) -> None:
+    """Create the DSN's database with the encoding and locale of the backup's, unless it exists."""
+    wanted = str(parse_dsn(config.conninfo).get("dbname") or "")
+    try:
+        connect_target(config).close()
+    except LastroError as error:
+        if f'database "{wanted}" does not exist' not in error.message:
+            raise
+    else:
+        return
+    maintenance = connect(config.conninfo, side="target", database="postgres")
+    with contextlib.closing(maintenance):
+        facts = json.loads(view.documents[ROLES].read())["database"] if ROLES in view.documents else {}
+        encoding = facts.get("encoding") or view.facts.get("encoding") or "UTF8"
+        locale = ""
+        if facts:
+            locale = f" LC_COLLATE {literal(facts['collate'])} LC_CTYPE {literal(facts['ctype'])}"
+        run(maintenance, f"CREATE DATABASE {ident(wanted)} TEMPLATE template0 ENCODING {literal(encoding)}{locale}")
+
+
+@dataclass
+class _Building:
+    config: PostgresqlConfig
+    view: SourceView
+    request: RestoreRequest
+    progress: Progress
+    connections: Sequence[Connection]
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def main(self) -> Connection:
+        return self.connections[0]
+
+    @property
+    def shared(self) -> bool:
+        """Rows of one tenant out of shared tables: what they refer to may be missing."""
+        return bool(self.view.facts["layout"] == "rows")
+
+    def run(self) -> RestoreReport:
+        self._claim()
+        self._say_session()
+        destinations = [
+            Destination(table, table.facts["schema"], table.facts["table"])
+            for table in self.view.tables
+            if table.name != LARGE_OBJECT_PAGES
+        ]
+        self.progress.phase("definitions")
+        if ROLES in self.view.documents:
+            create_roles(self.main, self._document(ROLES)["roles"], self._warn)
+        self._runner(self.main).run_all(items(self.view.documents[PRE_DATA].read()))
+        kill_point("pg.restore.defined")
+        self._load(destinations)
+        kill_point("pg.restore.loaded")
+        self.progress.phase("indexes")
+        self._finish_definitions()
+        if SEQUENCES in self.view.documents:
+            set_sequences(self.main, self._document(SEQUENCES), rename={})
+        self._refresh()
+        self.progress.phase("check")
+        checks = self._checks(destinations)
+        if not self.shared and ROLES in self.view.documents:
+            apply_database(self.main, self._document(ROLES), self._warn)
+        kill_point("pg.restore.applied")
+        run(self.main, f"DROP SCHEMA {ident(MARK)}")
+        kill_point("pg.restore.committed")
+        return RestoreReport(changes_of(destinations), None, checks, None, tuple(self.warnings))
+
+    def _warn(self, message: str) -> None:
+        self.warnings.append(message)
+        self.progress.warn("postgresql.definitions", message)
+
+    def _document(self, name: str) -> Any:
+        return json.loads(self.view.documents[name].read())
+
+    # -------------------------------------------------------- the place
+
+    def holds_tables_of_ours(self) -> bool:
+        """Whether every table of the backup is there already."""
+        names = [literal(ident(t.facts["schema"], t.facts["table"])) for t in self.view.tables]
+        return bool(
+            value(
+                self.main,
+                f"SELECT bool_and(to_regclass(n) IS NOT NULL) FROM unnest(ARRAY[{', '.join(names)}]::text[]) n",
+            )
+        )
+
+    def _claim(self) -> None:
+        """Make sure the database is empty, or ours to clear, and mark it as unfinished."""
+        marked = value(self.main, f"SELECT to_regnamespace({literal(ident(MARK))}) IS NOT NULL")
+        there = [row[0] for row in rows(self.main, _OCCUPIED)]
+        if there and not marked and not self.request.overwrite:
+            raise TargetOccupied(
+                f"the target database holds {', '.join(there)}",
+                hint="name an empty database, or confirm the overwriting",
+            )
+        begin(self.main, "READ COMMITTED")
+        if there or marked:
+            for (schema,) in rows(self.main, _SCHEMAS):
+                run(self.main, f"DROP SCHEMA {ident(schema)} CASCADE")
+            run(self.main, "CREATE SCHEMA public")
+            run(self.main, "SELECT count(lo_unlink(oid)) FROM pg_largeobject_metadata")
+        run(self.main, f"CREATE SCHEMA {ident(MARK)}")
+        run(self.main, f"COMMENT ON SCHEMA {ident(MARK)} IS {literal('lastro ' + self.request.label)}")
+        run(self.main, "COMMIT")
+
+    def _say_session(self) -> None:
+        """Speed that costs no safety: an unfinished database is thrown away after a crash."""
+        for connection in self.connections:
+            run(connection, "SET synchronous_commit = off")
+            run(connection, "SET maintenance_work_mem = '256MB'")
+
+    # -------------------------------------------------------- rows
+
+    def _load(self, destinations: Sequence[Destination]) -> None:
+        self.progress.phase("load")
+        views = self.view.tables
+        self.progress.total(bytes=sum(v.byte_count for v in views), items=sum(v.row_count for v in views))
+
+        def load(destination: Destination) -> Callable[[Connection], None]:
+            return lambda connection: load_frozen(connection, destination, self.progress)
+
+        spread(self.connections, [(each.view.byte_count, load(each)) for each in destinations], self.progress)
+        pages = next((table for table in views if table.name == LARGE_OBJECT_PAGES), None)
+        if LARGE_OBJECTS in self.view.documents:
+            restore_large_objects(self.main, pages, self._document(LARGE_OBJECTS), self._warn, self.progress)
+
+    # -------------------------------------------------------- definitions
+
+    def _runner(self, connection: Connection) -> Runner:
+        return Runner(connection, self._warn, links_may_dangle=self.shared)
+
+    def _finish_definitions(self) -> None:
+        """Indexes and unique constraints in parallel, the rest in pg_dump's order."""
+        entries = list(items(self.view.documents[POST_DATA].read()))
+        indexes = [item for item in entries if item.kind in INDEX_KINDS]
+        sizes = {table.facts["table"]: table.byte_count for table in self.view.tables}
+
+        def build(item: Item) -> Callable[[Connection], None]:
+            return lambda connection: self._runner(connection).run_item(item)
+
+        weights = [sizes.get(item.tag.split(" ")[0], 0) if item.kind == "CONSTRAINT" else 0 for item in indexes]
+        try:
+            spread(self.connections, list(zip(weights, map(build, indexes), strict=True)), self.progress)
+        except psycopg.errors.SyntaxError as error:
+            raise TargetError(f"an index definition cannot be read: {error.diag.message_primary}") from None
+        rest = [item for item in entries if item.kind not in INDEX_KINDS]
+        rest.sort(key=lambda item: item.kind not in EARLY_KINDS)
+        self._runner(self.main).run_all(rest)
+
+    def _refresh(self) -> None:
+        """Fill materialized views, those that read others after them."""
+        pending = list(self.view.facts.get("materialized", ()))
+        for _ in range(REFRESH_ROUNDS_MAX):
+            left = []
+            for schema, name in pending:
+                try:
+                    run(self.main, f"REFRESH MATERIALIZED VIEW {ident(schema, name)}")
+                except psycopg.errors.ObjectNotInPrerequisiteState:
+                    left.append((schema, name))
+                except psycopg.Error as error:
+                    self._warn(f"materialized view {schema}.{name} stays empty: {error.diag.message_primary}")
+            if not left or len(left) == len(pending):
+                break
+            pending = left
+        for schema, name in left if pending else ():
+            self._warn(f"materialized view {schema}.{name} stays empty")
+
+    # -------------------------------------------------------- checks
+
+    def _checks(self, destinations: Sequence[Destination]) -> tuple[Check, ...]:
+        catalogue = read_catalogue(self.main)
+        compared = compare_tables(self.connections, catalogue, destinations, self.progress)
+        dangling = [link.name for link in catalogue.foreign_keys if not link.validated]
+        return (
+            compared,
+            Check(
+                "data_integrity",
+                True,
+                0,
+                0,
+                f"{len(catalogue.foreign_keys)} foreign keys, {len(dangling)} not validated",
+            ),
+            Check(
+                "schema_compatibility",
+                True,
+                len(destinations),
+                len(destinations),
+                "built from the backup's definitions",
+            ),
+        )

@@ -1,0 +1,214 @@
+"""Restores into another schema: one transaction, so that the schema is there whole or not at all.
+
+A tenant's schema is built from pg_dump's text, which names the schema everywhere. Instead of editing SQL, the
+schema is built under its own name and renamed at the end; a live schema of that name steps aside within
+the same transaction. Other sessions never see it: they go on with the committed catalogue.
+"""
+
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from connectors._postgresql.catalogue import Catalogue, Table, read_catalogue
+from connectors._postgresql.config import PostgresqlConfig
+from connectors._postgresql.connection import Connection, begin, errors, rows, run, value
+from connectors._postgresql.definitions import POST_DATA, PRE_DATA, ROLES, SEQUENCES, items
+from connectors._postgresql.inplace import commit, connect_target
+from connectors._postgresql.loading import Destination, changes_of, compare_tables, load_table, set_sequences
+from connectors._postgresql.newdatabase import create_missing_database
+from connectors._postgresql.quoting import ident, idents, literal
+from connectors._postgresql.roles import create_roles
+from connectors._postgresql.statements import Runner
+from engine.errors import TargetOccupied
+from engine.faults import kill_point
+from engine.ports import Check, RestoreReport, RestoreRequest, SourceView, TableView
+from engine.progress import Progress
+
+ASIDE = "lastro_aside"
+
+_INSIDE = """
+SELECT count(*) FROM pg_depend d WHERE d.refclassid = 'pg_namespace'::regclass AND d.refobjid = to_regnamespace({name})
+"""
+
+_TEXT_REFERENCES = """
+SELECT p.proname FROM pg_proc p WHERE p.pronamespace = to_regnamespace({name}) AND position({old} IN p.prosrc) > 0 ORDER BY 1
+"""
+
+
+@dataclass
+class _SchemaWork:
+    """What both ways of filling a schema share."""
+
+    config: PostgresqlConfig
+    schema: str
+    view: SourceView
+    request: RestoreRequest
+    progress: Progress
+    connection: Connection
+    warnings: list[str] = field(default_factory=list)
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+        self.progress.warn("postgresql.definitions", message)
+
+    def make_room(self) -> None:
+        """Remove an empty schema of that name, or a full one when that was confirmed."""
+        name = literal(ident(self.schema))
+        if not value(self.connection, f"SELECT to_regnamespace({name}) IS NOT NULL"):
+            return
+        inside = value(self.connection, _INSIDE.format(name=name))
+        if inside and not self.request.overwrite:
+            raise TargetOccupied(
+                f"schema {self.schema} exists and holds {inside} objects",
+                hint="name a new schema, or confirm the overwriting",
+            )
+        run(self.connection, f"DROP SCHEMA {ident(self.schema)} CASCADE")
+
+    def load(self, destinations: Sequence[Destination]) -> None:
+        self.progress.phase("load")
+        views = [each.view for each in destinations]
+        self.progress.total(bytes=sum(v.byte_count for v in views), items=sum(v.row_count for v in views))
+        for destination in destinations:
+            load_table(self.connection, destination, self.progress, fresh=False)
+        kill_point("pg.restore.loaded")
+
+    def finish(self, destinations: Sequence[Destination], detail: str) -> RestoreReport:
+        """Compare digests, commit, report."""
+        self.progress.phase("check")
+        catalogue = read_catalogue(self.connection, schemas=(self.schema,))
+        compared = compare_tables([self.connection], catalogue, destinations, self.progress)
+        checks = (
+            compared,
+            Check("data_integrity", True, 0, 0, f"{len(catalogue.foreign_keys)} foreign keys hold"),
+            Check("schema_compatibility", True, len(destinations), len(destinations), detail),
+        )
+        self.progress.check()
+        kill_point("pg.restore.applied")
+        commit(self.connection, lambda: connect_target(self.config))
+        kill_point("pg.restore.committed")
+        return RestoreReport(changes_of(destinations), None, checks, None, tuple(self.warnings))
+
+
+def restore_to_schema(
+    config: PostgresqlConfig, schema: str, view: SourceView, request: RestoreRequest, progress: Progress
+) -> RestoreReport:
+    """Build a tenant's schema under a name, in the source's database or another."""
+    with errors("target", config.conninfo):
+        create_missing_database(config, view)
+        with contextlib.closing(connect_target(config)) as connection:
+            return _build(_SchemaWork(config, schema, view, request, progress, connection))
+
+
+def _build(work: _SchemaWork) -> RestoreReport:
+    original = str(work.view.facts["schema"])
+    renamed = original != work.schema
+    connection, documents = work.connection, work.view.documents
+    work.progress.phase("definitions")
+    if ROLES in documents:
+        create_roles(connection, json.loads(documents[ROLES].read())["roles"], work.warn)
+    begin(connection, "READ COMMITTED")
+    work.make_room()
+    aside = renamed and value(connection, f"SELECT to_regnamespace({literal(ident(original))}) IS NOT NULL")
+    if aside:
+        run(connection, f"ALTER SCHEMA {ident(original)} RENAME TO {ident(ASIDE)}")
+    runner = Runner(connection, work.warn)
+    runner.run_all(items(documents[PRE_DATA].read()))
+    work.load([Destination(t, original, t.facts["table"]) for t in work.view.tables])
+    work.progress.phase("indexes")
+    runner.run_all(items(documents[POST_DATA].read()))
+    if SEQUENCES in documents:
+        set_sequences(connection, json.loads(documents[SEQUENCES].read()), rename={})
+    for name_schema, name in work.view.facts.get("materialized", ()):
+        run(connection, f"REFRESH MATERIALIZED VIEW {ident(name_schema, name)}")
+    if renamed:
+        run(connection, f"ALTER SCHEMA {ident(original)} RENAME TO {ident(work.schema)}")
+        _warn_of_names(work, original)
+    if aside:
+        run(connection, f"ALTER SCHEMA {ident(ASIDE)} RENAME TO {ident(original)}")
+    destinations = [Destination(t, work.schema, t.facts["table"]) for t in work.view.tables]
+    return work.finish(destinations, "built from the backup's definitions")
+
+
+def _warn_of_names(work: _SchemaWork, original: str) -> None:
+    query = _TEXT_REFERENCES.format(name=literal(ident(work.schema)), old=literal(f"{original}."))
+    found = [row[0] for row in rows(work.connection, query)]
+    if found:
+        work.warn(f"functions {', '.join(found[:5])} name the schema {original} in their text and still mean that one")
+
+
+# ---------------------------------------------------------------- rows of one tenant
+
+
+def copy_rows_to_schema(
+    config: PostgresqlConfig, schema: str, view: SourceView, request: RestoreRequest, progress: Progress
+) -> RestoreReport:
+    """Put one tenant's rows beside the live tables: tables like them, in a schema of their own."""
+    with errors("target", config.conninfo), contextlib.closing(connect_target(config)) as connection:
+        work = _SchemaWork(config, schema, view, request, progress, connection)
+        catalogue = read_catalogue(connection)
+        begin(connection, "READ COMMITTED")
+        work.make_room()
+        run(connection, f"CREATE SCHEMA {ident(schema)}")
+        names = _names(view.tables)
+        destinations = [Destination(table, schema, names[table.name]) for table in view.tables]
+        for destination in destinations:
+            facts = destination.view.facts
+            _create_like(work, destination, catalogue.find(facts["schema"], facts["table"]))
+        work.load(destinations)
+        _link(work, destinations, catalogue)
+        return work.finish(destinations, "tables like the live ones")
+
+
+def _names(views: Sequence[TableView]) -> dict[str, str]:
+    """Bare table names; those of several schemas that would clash carry their schema."""
+    bare = [table.facts["table"] for table in views]
+    return {
+        table.name: table.facts["table"]
+        if bare.count(table.facts["table"]) == 1
+        else f"{table.facts['schema']}_{table.facts['table']}"
+        for table in views
+    }
+
+
+def _create_like(work: _SchemaWork, destination: Destination, live: Table | None) -> None:
+    """Create a table like the live one, with the backup's columns that it lost; a dropped one from the backup alone."""
+    view = destination.view
+    if live is None:
+        columns = ", ".join(f"{ident(column.name)} {column.type}" for column in view.columns)
+        run(work.connection, f"CREATE TABLE {destination.quoted} ({columns})")
+        key = view.facts.get("key")
+        if key:
+            run(work.connection, f"ALTER TABLE {destination.quoted} ADD PRIMARY KEY ({idents(key)})")
+        work.warn(f"{view.name} no longer exists: its copy has columns and key, no other constraints")
+        return
+    run(work.connection, f"CREATE TABLE {destination.quoted} (LIKE {live.quoted} INCLUDING ALL)")
+    known = {column.name for column in live.columns}
+    for column in view.columns:
+        if column.name not in known:
+            run(work.connection, f"ALTER TABLE {destination.quoted} ADD COLUMN {ident(column.name)} {column.type}")
+            work.warn(f"{view.name} no longer has {column.name}: the copy has it")
+    kept = {column.name for column in view.columns}
+    for live_column in live.columns:
+        required = live_column.not_null and live_column.default is None and not live_column.identity
+        if live_column.name not in kept and required:
+            run(
+                work.connection,
+                f"ALTER TABLE {destination.quoted} ALTER COLUMN {ident(live_column.name)} DROP NOT NULL",
+            )
+
+
+def _link(work: _SchemaWork, destinations: Sequence[Destination], catalogue: Catalogue) -> None:
+    """Foreign keys among the copies; those to shared tables are left out, as the copies are to be looked at."""
+    by_oid = {}
+    for destination in destinations:
+        live = catalogue.find(destination.view.facts["schema"], destination.view.facts["table"])
+        if live is not None:
+            by_oid[live.oid] = destination
+    for link in catalogue.foreign_keys:
+        if link.child in by_oid and link.parent in by_oid and link.validated:
+            run(
+                work.connection,
+                f"ALTER TABLE {by_oid[link.child].quoted} ADD CONSTRAINT {ident(link.name)} FOREIGN KEY"
+                f" ({idents(link.columns)}) REFERENCES {by_oid[link.parent].quoted} ({idents(link.parent_columns)})",
+            )
