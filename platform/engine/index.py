@@ -182,7 +182,7 @@ def cached_segment(name: str, content: Buffer | None, folder: Path | None) -> Se
             mapped = mmap.mmap(handle.fileno(), 0, prot=mmap.PROT_READ)
     except (OSError, ValueError):
         return None
-    if len(mapped) < _CHECK_BYTES or content is None and not _check(mapped):
+    if len(mapped) < _CHECK_BYTES or (content is None and not _check(mapped)):
         return None
     return Segment(name, mapped)
 

@@ -85,6 +85,11 @@ class IndexSet:
 
     def _write(self, content: bytes, *, replaced: Sequence[Segment]) -> int:
         before = self.segments
+        for old in replaced:
+            # A kill may have left segments that `old` took over; once `old` is gone nothing would hide them,
+            # and their entries name packs that a prune has dropped. Deleting is idempotent, a listing may lie.
+            for name in old.superseded:
+                self._store.delete(self._prefix + name)
         parts = seal_object(self._keyring, Kind.INDEX, content, cipher=self._cipher)
         digest = hashlib.sha256()
         for part in parts:

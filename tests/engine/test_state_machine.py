@@ -6,17 +6,17 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
 from engine.errors import LastroError
 from engine.keys import Keyring, RootKey
 from engine.progress import NullProgress
 from engine.prune import prune
 from engine.repository import Repository
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from stores._faulty import Fault, FaultyStore
 from stores.local import LocalConfig, LocalStore
-
 from tests.engine.memory_source import MemorySource, MemoryTable, backup, content, truth
 
 STEPS = 25
