@@ -48,6 +48,7 @@ class ParentTree:
         self._one_leaf = False
 
     def leaf(self, ref: LeafRef) -> Leaf:
+        """A leaf of the parent, read from the repository."""
         return self._view.leaf(ref)
 
     def same(self, span: Span) -> LeafRef | None:
@@ -132,6 +133,7 @@ class TreeBackup:
         self.missed = 0
 
     def run(self) -> dict[str, Any]:
+        """Scan, read, write; the part of the node that names and sums the tree."""
         scan = TreeScan(
             self._root,
             exclude=self._part.exclude,

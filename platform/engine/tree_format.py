@@ -1,52 +1,7 @@
-"""How a file tree lies in metadata chunks: leaves, lists of leaves, and a root (format 1).
+"""How a file tree lies in metadata chunks: leaves, lists of leaves, and a root (docs/formats/file-tree.md).
 
-A tree is one flat listing in *component-wise order*: paths compare with `/` mapped to NUL, so that a
-folder's content directly follows it. The first entry is the root folder itself, with the empty path.
-Paths are raw bytes, relative, `/`-separated, without `.`, `..` or empty components. Sockets are no part
-of a tree.
-
-The listing is cut into *leaves* by the paths alone, so that an unchanged stretch keeps its bytes: an
-entry begins a new leaf when it is an *anchor* (`crc32(path) & 0x3FF == 0`), or when the leaf before it
-is *full*: 4,096 entries, or 1 MiB of weight (bytes of paths and of link targets). The cut is a pure
-function of the entries, and so are the digests below.
-
-All integers are little-endian.
-
-    leaf   "LTL1" u32 entries, u32 bytes of paths, u32 chunk ids, u32 bytes of extras
-           paths joined by NUL
-           stat records, 56 bytes each: u32 mode, u32 uid, u32 gid, u32 links, u64 size,
-               i64 mtime ns, i64 ctime ns, u64 inode, u64 device
-           sums, 32 bytes each (see below)
-           u32 per entry: how many chunk ids are its content
-           the chunk ids, 32 bytes each
-           extras: JSON object, entry number (decimal) -> object, only for entries that need one
-    list   "LTN1" u32 leaves, then per leaf 100 bytes: 32 chunk id, 32 stat sum, u32 entries, u32 folders,
-               u32 files, u64 bytes, i64 newest ctime ns, u32 bytes of its first path, u32 parts (see digests)
-           the first paths, one after another
-           per part 46 bytes: u32 files, u64 bytes, 32 digest, u16 bytes of the module's name
-           the modules' names, one after another
-    root   "LTR1" u32 lists, then per list 40 bytes: 32 chunk id, u32 leaves, u32 bytes of its first path
-           the first paths, one after another
-
-A list ends before a leaf whose first path has `(crc32(path) >> 10) & 0x3F == 0`, and at 512 leaves. The
-*stat sum* of a leaf is the SHA-256 of its paths joined by NUL, one NUL, and its stat records: a scan that
-meets the same names with the same records reuses the leaf without reading it.
-
-Extras (every key is optional): `target` base64 of a link's target; `xattrs` {name as latin-1: base64} or
-`xattrs_chunk` hex id of a metadata chunk with that JSON object when it is large; `lists` true: the chunk
-ids are metadata chunks that hold the real ids, 32 bytes each, one after another; `extents` [[offset,
-length]...] or `extents_chunks` [hex ids] of metadata chunks with pairs of u64: the stretches of a sparse
-file that are stored, everything else up to its size is a hole, and the content chunks hold the stretches
-one after another; `rdev` [major, minor]; `mtime` decimal text, for a time that does not fit the record;
-`unstable` true: it changed each time it was read, its ctime is recorded as 0 so that it is read again;
-`sum` "blocks" (see engine.tree_sum).
-
-**Sums**: SHA-256 of a file's content, of a link's target, of `major:minor` for a device; zeros for
-folders and FIFOs. **Digests**: an entry's line is a type letter (f file, d folder, l link, p FIFO,
-c and b devices), its sum, its path, NUL. A leaf falls into parts, one per module in order of first
-appearance (the top-level folder; "." for the root and for what lies in it directly); a part's digest is
-the SHA-256 of its lines. The tree's sha256 is the SHA-256 of all parts' digests, leaf by leaf; a
-module's that of its own parts' digests.
+A tree is a flat listing in component-wise order, cut into leaves by the paths alone, so that an unchanged
+stretch keeps its bytes whatever happens around it.
 """
 
 import base64
@@ -174,14 +129,17 @@ def exact_mtime(info: os.stat_result) -> dict[str, str]:
 
 
 def begins_leaf(path: bytes) -> bool:
+    """True for an anchor: a leaf is cut before it whatever came before."""
     return not crc32(path) & LEAF_ANCHOR_MASK
 
 
 def entry_weight(path: bytes, mode: int, size: int) -> int:
+    """What an entry adds to the weight that makes a leaf full."""
     return len(path) + (size if mode & 0xF000 == statmod.S_IFLNK else 0)
 
 
 def stat_sum(paths: Sequence[bytes], stats: Sequence[bytes]) -> bytes:
+    """The sum by which a scan knows a leaf of the parent again."""
     digest = hashlib.sha256(b"\0".join(paths))
     digest.update(b"\0")
     digest.update(b"".join(stats))
@@ -189,6 +147,7 @@ def stat_sum(paths: Sequence[bytes], stats: Sequence[bytes]) -> bytes:
 
 
 def module_of(path: bytes, mode: int, *, top_modules: bool) -> bytes:
+    """The top-level folder an entry belongs to, or "." for what lies in the root itself."""
     top, slash, _ = path.partition(b"/")
     return top if top_modules and top and (slash or statmod.S_ISDIR(mode)) else ROOT_MODULE
 
@@ -275,6 +234,7 @@ class Leaf:
         return [number for number, mode in enumerate(modes) if mode & 0xF000 == statmod.S_IFDIR]
 
     def row(self, number: int) -> Row:
+        """One entry by its number."""
         return Row(
             self.paths[number],
             self.stat(number),
@@ -310,6 +270,7 @@ def ends_list(first: bytes) -> bool:
 
 
 def encode_list(refs: Sequence[LeafRef]) -> bytes:
+    """The list that names these leaves, at least one."""
     out = [_COUNT_HEAD.pack(b"LTN1", len(refs))]
     out += [
         _REF.pack(r.chunk, r.stat_sum, r.entries, r.folders, r.files, r.size, r.changed_ns, len(r.first), len(r.parts))
@@ -381,10 +342,12 @@ def _split(data: bytes, position: int, lengths: Sequence[int]) -> tuple[list[byt
 
 
 def encode_xattrs(xattrs: dict[bytes, bytes]) -> dict[str, str]:
+    """Extended attributes as JSON: names as latin-1, values as base64."""
     return {name.decode("latin-1"): base64.b64encode(value).decode() for name, value in sorted(xattrs.items())}
 
 
 def decode_xattrs(encoded: dict[str, str]) -> dict[bytes, bytes]:
+    """The inverse of encode_xattrs."""
     return {name.encode("latin-1"): base64.b64decode(value) for name, value in encoded.items()}
 
 
@@ -397,6 +360,7 @@ class Totals:
         self._modules: dict[bytes, list[Any]] = {}
 
     def add(self, ref: LeafRef) -> None:
+        """Take up the next leaf, in tree order."""
         self.entries += ref.entries
         self.folders += ref.folders
         self.files += ref.files

@@ -331,5 +331,6 @@ def open_file(folder: int, name: bytes) -> int:
 
 
 def left_out(error: OSError) -> Outcome:
+    """The outcome of an entry that could not be read."""
     gone = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
     return Outcome(None, "file.vanished" if gone else "file.unreadable", error.strerror or str(error))

@@ -93,6 +93,7 @@ def _exchange_names(places: Places) -> int:
 
 
 def sync_folder(path: bytes) -> None:
+    """Make the names in a folder durable. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -287,6 +288,7 @@ def mounts_below(target: bytes) -> list[bytes]:
 
 
 def is_mount_point(target: bytes) -> bool:
+    """True when something is mounted exactly there, a bind mount too."""
     parent = os.path.dirname(target)
     if os.lstat(target).st_dev != os.lstat(parent).st_dev:
         return True

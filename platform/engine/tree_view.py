@@ -118,6 +118,7 @@ class TreeView:
             yield from reversed(rows) if backwards else rows
 
     def entries(self, *, backwards: bool = False) -> Iterator[Entry]:
+        """Every entry, streamed as `rows` does."""
         for row in self.rows(backwards=backwards):
             yield Entry(row)
 
@@ -129,6 +130,7 @@ class TreeView:
         return refs[max(bisect_right(refs, key, key=lambda ref: sort_key(ref.first)) - 1, 0)]
 
     def find(self, path: bytes) -> Entry | None:
+        """The entry at exactly this path; reads one leaf."""
         leaf = self.leaf(self.ref_at(path))
         try:
             return Entry(leaf.row(leaf.paths.index(path)))
@@ -204,16 +206,19 @@ class TreeView:
         yield from zero_run(entry.stat.size - position)
 
     def xattrs(self, entry: Entry) -> dict[bytes, bytes]:
+        """Extended attributes by name; access control lists are among them."""
         if "xattrs_chunk" in entry.extra:
             return decode_xattrs(json.loads(self.reader.get(bytes.fromhex(entry.extra["xattrs_chunk"]))))
         return decode_xattrs(entry.extra.get("xattrs", {}))
 
 
 def split_ids(ids: bytes) -> list[bytes]:
+    """Chunk ids out of their concatenation."""
     return [ids[i : i + 32] for i in range(0, len(ids), 32)]
 
 
 def zero_run(length: int) -> Iterator[memoryview]:
+    """So many zeros, piece by piece."""
     while length > 0:
         yield memoryview(ZEROS)[: min(length, len(ZEROS))]
         length -= len(ZEROS)

@@ -38,6 +38,7 @@ class LeafCutter:
         self._held: tuple[LeafRef, Callable[[LeafRef], Leaf]] | None = None
 
     def add_rows(self, rows: Sequence[Row]) -> None:
+        """Take the next entries, in tree order."""
         for row in rows:
             mode, _, _, _, size, *_ = STAT.unpack(row.stat)
             if self._full() or begins_leaf(row.path):
@@ -59,6 +60,7 @@ class LeafCutter:
             self._held = ref, load
 
     def end(self) -> None:
+        """Close the last leaf."""
         self._flush()
 
     def _full(self) -> bool:

@@ -116,6 +116,8 @@ def _character_set(rest: bytes, line: str) -> tuple[bytes, int]:
             f"the exclude pattern {line!r} opens a set and does not close it", hint="write \\[ for a plain ["
         )
     inner = rest[1:end]
+    if not inner.isascii():
+        raise UsageError(f"the exclude pattern {line!r} has letters beyond ASCII in a set", hint="use ? or *")
     negated = inner[:1] in (b"!", b"^")
     members = inner[negated:].replace(b"\\", b"\\\\").replace(b"]", b"\\]").replace(b"[", b"\\[")
     members = members.replace(b"&&", b"&\\&").replace(b"||", b"|\\|").replace(b"~~", b"~\\~").replace(b"--", b"-\\-")
