@@ -122,7 +122,7 @@ def test_a_source_may_not_hold_its_own_store_unless_it_leaves_it_out(house: Hous
     tenant = house.tenant()
     for path in (tmp_path, tmp_path.parent, tmp_path / "store", tmp_path / "store" / "r", tmp_path / "keys"):
         path.mkdir(exist_ok=True)
-        with pytest.raises(UsageError, match="Lastro's own|store"):
+        with pytest.raises(UsageError, match=r"Lastro's own|store"):
             source_add(tenant, "x", kind="files", category="assets", values={"path": str(path)}, actor=ACTOR)
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "store")

@@ -1,0 +1,95 @@
+"""The page: for masters only, true, and the same few queries whatever there is."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from access.models import Account
+from tenants.models import Tenant
+from tests.tenants.conftest import House
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def master() -> Client:
+    client = Client()
+    client.force_login(Account.objects.create(username="boss", is_master=True))
+    return client
+
+
+PAGES = ("/", "/tenants/aurora/")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_only_masters_get_in(house: House, page: str) -> None:
+    """Goal: strangers see nothing; ask as nobody, and as an account without the role."""
+    house.tenant()
+    anonymous = Client().get(page)
+    assert (anonymous.status_code, anonymous.headers["Location"].split("?")[0]) == (302, "/login/")
+    stranger = Client()
+    stranger.force_login(Account.objects.create(username="stranger"))
+    assert stranger.get(page).status_code == 403
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_only_read(house: House, master: Client, page: str) -> None:
+    """Goal: the page changes nothing; try to post."""
+    house.tenant()
+    assert master.post(page).status_code == 405
+
+
+def test_an_empty_page_says_what_to_do(house: House, master: Client) -> None:
+    """Goal: nobody is stuck; look at it without tenants, without sources, without backups."""
+    assert "tenant add" in master.get("/").content.decode()
+    tenant = house.tenant()
+    assert "source add aurora" in master.get("/tenants/aurora/").content.decode()
+    house.files(tenant)
+    assert "backup create aurora" in master.get("/tenants/aurora/").content.decode()
+    assert "backup create aurora" in master.get("/").content.decode()
+
+
+def test_the_page_shows_what_the_catalogue_has(house: House, master: Client) -> None:
+    """Goal: state, checksums and size are on the page; take a good and a failed backup, and look."""
+    tenant = house.tenant()
+    source = house.files(tenant)
+    good = house.backup(tenant, tags=("nightly",))
+    folder = house.folder(source)
+    folder.rename(folder.with_name("away"))
+    failed = house.backup(tenant, ok=False)
+    page = master.get("/tenants/aurora/").content.decode()
+    for text in (good.pk, failed.pk, good.checksums["assets"], good.manifest_sha256, "nightly", failed.error):
+        assert text in page
+    assert "succeeded" in page
+    assert "failed" in page
+    assert good.manifest_sha256 not in master.get("/").content.decode()
+    assert master.get("/tenants/nobody/").status_code == 404
+
+
+def test_names_are_text_and_never_markup(house: House, master: Client) -> None:
+    """Goal: a hostile name does nothing; put markup into one."""
+    tenant = house.tenant()
+    Tenant.objects.filter(pk=tenant.pk).update(name="<script>alert(1)</script>")
+    for page in PAGES:
+        assert b"<script>" not in master.get(page).content
+
+
+def test_queries_do_not_grow_with_tenants(
+    house: House, master: Client, django_assert_num_queries: Callable[..., Any]
+) -> None:
+    """Goal: 10,000 tenants cost no more than one; count queries with one, then with sixty."""
+    tenant = house.tenant()
+    house.files(tenant)
+    house.backup(tenant)
+    master.get("/")
+    with django_assert_num_queries(7):
+        master.get("/")
+    Tenant.objects.bulk_create(
+        Tenant(slug=f"t{n:03d}", name="x", store=tenant.store, repository_id=f"rep_{n}", keyring=b"") for n in range(60)
+    )
+    with django_assert_num_queries(7):
+        first = master.get("/").content.decode()
+    assert "?after=t048" in first
+    assert "t049" in master.get("/?after=t048").content.decode()
