@@ -1,3 +1,5 @@
+"""The app of the settings: its checks, and the end of the start."""
+
 import gc
 
 from django.apps import AppConfig

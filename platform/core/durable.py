@@ -5,6 +5,8 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
+from engine.faults import kill_point
+
 PRIVATE_FOLDER_MODE = 0o700
 PRIVATE_FILE_MODE = 0o600
 
@@ -32,6 +34,7 @@ def read_or_create(path: Path, make: Callable[[], bytes]) -> bytes:
     draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         _write_new(draft, make())
+        kill_point("key.drafted")
         try:
             os.link(draft, path)
         except FileExistsError:

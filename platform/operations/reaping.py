@@ -7,6 +7,7 @@ from django.db import transaction
 import audit.services
 from core import clock
 from core.errors import StateConflict
+from engine.faults import kill_point
 from operations import leases
 from operations.dispatch import BATCH_MAX, dispatch_next, dispatch_overdue
 from operations.handlers import handler_get
@@ -68,6 +69,7 @@ def _lose(operation: Operation) -> bool:
                 data={"operation": operation.pk, "kind": operation.kind, "worker": operation.worker},
             )
             dispatch_next(operation.resource)
+            kill_point("operation.reaped")
     except StateConflict:
         return False
     log.error("operation %s (%s) lost: %s", operation.pk, operation.kind, reason)

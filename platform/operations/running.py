@@ -16,6 +16,7 @@ from core import clock
 from core.errors import Busy, Conflict, InternalError, StateConflict, problem
 from core.logs import operation_named, redact
 from engine.errors import CancelledError, LastroError
+from engine.faults import kill_point
 from operations import leases
 from operations.context import OperationContext
 from operations.dispatch import dispatch_next, put_off
@@ -51,6 +52,7 @@ def operation_run(operation_id: str, *, here: bool = False, watch: Watch | None 
         return operation_get(operation_id)
     if operation is None:
         return operation_get(operation_id)
+    kill_point("operation.claimed")
     with operation_named(operation.pk):
         return _work(OperationContext(operation), here=here, watch=watch)
 
@@ -115,6 +117,7 @@ def _work(context: OperationContext, *, here: bool, watch: Watch | None) -> Oper
         interrupted = Conflict(f"interrupted by {type(error).__name__}", hint="run it again")
         _finish(context, OperationState.FAILED, error=problem(interrupted))
         raise
+    kill_point("operation.worked")
     state = OperationState.WARNED if context.warnings else OperationState.SUCCEEDED
     return _finish(context, state, result=result or {})
 
@@ -183,6 +186,7 @@ def _record_end(context: OperationContext, to: OperationState, *, result: Mappin
         if operation.resource:
             leases.lease_release(operation.resource, holder=operation.pk)
         _record(operation)
+        kill_point("operation.recorded")
         # After the commit, so that an operation which found the resource taken until now is seen.
         transaction.on_commit(lambda: dispatch_next(operation.resource), robust=True)
 

@@ -1,10 +1,12 @@
 """Operations in real worker processes: kills, rivals, pauses, on both kinds of catalogue."""
 
+import datetime
 import os
 import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -188,3 +190,35 @@ def test_a_heartbeat_keeps_long_work_alive(tmp_path: Path) -> None:
         assert _ended(place, operation) == "succeeded"
     shown = place.operation(operation)
     assert (shown["phase"], shown["progress"]["bytes_done"], shown["progress"]["items_done"]) == ("write", 5, 1)
+
+
+@pytest.mark.parametrize("label", ["operation.claimed", "operation.worked", "operation.recorded", "operation.reaped"])
+def test_a_kill_at_every_step_leaves_it_to_the_reaper(tmp_path: Path, label: str) -> None:
+    """Goal: whenever the process dies the operation is lost, the tenant free and a rerun works; kill at each label."""
+    place = Installation(tmp_path)
+    killed_first = "operation.claimed" if label == "operation.reaped" else label
+    assert place("work", "ask", "test.quick", "--here", LASTRO_KILL_AT=killed_first).code == -signal.SIGKILL
+    (row,) = place("operation", "list", "--json").json["data"]
+    assert row["state"] == "running", "what was not committed has not happened"
+    wait_until(lambda: _is_silent(row), what="two heartbeats pass")
+    if label == "operation.reaped":
+        assert place("operation", "reap", LASTRO_KILL_AT=label).code == -signal.SIGKILL
+        assert place.state(row["id"]) == "running"
+    assert place("operation", "reap", "--json").json == {"lost": [row["id"]]}
+    again = place("operation", "retry", row["id"], "--here", "--json")
+    assert (again.code, again.json["state"]) == (0, "succeeded")
+    assert place("audit", "verify").code == 0
+
+
+def _is_silent(row: dict[str, Any]) -> bool:
+    silence = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(row["heartbeat_at"])
+    return silence > datetime.timedelta(seconds=2 * HEARTBEAT_SECONDS)
+
+
+def test_a_kill_while_a_key_is_made_leaves_no_half_key(tmp_path: Path) -> None:
+    """Goal: a key file is whole or absent; kill the first start, then start again."""
+    place = Installation(tmp_path, migrate=False)
+    assert place("check", LASTRO_KILL_AT="key.drafted").code == -signal.SIGKILL
+    assert not list((place.data / "keys").glob("[!.]*"))
+    assert place("migrate", "--skip-checks", "-v0").code == 0
+    assert place("work", "ask", "test.quick", "--here").code == 0
