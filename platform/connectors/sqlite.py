@@ -13,9 +13,11 @@ Virtual tables (FTS5 and others) are kept as their definition and the rows of th
 import contextlib
 import gzip
 import os
+import random
 import shutil
 import sqlite3
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,7 +25,7 @@ from typing import Any, ClassVar, Self
 
 from connectors import registry
 from connectors._sqlite.catalog import catalog_read, quote
-from connectors._sqlite.connect import connect, source_errors, target_errors
+from connectors._sqlite.connect import cache_enlarge, connect, source_errors, target_errors
 from connectors._sqlite.dump import dump
 from connectors._sqlite.read import Layout, SqliteView
 from connectors._sqlite.restore import SqliteRestore, StoredSchema
@@ -35,6 +37,7 @@ from engine.progress import Progress
 
 GZIP_LEVEL = 5
 DUMP_PIECE_CHARACTERS = 1 << 18
+LOCK_RETRY_SECONDS = (0.001, 0.01)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +138,10 @@ class SqliteConnector:
         if not os.path.isfile(path):
             raise SourceError(f"cannot open {path}: there is no such file", hint="try the full path of the SQLite file")
         with source_errors(path):
-            connection = connect(path, "ro", timeout=self._config.busy_seconds)
+            connection = connect(path, "ro", timeout=0)
         try:
             with source_errors(path):
-                connection.execute("BEGIN")
-                connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+                _begin_reading(connection, self._config.busy_seconds)
             yield connection
         finally:
             connection.close()
@@ -186,6 +188,7 @@ class SqliteConnector:
             if not request.in_place and not request.overwrite:
                 raise TargetOccupied(f"{path} exists", hint="choose another path, or confirm that it may be changed")
             with contextlib.closing(connect(path, "rw", timeout=self._config.busy_seconds)) as connection:
+                cache_enlarge(connection)
                 return SqliteRestore(connection, view, layout, request, progress, fresh=False).run()
 
     def _layout_of(self, view: SourceView) -> Layout:
@@ -240,6 +243,26 @@ class SqliteConnector:
 
     def open_package(self, path: str, progress: Progress) -> contextlib.AbstractContextManager[SourceReader]:
         raise SourceUnsupported("SQLite sources have no package format", hint="restore the file, then back it up")
+
+
+def _begin_reading(connection: sqlite3.Connection, seconds: float) -> None:
+    """Begin a read transaction, trying at short random intervals until the time is up.
+
+    SQLite's own busy handler soon sleeps a tenth of a second at a time, and starves beside a busy writer.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            connection.execute("BEGIN")
+            connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            cache_enlarge(connection)
+            return
+        except sqlite3.OperationalError as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            if "locked" not in str(error) or time.monotonic() >= deadline:
+                raise
+        time.sleep(random.uniform(*LOCK_RETRY_SECONDS))
 
 
 def _copy(connection: sqlite3.Connection, folder: str) -> sqlite3.Connection:

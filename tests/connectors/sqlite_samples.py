@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from connectors._sqlite.catalog import quote
 from connectors.sqlite import SqliteConfig, SqliteConnector
 from engine.backup import BackupRequest, SourceInput, backup_run
 from engine.keys import Keyring, RootKey
@@ -66,7 +67,7 @@ def everything(path: Path | str) -> dict[str, Any]:
     for name in names:
         if name in plain:
             rowid = "" if plain[name] else "rowid, "
-            found[name] = sorted(query(path, f'SELECT {rowid}* FROM main."{name}"'), key=repr)
+            found[name] = sorted(query(path, f"SELECT {rowid}* FROM main.{quote(name)}"), key=repr)
     return found
 
 

@@ -26,8 +26,12 @@ def connect(path: str, mode: Literal["ro", "rw", "rwc"], *, timeout: float) -> s
     uri = f"file:{urllib.parse.quote(os.path.abspath(path))}?mode={mode}"
     connection = sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
     connection.text_factory = bytearray
-    connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     return connection
+
+
+def cache_enlarge(connection: sqlite3.Connection) -> None:
+    """Give the connection a cache of CACHE_KIB; it reads the schema, and therefore needs the lock."""
+    connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ else by the SHA-256 of its field, which a function computes inside SQLite.
 
 import hashlib
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from threading import RLock
 from typing import Any, Literal
@@ -125,7 +125,7 @@ def plan_again(
     if (mode == "alias" and table.alias != own[0]) or (mode == "rowid" and table.rowid is None):
         raise SchemaMismatch(f"table {table.name} has another primary key than in the backup")
     if mode == "primary":
-        now = _kinds(connection, catalog, table, where)
+        now = _kinds(connection, catalog, table, where, dict(zip(own, kinds, strict=True)))
         if {*table.primary} != {*own} or now is None:
             raise SchemaMismatch(f"table {table.name} has another primary key than in the backup")
         for name, kind, found in zip(own, kinds, _in_order(table.primary, now, own), strict=True):
@@ -143,9 +143,16 @@ def _in_order(names: Sequence[str], kinds: Sequence[KeyKind], wanted: Sequence[s
 
 
 def _kinds(
-    connection: sqlite3.Connection, catalog: Catalog, table: Table, where: str | None
+    connection: sqlite3.Connection,
+    catalog: Catalog,
+    table: Table,
+    where: str | None,
+    empty: Mapping[str, KeyKind] | None = None,
 ) -> tuple[KeyKind, ...] | None:
-    """Kinds by what the key columns really hold; None when a NULL makes the key unusable."""
+    """Kinds by what the key columns really hold; None when a NULL makes the key unusable.
+
+    Without rows a column's kind is that of `empty`, or what the column is declared to hold.
+    """
     parts = []
     for name in map(quote, table.primary):
         parts += [f"min(typeof({name}) = 'integer')", f"min(typeof({name}) = 'text')", f"max({name} IS NULL)"]
@@ -156,7 +163,10 @@ def _kinds(
         integer, text, null = found[3 * at : 3 * at + 3]
         if null:
             return None
-        if integer is None:  # No row: what the column is declared to hold.
+        if integer is None and empty and column in empty:
+            kinds.append(empty[column])
+            continue
+        if integer is None:
             declared = table.column(column)
             integer = declared is not None and "INT" in declared.type.upper()
             text = not integer
