@@ -12,7 +12,7 @@ import time
 
 from tests.bench import report
 from tests.bench.measure import CommandFailed
-from tests.bench.place import TooLittleRoom, remove, scratch
+from tests.bench.place import TooLittleRoom, describe, remove, scratch
 
 SECTIONS = ("start", "objects", "files", "million", "postgres", "history")
 SCALE_VARIABLE = "LASTRO_BENCH_SCALE"
@@ -24,7 +24,7 @@ def main() -> int:
     folder = scratch()
     busy = report.load()
     report.say(busy)
-    report.say(f"scratch folder {folder}; {report.machine()}")
+    report.say(f"{folder}: {describe(folder)}; {report.machine()}")
     failed = []
     for name in options.sections or SECTIONS:
         begun = time.monotonic()
@@ -40,7 +40,7 @@ def main() -> int:
             continue
         finally:
             remove(place)
-        text = section.text(scale=options.scale, busy=busy)
+        text = section.text(scale=options.scale, disk=describe(folder), busy=busy)
         print(text, flush=True)
         if options.write:
             report.write(section, text)

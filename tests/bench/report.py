@@ -107,7 +107,7 @@ class Section:
         else:
             self.add(Figure(what, [of(run) for run in ours], [], name, unit, target))
 
-    def text(self, *, scale: float, busy: str = "") -> str:
+    def text(self, *, scale: float, disk: str = "", busy: str = "") -> str:
         """The section as Markdown."""
         when = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
         lines = [f"## {self.title}", "", *self.about, *([busy] if busy else []), "", HEAD]
@@ -115,7 +115,7 @@ class Section:
         shrunk = "" if scale == 1 else f", scale {scale:g} (figures hold for scale 1 only)"
         lines += [
             "",
-            f"{when}, commit {source_state()}{shrunk}; {machine()}.",
+            f"{when}, commit {source_state()}{shrunk}; {machine()}; {disk}.",
             f"Repeat: `python -m tests.bench {self.name}`.",
         ]
         return "\n".join(lines)

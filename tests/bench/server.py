@@ -29,8 +29,6 @@ ABOUT = (
 @contextmanager
 def serving(folder: Path) -> Iterator[PostgresServer]:
     """Start a server whose files lie in the folder; stop and remove it after the block."""
-    for path in (folder.parent, folder):
-        path.chmod(0o711)  # the server runs as an account without rights
     before, tempfile.tempdir = tempfile.tempdir, str(folder)
     try:
         server = PostgresServer.start(durable=True, settings=SETTINGS)
