@@ -20,7 +20,7 @@ from engine.ports import TreePart
 from engine.progress import Progress
 from engine.session import Lane, Session
 from engine.tree_format import STAT, VERSION, Leaf, LeafRef, Row, show_path, stat_sum
-from engine.tree_read import EntryReader, Job, Outcome
+from engine.tree_read import SPREAD_BYTES, EntryReader, Job, Outcome, SpreadLane
 from engine.tree_scan import Span, TreeScan
 from engine.tree_view import TreeView
 from engine.tree_write import TreeWriter
@@ -186,17 +186,31 @@ class TreeBackup:
             known = self._links.get(stat)
             if known is not None:
                 return Awaited(*known, path, before)
-        batch = self._batch
-        batch.jobs.append(Job(path, stat))
-        batch.bytes += size if regular else 0
-        place = batch, len(batch.jobs) - 1
+        place = (
+            self._spread(Job(path, stat)) if regular and size >= SPREAD_BYTES else self._queued(Job(path, stat), size)
+        )
         if regular and links > 1:
             if len(self._links) >= LINKS_KNOWN_MAX:
                 self._links.clear()
             self._links[stat] = place
+        return Awaited(*place, path, before)
+
+    def _spread(self, job: Job) -> tuple[Batch, int]:
+        """Read a large file here and now; its chunks go to all workers."""
+        batch = Batch(future=Future())
+        assert batch.future is not None
+        sink = SpreadLane(self._session)
+        batch.future.set_result(EntryReader(self._root, sink, self._session.meta, self._progress).read([job]))
+        return batch, 0
+
+    def _queued(self, job: Job, size: int) -> tuple[Batch, int]:
+        batch = self._batch
+        batch.jobs.append(job)
+        batch.bytes += size if statmod.S_ISREG(STAT.unpack(job.stat)[0]) else 0
+        place = batch, len(batch.jobs) - 1
         if batch.bytes >= BATCH_BYTES_MAX or len(batch.jobs) >= BATCH_JOBS_MAX:
             self._submit()
-        return Awaited(*place, path, before)
+        return place
 
     def _submit(self) -> None:
         batch, self._batch = self._batch, Batch()

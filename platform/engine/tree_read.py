@@ -13,14 +13,15 @@ import stat as statmod
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from concurrent.futures import Future
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from pyfastcdc import FastCDC
 
 from engine.errors import StoreError
 from engine.ports import Buffer
 from engine.progress import Progress
-from engine.session import Lane
+from engine.session import Lane, Session
 from engine.tree_folders import Folders
 from engine.tree_format import NO_SUM, STAT, Row, encode_xattrs, exact_mtime, pack_stat
 from engine.tree_sum import (
@@ -35,6 +36,8 @@ from engine.tree_sum import (
 
 SMALL_BYTES = 256 << 10
 """Files below are one chunk each, bundled with their neighbours."""
+SPREAD_BYTES = 32 << 20
+"""Files from here on are cut by one thread and stored by all workers."""
 CHUNK_BYTES_MIN, CHUNK_BYTES_MEAN, CHUNK_BYTES_MAX = 256 << 10, 1 << 20, 4 << 20
 READ_TRIES = 3
 IDS_INLINE_MAX, EXTENTS_INLINE_MAX, XATTRS_INLINE_BYTES = 16, 8, 512
@@ -45,7 +48,37 @@ _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_C
 _EXTENT = struct.Struct("<QQ")
 _EMPTY_SUM = hashlib.sha256().digest()
 
+T = TypeVar("T")
 _local = threading.local()
+
+
+class ChunkSink(Protocol):
+    """Where content goes: a lane, or SpreadLane."""
+
+    def add(self, data: Buffer) -> "bytes | Future[bytes]":
+        """Store one chunk; its id, now or later."""
+
+    def add_small(self, data: Buffer) -> bytes:
+        """Store a chunk bundled with its neighbours."""
+
+
+class SpreadLane:
+    """Hands each chunk of a large file to the session's workers, so that one file keeps all cores busy.
+
+    Used by the thread that submits, never by a worker: a worker would wait for its own queue.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def add(self, data: Buffer) -> Future[bytes]:
+        """Blocks while the queue is full, which bounds the copies."""
+        copy = bytes(data)
+        return self._session.submit(lambda lane: lane.add(copy))
+
+    def add_small(self, data: Buffer) -> bytes:
+        """The file turned out to be small: it shrank since the scan."""
+        return self.add(data).result()
 
 
 class Outcome(NamedTuple):
@@ -173,7 +206,7 @@ def cut(source: ExtentSource) -> Iterator[memoryview]:
 class EntryReader:
     """Reads one batch of entries below the root folder `root` into a lane; used by one thread."""
 
-    def __init__(self, root: int, lane: Lane, meta: Lane, progress: Progress) -> None:
+    def __init__(self, root: int, lane: ChunkSink, meta: Lane, progress: Progress) -> None:
         self._root, self._lane, self._meta, self._progress = root, lane, meta, progress
 
     def read(self, jobs: Sequence[Job]) -> list[Outcome]:
@@ -263,7 +296,7 @@ class EntryReader:
         extents = data_extents(descriptor, size) if sparse else [(0, size)]
         as_blocks = as_blocks or empty_blocks(extents, size) > EMPTY_BLOCKS_MAX
         source = ExtentSource(descriptor, extents, size, as_blocks=as_blocks)
-        ids = []
+        ids: list[bytes | Future[bytes]] = []
         for chunk in cut(source):
             ids.append(self._keep(self._lane.add, chunk))
             self._progress.advance(bytes=len(chunk))
@@ -272,9 +305,10 @@ class EntryReader:
             # Zeros that are no holes: only now known to be mostly empty. The chunks deduplicate.
             return self._large(descriptor, size, sparse=sparse, as_blocks=True)
         whole = source.extents == [(0, source.length)]
-        return Content(source.sum(), ids, source.length, None if whole else source.extents, as_blocks)
+        known = [each if isinstance(each, bytes) else each.result() for each in ids]
+        return Content(source.sum(), known, source.length, None if whole else source.extents, as_blocks)
 
-    def _keep(self, add: Callable[[Buffer], bytes], data: Buffer) -> bytes:
+    def _keep(self, add: Callable[[Buffer], T], data: Buffer) -> T:
         """Store a chunk; an error of the store must never be taken for one of the file."""
         try:
             return add(data)
