@@ -73,7 +73,7 @@ class SharedTables:
         """Delete and change rows of one tenant; says how many."""
         with self._connect() as connection:
             gone = connection.execute(
-                f"DELETE FROM {SCHEMA}.booking WHERE tenant = %s AND id % 3 = 0", (slug,)
+                f"DELETE FROM {SCHEMA}.booking WHERE tenant = %s AND id %% 3 = 0", (slug,)
             ).rowcount
             changed = connection.execute(f"UPDATE {SCHEMA}.guest SET email = NULL WHERE tenant = %s", (slug,)).rowcount
         return int(gone + changed)
