@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 STOP_SECONDS = 60
 """After this the cluster is killed; what it still ran is then found lost and can be run again."""
 POLL_SECONDS = 0.2
+STARTS_MAX = 20
+"""Then the command ends with an error, for the service manager to see."""
+RESTART_SECONDS = 2.0
 
 
 class Supervisor:
@@ -36,13 +39,26 @@ class Supervisor:
         self._stop_at: float | None = None
 
     def run(self) -> int:
+        """Stand by until told to stop; a cluster that ends by itself is started anew, a few times."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask_to_stop)
+        try:
+            for _ in range(STARTS_MAX):
+                code = self._one_cluster()
+                if self._stop_at is not None:
+                    return code
+                log.error("the cluster of workers ended by itself, code %s", code)
+                time.sleep(RESTART_SECONDS)
+            return code or 1
+        finally:
+            connection.close()
+
+    def _one_cluster(self) -> int:
         reading, writing = os.pipe()
         child = subprocess.Popen(
             [*self._argv, "--cluster", str(reading)], pass_fds=(reading,), start_new_session=True, close_fds=True
         )
         os.close(reading)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask_to_stop)
         try:
             return self._stand_by(child)
         finally:
@@ -50,7 +66,6 @@ class Supervisor:
             # Whatever is left of the session after its leader has gone: workers of a killed cluster.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
-            connection.close()
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         # A second signal means: now.
@@ -71,10 +86,7 @@ class Supervisor:
                 _reap()
                 reap_at = now + settings.LASTRO_HEARTBEAT_SECONDS
             time.sleep(POLL_SECONDS)
-        if self._stop_at is None:
-            log.error("the cluster of workers ended by itself, code %s", code)
-            return code or 1
-        return 0
+        return 0 if self._stop_at is not None else code
 
 
 def _reap() -> None:

@@ -222,3 +222,15 @@ def test_a_kill_while_a_key_is_made_leaves_no_half_key(tmp_path: Path) -> None:
     assert not list((place.data / "keys").glob("[!.]*"))
     assert place("migrate", "--skip-checks", "-v0").code == 0
     assert place("work", "ask", "test.quick", "--here").code == 0
+
+
+def test_workers_killed_while_idle_do_not_deafen_the_others(tmp_path: Path) -> None:
+    """Goal: a worker that dies waiting takes the queue's lock along; kill the idle ones, then ask for work."""
+    place = Installation(tmp_path)
+    with place.worker() as process:
+        first = place.ask("test.quick")
+        wait_until(lambda: place.state(first) == "succeeded", what="it works", pause=0.2)
+        for member in psutil.Process(process.pid).children(recursive=True):
+            if "idle" in " ".join(member.cmdline()):
+                member.kill()
+        assert _ended(place, place.ask("test.quick")) == "succeeded"
