@@ -65,7 +65,7 @@ format: setup ## write the code in the house's form
 
 .PHONY: soak
 soak: setup postgres ## the long seeded runs (LASTRO_TEST_SCALE multiplies their counts)
-	LASTRO_TEST_SCALE=$${LASTRO_TEST_SCALE:-100} $(BIN)/python -m pytest -n $(WORKERS) -m soak $(TESTS) $(ARGS)
+	LASTRO_TEST_SCALE=$${LASTRO_TEST_SCALE:-100} $(BIN)/python -m pytest -n $(WORKERS) -m "soak or seeded" $(TESTS) $(ARGS)
 
 .PHONY: bench
 bench: setup ## measure speed and size against peers (ARGS="files --scale 0.1" for a part)

@@ -173,6 +173,7 @@ def files(folder: Path) -> dict[str, str]:
     return {k: v for k, v in truth(MemorySource([], folder)).items() if k.startswith("file ")}
 
 
+@pytest.mark.seeded
 @pytest.mark.parametrize("life_number", range(LIVES * scale()))
 def test_kills_at_any_point_lose_nothing(tmp_path: Path, life_number: int) -> None:
     """Kill backups, prunes and restores of one tenant a hundred times; check what was acknowledged all along."""
