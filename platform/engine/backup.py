@@ -14,7 +14,7 @@ from engine.chunks import ChunkReader
 from engine.errors import SourceError, UsageError
 from engine.faults import kill_point
 from engine.manifest import FORMAT_VERSION, Manifest
-from engine.ports import Connector, DocumentPart, SourceReader, TablePart
+from engine.ports import Connector, DocumentPart, SourceReader, TablePart, TreePart
 from engine.progress import Progress
 from engine.repository import Repository
 from engine.session import Session
@@ -180,7 +180,12 @@ def _source_node(
         ),
     )
     trees = [
-        backup_tree(session, part, parent=parent_of("trees", part.name), reader=reader, full=full, progress=progress)
+        _one_module(
+            part,
+            backup_tree(
+                session, part, parent=parent_of("trees", part.name), reader=reader, full=full, progress=progress
+            ),
+        )
         for part in view.trees()
     ]
     documents = [_document_node(session, part) for part in view.documents()]
@@ -204,6 +209,13 @@ def _source_node(
         "trees": trees,
         "documents": documents,
     }
+
+
+def _one_module(part: TreePart, node: dict[str, Any]) -> dict[str, Any]:
+    """A tree whose folders are no modules is one module, which bears the part's name."""
+    if not part.top_modules:
+        node["modules"] = [{**module, "name": part.name} for module in node["modules"]]
+    return node
 
 
 def _read_tables(parts: Sequence[TablePart], read: Callable[[TablePart], dict[str, Any]]) -> list[dict[str, Any]]:
