@@ -1,6 +1,7 @@
 """Backups in the catalogue: parents, numbers, failures, adoption, holds."""
 
 import datetime
+import random
 import shutil
 from typing import Any
 
@@ -229,22 +230,39 @@ def test_a_held_or_last_good_backup_is_not_deleted(house: House) -> None:
     assert (house.data / "out" / "a").read_text() == "other"
 
 
-def test_verification_finds_a_flipped_byte_and_marks_the_backup(house: House) -> None:
-    """Goal: damage is found and said; flip one byte of each pack, then see that it is no parent any more."""
-    tenant = house.tenant()
-    house.files(tenant, a="x" * 50_000)
-    backup = house.backup(tenant)
-    packs = [p for p in (house.data / "store").rglob("data/*/*") if p.is_file()]
+def _flip(house: House) -> None:
+    """Change one bit in the middle of every data pack."""
+    packs = [path for path in (house.data / "store").rglob("data/*/*") if path.is_file()]
     assert packs
     for pack in packs:
         content = bytearray(pack.read_bytes())
         content[len(content) // 2] ^= 1
         pack.write_bytes(content)
-    ended = house.run(backup_verify_start(backup, deep=True, actor=ACTOR, here=True))
-    assert ended.result["status"] == "failed"
-    assert ended.result["findings"][0]["code"].startswith("damage.")
-    assert backup_get(backup.pk).damaged
-    assert house.backup(tenant, "incremental").parent_id is None
+
+
+def test_after_damage_the_next_backup_is_whole_and_mends_the_others(house: House) -> None:
+    """Goal: no backup builds on what is known to be damaged; damage the packs, verify, back up, verify all."""
+    tenant = house.tenant()
+    noise = random.Random(3)
+    source = house.files(tenant, a=noise.randbytes(40_000).hex(), b=noise.randbytes(400_000).hex())
+    first = house.backup(tenant)
+    second = house.backup(tenant, "incremental")
+    _flip(house)
+    found = house.run(backup_verify_start(first, deep=True, actor=ACTOR, here=True)).result
+    assert found["status"] == "failed"
+    assert found["findings"][0]["code"].startswith("damage.")
+    assert found["quarantined_packs"] >= 1
+    assert found["affected"] == [second.pk]
+    assert backup_get(first.pk).damaged
+    assert backup_get(second.pk).damaged
+    assert list((house.data / "store").rglob("damaged/*"))
+    third = house.backup(tenant, "incremental")
+    assert (third.parent_id, third.type) == (None, "full")
+    for backup in (third, second, first):
+        assert house.run(backup_verify_start(backup, deep=True, actor=ACTOR, here=True)).result["status"] == "passed"
+    assert not Backup.objects.filter(damaged=True).exists()
+    house.restore(first, targets=(f"path={house.data}/out",))
+    assert (house.data / "out" / "b").read_bytes() == (house.folder(source) / "b").read_bytes()
 
 
 def test_encrypted_and_plain_backups_do_not_build_on_one_another(house: House) -> None:
