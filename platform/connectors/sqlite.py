@@ -262,7 +262,7 @@ def _begin_reading(connection: sqlite3.Connection, seconds: float) -> None:
                 connection.execute("ROLLBACK")
             if "locked" not in str(error) or time.monotonic() >= deadline:
                 raise
-        time.sleep(random.uniform(*LOCK_RETRY_SECONDS))
+        time.sleep(random.uniform(*LOCK_RETRY_SECONDS))  # noqa: S311 - jitter, no secret.
 
 
 def _copy(connection: sqlite3.Connection, folder: str) -> sqlite3.Connection:

@@ -25,6 +25,13 @@ class _TargetRows:
         self._rows: list[bytes] = []
         self._handles: list[Any] = []
 
+    @property
+    def any(self) -> bool:
+        """Whether there is a row."""
+        if not self._rows:
+            self._rows, self._handles = next(self._batches, ([], []))
+        return bool(self._rows)
+
     def take(self, bound: bytes | None) -> Iterator[tuple[list[bytes], list[Any]]]:
         """Batches of rows and rowids whose encoded key is not behind the bound."""
         key = self._key
@@ -42,6 +49,25 @@ class _TargetRows:
             self._rows, self._handles = self._rows[count:], self._handles[count:]
             if self._rows:
                 return
+
+
+def strays_of(
+    connection: sqlite3.Connection, plan: TablePlan, view: TableView, where: str
+) -> Iterator[list[tuple[Any, ...]]]:
+    """Rowids or primary keys of rows under the condition whose keys the backup has too."""
+    target = _TargetRows(rows_select(connection, RLock(), plan, where=where, handle=True), plan)
+    if not target.any:
+        return
+    for wanted in view.rows():
+        keys = set(keys_of_rows(plan.key, wanted))
+        for rows, handles in target.take(plan.key.encode(plan.key.text(wanted[-1]))):
+            texts = keys_of_rows(plan.key, rows)
+            found = [at for at, text in enumerate(texts) if text in keys]
+            if plan.table.rowid:
+                yield [(handles[at],) for at in found]
+            else:
+                count = len(plan.key.kinds)
+                yield [row[:count] for row in tuples_of([rows[at] for at in found])] if found else []
 
 
 class TableDiff:

@@ -9,13 +9,14 @@ none fires on a restored row; foreign keys are off and are checked before the co
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from threading import RLock
 from typing import Any
 
 from connectors._sqlite.catalog import Catalog, Table, catalog_read, quote
-from connectors._sqlite.diff import TableDiff
+from connectors._sqlite.diff import TableDiff, strays_of
+from connectors._sqlite.lines import insert_all, tuples_of
 from connectors._sqlite.plan import TablePlan, functions_register, plan_again, plan_make, rows_select
 from connectors._sqlite.read import SCHEMA_DOCUMENT, Layout
 from connectors._sqlite.scope import Scope, scope_find
@@ -91,6 +92,7 @@ class SqliteRestore:
         catalog = catalog_read(connection)
         functions_register(connection, catalog.pragmas["encoding"])
         scope = self._scope(catalog)
+        self._adopt(catalog, scope)
         others = self._fingerprint(catalog, scope)
         phase("apply")
         changes, applied = self._tables_apply(catalog, scope)
@@ -200,6 +202,42 @@ class SqliteRestore:
             self._connection, catalog, found,
             mode=table.facts["mode"], key=table.key, columns=[each.name for each in table.columns], where=where,
         )  # fmt: skip
+
+    def _adopt(self, catalog: Catalog, scope: Scope) -> None:
+        """Count rows as the tenant's that lost their parents, when they lead to nobody else's row.
+
+        Those with a key of the backup would collide with restored rows; those that refer to a row which
+        comes back would be in scope again afterwards without being in the backup.
+        """
+        wanted = {each.name: each for each in self._view.tables}
+        grown = True
+        while grown:
+            grown = False
+            for table in scope.children:
+                if table.name not in wanted:
+                    continue
+                for key, parent in scope.children[table]:
+                    if parent.name in wanted and scope.dangling(self._connection, table, key):
+                        keys = self._keys_list(wanted[parent.name], key.parent_columns)
+                        grown = scope.adopt_referring(self._connection, table, key, keys) or grown
+                plan = replace(self._plan(catalog, scope, wanted[table.name]), where=None)
+                for handles in strays_of(self._connection, plan, wanted[table.name], scope.unclaimed(table)):
+                    scope.adopt(self._connection, table, handles)
+                    grown = grown or bool(handles)
+
+    def _keys_list(self, parent: TableView, columns: Sequence[str]) -> str:
+        """A temporary table of what the backup's rows hold in those columns."""
+        name = "temp.lastro_parent"
+        self._connection.execute(f"DROP TABLE IF EXISTS {name}")
+        self._connection.execute(f"CREATE TABLE {name} ({', '.join(f'k{at}' for at in range(len(columns)))})")
+        names = [each.name.lower() for each in parent.columns]
+        if not all(each.lower() in names for each in columns):
+            return name
+        places = [names.index(each.lower()) for each in columns]
+        for rows in parent.rows():
+            tuples = tuples_of(rows, skip=parent.key.synthetic)
+            insert_all(self._connection, name, (tuple(row[at] for at in places) for row in tuples))
+        return name
 
     def _tables_apply(self, catalog: Catalog, scope: Scope) -> tuple[list[TableChange], int]:
         changes, planned = [], 0

@@ -8,9 +8,13 @@ themselves need no special case. What roots merely refer to (shared parents) is 
 
 import sqlite3
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from connectors._sqlite.catalog import Catalog, ForeignKey, Table, quote
+
+Links = dict[Table, list[tuple[ForeignKey, Table]]]
 
 
 @dataclass
@@ -20,6 +24,42 @@ class Scope:
     where: dict[str, str] = field(default_factory=dict)
     through: dict[str, list[str]] = field(default_factory=dict)
     """Child table -> the tables it is reached through."""
+    children: Links = field(default_factory=dict)
+    lists: dict[str, str] = field(default_factory=dict)
+    """Child table -> the temporary table of its rows in scope."""
+
+    def unclaimed(self, table: Table) -> str:
+        """The condition for rows of a child table that lead to no row at all, or only to rows in scope."""
+        parts = [self.outside(table.name)]
+        for key, parent in self.children[table]:
+            own, theirs = _names(key.columns), _names(key.parent_columns)
+            others = f"SELECT {theirs} FROM main.{quote(parent.name)} WHERE {self.outside(parent.name)}"
+            parts.append(f"(({own}) IN ({others})) IS NOT TRUE")
+        return " AND ".join(parts)
+
+    def dangling(self, connection: sqlite3.Connection, table: Table, key: ForeignKey) -> bool:
+        """Whether an unclaimed row of a child table refers to a row by this key at all."""
+        named = " AND ".join(f"{quote(each)} IS NOT NULL" for each in key.columns)
+        sql = f"SELECT 1 FROM main.{quote(table.name)} WHERE {self.unclaimed(table)} AND {named} LIMIT 1"
+        return connection.execute(sql).fetchone() is not None
+
+    def adopt_referring(self, connection: sqlite3.Connection, table: Table, key: ForeignKey, keys: str) -> bool:
+        """Take unclaimed rows into scope that refer to one of the listed parents; whether there were any."""
+        before = connection.total_changes
+        connection.execute(
+            f"INSERT OR IGNORE INTO {self.lists[table.name]} SELECT {', '.join(_handles(table))} "
+            f"FROM main.{quote(table.name)} WHERE {self.unclaimed(table)} AND ({_names(key.columns)}) IN (SELECT * FROM {keys})"
+        )
+        grown = connection.total_changes > before
+        if grown:
+            _fill(connection, self, {table.name})
+        return grown
+
+    def adopt(self, connection: sqlite3.Connection, table: Table, handles: Iterable[tuple[Any, ...]]) -> None:
+        """Take rows of a child table into scope, by rowid or primary key, and what refers to them."""
+        places = ",".join("?" * len(_handles(table)))
+        connection.executemany(f"INSERT OR IGNORE INTO {self.lists[table.name]} VALUES ({places})", handles)
+        _fill(connection, self, {table.name})
 
     def outside(self, table: str) -> str:
         """The condition for all other rows of a table."""
@@ -42,15 +82,14 @@ def scope_find(connection: sqlite3.Connection, catalog: Catalog, column: str, va
         own = table.column(column)
         if table.sort == "table" and own is not None:
             scope.where[table.name] = f"{quote(own.name)} IN ({tenant_literals(value)})"
-    children = _children(catalog, set(scope.where))
-    for number, table in enumerate(children):
-        scope.where[table.name] = _list_create(connection, table, f"temp.lastro_scope_{number}")
-        scope.through[table.name] = sorted({key.parent for key, _ in children[table]})
-    _fill(connection, scope, children, set(scope.where) - {table.name for table in children})
+    scope.children = _children(catalog, set(scope.where))
+    roots = set(scope.where)
+    for number, table in enumerate(scope.children):
+        scope.lists[table.name] = f"temp.lastro_scope_{number}"
+        scope.where[table.name] = _list_create(connection, table, scope.lists[table.name])
+        scope.through[table.name] = sorted({key.parent for key, _ in scope.children[table]})
+    _fill(connection, scope, roots)
     return scope
-
-
-Links = dict[Table, list[tuple[ForeignKey, Table]]]
 
 
 def _children(catalog: Catalog, reached: set[str]) -> Links:
@@ -86,26 +125,27 @@ def _list_create(connection: sqlite3.Connection, table: Table, name: str) -> str
     return f"({', '.join(handles)}) IN (SELECT {columns} FROM {name})"
 
 
-def _fill(connection: sqlite3.Connection, scope: Scope, children: Links, roots: set[str]) -> None:
+def _fill(connection: sqlite3.Connection, scope: Scope, grown_tables: set[str]) -> None:
     """Insert rows that refer to rows in scope, again whenever a parent's list has grown."""
-    waiting = deque(sorted(roots))
+    waiting = deque(sorted(grown_tables))
     while waiting:
         grown = waiting.popleft()
-        for number, (table, links) in enumerate(children.items()):
+        for table, links in scope.children.items():
             before = connection.total_changes
             for key, parent in links:
                 if parent.name == grown:
-                    _insert(connection, scope, table, f"temp.lastro_scope_{number}", key, parent)
+                    _insert(connection, scope, table, key, parent)
             if connection.total_changes > before and table.name not in waiting:
                 waiting.append(table.name)
 
 
-def _insert(
-    connection: sqlite3.Connection, scope: Scope, table: Table, name: str, key: ForeignKey, parent: Table
-) -> None:
-    own = ", ".join(quote(each) for each in key.columns)
-    theirs = ", ".join(quote(each) for each in key.parent_columns)
+def _names(columns: Iterable[str]) -> str:
+    return ", ".join(map(quote, columns))
+
+
+def _insert(connection: sqlite3.Connection, scope: Scope, table: Table, key: ForeignKey, parent: Table) -> None:
     connection.execute(
-        f"INSERT OR IGNORE INTO {name} SELECT {', '.join(_handles(table))} FROM main.{quote(table.name)} "
-        f"WHERE ({own}) IN (SELECT {theirs} FROM main.{quote(parent.name)} WHERE {scope.where[parent.name]})"
+        f"INSERT OR IGNORE INTO {scope.lists[table.name]} "
+        f"SELECT {', '.join(_handles(table))} FROM main.{quote(table.name)} WHERE ({_names(key.columns)}) IN "
+        f"(SELECT {_names(key.parent_columns)} FROM main.{quote(parent.name)} WHERE {scope.where[parent.name]})"
     )
