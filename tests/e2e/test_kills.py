@@ -105,3 +105,26 @@ def test_every_point_of_these_tests_exists() -> None:
     code = "\n".join(path.read_text() for top in ("platform", "tenants") for path in (ROOT / top).rglob("*.py"))
     known = set(re.findall(r'kill_point\("([^"]+)"\)', code))
     assert {point.partition(":")[0] for point in (*BACKUP_POINTS, *RESTORE_POINTS, *SECOND_PASSAGES)} <= known
+
+
+@pytest.mark.parametrize("point", ["quarantine.stored_again", "quarantine.index_rewritten", "quarantine.set_aside"])
+def test_a_verification_killed_while_it_sets_damage_aside_can_be_run_again(
+    program: Program, folder: Path, point: str
+) -> None:
+    """Goal: finding damage never makes more of it; flip bits, kill the verification, verify and back up again."""
+    program.tenant("aurora", assets=folder)
+    first, want = program.backup("aurora"), tree(folder)
+    for pack in [path for path in (program.data / "store").rglob("data/*/*") if path.is_file()]:
+        content = bytearray(pack.read_bytes())
+        content[len(content) // 2] ^= 1
+        pack.write_bytes(content)
+    killed = program.raw("backup", "verify", first["id"], "--deep", "--here", "--json", LASTRO_KILL_AT=point)
+    assert killed.code == -9, f"{point} was not reached: {killed.err}"
+    _settled(program)
+    program("backup", "verify", first["id"], "--deep", "--here", code=7)
+    program.backup("aurora", "incremental")
+    for row in program("backup", "list", "aurora")["data"]:
+        program("backup", "verify", row["id"], "--here")
+        assert program("backup", "verify", row["id"], "--deep", "--here")["status"] == "passed"
+    program.restore(first["id"], "aurora", "--target", f"path={folder.parent}/out")
+    assert tree(folder.parent / "out") == want
