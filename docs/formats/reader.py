@@ -63,9 +63,10 @@ def canonical(value):  # RFC 8785
         return "{" + ",".join(f"{canonical(k)}:{canonical(v)}" for k, v in items) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(canonical, value)) + "]"
-    if isinstance(value, float) and (value == 0 or 1e-6 <= abs(value) < 1e21):  # No other floats are written.
+    if isinstance(value, float) and (value == 0 or 1e-6 <= abs(value) < 1e21):
         return str(int(value)) if value == int(value) else format(Decimal(repr(value)), "f")
-    return json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False)
+    return re.sub(r"e([+-])0*", r"e\1", text) if isinstance(value, float) else text
 
 
 def open_kit(path, passphrase):
