@@ -114,6 +114,9 @@ class Catalogue:
         return None
 
 
+FIRST_USER_OID = 16384
+"""Objects below come with the server."""
+
 _USER_SCHEMA = "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
 _NOT_EXTENSION = "NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e')"
 
@@ -172,15 +175,19 @@ SELECT c.conname, c.conrelid::int8, c.confrelid::int8,
 
 _TYPES = """
 SELECT t.oid::int8, n.nspname, t.typname, t.typtype::text, t.typbasetype::int8, t.typelem::int8, t.typtypmod,
-       (SELECT array_agg(e.enumlabel::text ORDER BY e.oid) FROM pg_enum e WHERE e.enumtypid = t.oid),
-       (SELECT json_agg(json_build_array(a.attnum, a.attname, a.atttypid::int8, a.atttypmod, a.attisdropped) ORDER BY a.attnum)
-          FROM pg_attribute a WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0),
-       (SELECT array_agg(x.o::int8) FROM (
-           SELECT r.rngsubtype AS o FROM pg_range r WHERE r.rngtypid = t.oid
-           UNION ALL SELECT r.rngtypid FROM pg_range r WHERE (to_jsonb(r) ->> 'rngmultitypid')::oid = t.oid) x),
-       (SELECT e.extname || ' ' || e.extversion FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
-         WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid AND d.deptype = 'e' LIMIT 1)
-  FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
+       CASE WHEN t.typtype = 'e' THEN
+         (SELECT array_agg(e.enumlabel::text ORDER BY e.oid) FROM pg_enum e WHERE e.enumtypid = t.oid) END,
+       CASE WHEN t.typtype = 'c' AND t.oid >= 16384 THEN
+         (SELECT json_agg(json_build_array(a.attnum, a.attname, a.atttypid::int8, a.atttypmod, a.attisdropped) ORDER BY a.attnum)
+            FROM pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0) END,
+       CASE WHEN t.typtype IN ('r', 'm') AND t.oid >= 16384 THEN
+         (SELECT array_agg(x.o::int8) FROM (
+            SELECT r.rngsubtype AS o FROM pg_range r WHERE r.rngtypid = t.oid
+            UNION ALL SELECT r.rngtypid FROM pg_range r WHERE r.rngmultitypid = t.oid) x) END,
+       CASE WHEN t.oid >= 16384 THEN
+         (SELECT e.extname || ' ' || e.extversion FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
+           WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid AND d.deptype = 'e' LIMIT 1) END
+  FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE n.nspname <> 'information_schema'
 """
 
 
@@ -204,7 +211,8 @@ class _Types:
         ):
             below = [base, elem, *(ranges or ()), *(attribute[2] for attribute in attributes or ())]
             # A composite type's own array points back at it; only what it is made of counts.
-            text = json.dumps([oid, schema, name, kind, base, typmod, labels, attributes, extension])
+            made_of = [oid, schema, name, kind, base, typmod, labels, attributes, extension]
+            text = json.dumps(made_of) if oid >= FIRST_USER_OID else ""
             self._types[oid] = _Type(schema, name, kind, base, tuple(oid for oid in below if oid), text)
 
     def reachable(self, oids: Iterable[int]) -> dict[int, _Type]:
@@ -279,7 +287,7 @@ def _table(row: tuple[Any, ...], attributes: list[tuple[Any, ...]], keys: tuple[
     digest = hashlib.sha256(shape.encode())
     for type_oid in sorted(reachable):
         # Built-in types never change; leaving them out keeps the digest the same over minor releases.
-        if type_oid >= 16384:
+        if type_oid >= FIRST_USER_OID:
             digest.update(reachable[type_oid].text.encode())
     return Table(
         oid=oid,

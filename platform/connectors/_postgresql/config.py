@@ -36,6 +36,11 @@ class PostgresqlConfig:
         default=(),
         help="One a line: schema.table.constraint (layout rows)",
     )
+    definitions: bool = setting(
+        label="Keep definitions",
+        default=True,
+        help="For rows in shared tables: also keep pg_dump's text, so that they restore into an empty database",
+    )
     tools: str = setting(label="Client tools", default="", help="Folder with pg_dump; found by itself when empty")
     connect_timeout_seconds: int = setting(label="Connect timeout (s)", default=10)
     statement_timeout_seconds: int = setting(label="Statement timeout (s)", default=0, help="0: none")

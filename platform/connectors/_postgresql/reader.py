@@ -215,6 +215,8 @@ class PostgresReader:
 
     def _start_dump(self) -> Dump | None:
         """Begin dumping definitions beside the rows; for shared tables they are a convenience, elsewhere a must."""
+        if self._config.layout == "rows" and not self._config.definitions:
+            return None
         try:
             dump = Dump(self._config, server_version=self._main.info.server_version, snapshot=self._snapshot)
         except SourceUnsupported as error:
