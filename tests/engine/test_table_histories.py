@@ -42,34 +42,51 @@ class History:
         return b"\t".join(any_field(kind, self.rng) for kind in self.part.key.kinds)
 
     def step(self, action: str, amount: int) -> None:
-        rng, part = self.rng, self.part
-        known = part.ordered()
-        if action == "insert":
-            for _ in range(amount):
-                part.set(self.key(), b"v%d" % rng.randrange(5) * rng.randrange(9))
-        elif action == "append" and part.key.kinds == ("int",):
-            top = max((int(each) for each in known if int(each) < 1 << 40), default=0)
+        getattr(self, f"_{action}")(amount)
+
+    def _some(self, amount: int) -> list[bytes]:
+        known = self.part.ordered()
+        return self.rng.sample(known, min(amount, len(known)))
+
+    def _insert(self, amount: int) -> None:
+        for _ in range(amount):
+            self.part.set(self.key(), b"v%d" % self.rng.randrange(5) * self.rng.randrange(9))
+
+    def _append(self, amount: int) -> None:
+        if self.part.key.kinds == ("int",):
+            top = max((int(each) for each in self.part.content if int(each) < 1 << 40), default=0)
             for at in range(amount * 3):
-                part.set(b"%d" % (top + at + 1), b"appended")
-        elif action == "update" and known:
-            for text in rng.sample(known, min(amount, len(known))):
-                part.set(text, b"u%d" % rng.randrange(1 << 20))
-        elif action == "touch" and known:
-            for text in rng.sample(known, min(amount, len(known))):
-                part.set(text, part.content[text][1])
-        elif action == "delete" and known:
-            begin = rng.randrange(len(known))
-            for text in known[begin : begin + amount]:
-                del part.content[text]
-        elif action == "scatter" and known:
-            for text in rng.sample(known, min(amount, len(known))):
-                del part.content[text]
-        elif action == "truncate":
-            part.content.clear()
-        elif action == "domain" and part.versioned:
-            part.version_domain += "x"
-        elif action == "fingerprint":
-            part.fingerprint += "x"
+                self.part.set(b"%d" % (top + at + 1), b"appended")
+
+    def _update(self, amount: int) -> None:
+        for text in self._some(amount):
+            self.part.set(text, b"u%d" % self.rng.randrange(1 << 20))
+
+    def _touch(self, amount: int) -> None:
+        for text in self._some(amount):
+            self.part.set(text, self.part.content[text][1])
+
+    def _delete(self, amount: int) -> None:
+        known = self.part.ordered()
+        begin = self.rng.randrange(len(known) + 1)
+        for text in known[begin : begin + amount]:
+            del self.part.content[text]
+
+    def _scatter(self, amount: int) -> None:
+        for text in self._some(amount):
+            del self.part.content[text]
+
+    def _truncate(self, _: int) -> None:
+        self.part.content.clear()
+
+    def _domain(self, _: int) -> None:
+        self.part.version_domain += "x" if self.part.versioned else ""
+
+    def _fingerprint(self, _: int) -> None:
+        self.part.fingerprint += "x"
+
+    def _nothing(self, _: int) -> None:
+        pass
 
     def backup(self, *, full: bool) -> dict[str, Any]:
         parent = self.backups[-1][0] if self.backups else None

@@ -80,6 +80,7 @@ class TableDiff:
         self._temp = f"temp.lastro_change_{number}"
         self._counts = {_INSERT: 0, _DELETE: 0, _UPDATE: 0}
         self._unchanged = 0
+        self._filled = False
         self.applied = 0
         """Rows that deletions and insertions really touched."""
         table = plan.table
@@ -108,6 +109,8 @@ class TableDiff:
 
     def find(self) -> None:
         """Compare the backup's rows with the target's, both in key order."""
+        if self._fill_empty():
+            return
         columns = ", ".join(f"c{at}" for at in range(len(self._plan.columns)))
         self._connection.execute(f"DROP TABLE IF EXISTS {self._temp}")
         self._connection.execute(f"CREATE TABLE {self._temp} (op, handle, {columns})")
@@ -127,6 +130,24 @@ class TableDiff:
             self._progress.advance(bytes=sum(map(len, wanted)), items=len(wanted))
         for rows, handles in target.take(None):
             self._store(_DELETE, rows, handles)
+
+    def _fill_empty(self) -> bool:
+        """Insert straight into a table without any row; whether this was one."""
+        table = self._plan.table
+        if self._connection.execute(f"SELECT 1 FROM main.{quote(table.name)} LIMIT 1").fetchone() is not None:
+            return False
+        with_rowid = self._plan.mode == "rowid"
+        columns = [*([table.rowid or ""] if with_rowid else []), *map(quote, self._plan.columns)]
+        into = f"main.{quote(table.name)} ({', '.join(columns)})"
+        before = self._connection.total_changes
+        for rows in self._view.rows():
+            self._progress.check()
+            insert_all(self._connection, into, tuples_of(rows, skip=0 if with_rowid else self._synthetic))
+            self._counts[_INSERT] += len(rows)
+            self._progress.advance(bytes=sum(map(len, rows)), items=len(rows))
+        self.applied += self._connection.total_changes - before
+        self._filled = True
+        return True
 
     def _only_wanted(self, wanted: list[bytes], rows: list[bytes], handles: list[Any]) -> tuple[list[bytes], list[Any]]:
         """Settle at once what the backup does not have, so that a window stays small."""
@@ -174,6 +195,8 @@ class TableDiff:
 
     def delete(self) -> None:
         """Delete what goes, and what is to be inserted again with other values."""
+        if self._filled:
+            return
         ops = f"{_DELETE}" if self._extra else f"{_DELETE}, {_UPDATE}"
         table = self._plan.table
         if table.rowid:
@@ -191,6 +214,8 @@ class TableDiff:
 
     def insert(self) -> None:
         """Insert what is missing; rows that were updated come back under their rowid."""
+        if self._filled:
+            return
         if self._extra:
             self._update()
         table, ops = self._plan.table, f"{_INSERT}" if self._extra else f"{_INSERT}, {_UPDATE}"
@@ -228,4 +253,5 @@ class TableDiff:
         self.applied += self._connection.total_changes - before
 
     def drop(self) -> None:
-        self._connection.execute(f"DROP TABLE {self._temp}")
+        """Remove the temporary table."""
+        self._connection.execute(f"DROP TABLE IF EXISTS {self._temp}")
