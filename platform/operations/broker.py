@@ -13,8 +13,10 @@ from typing import Any
 from django.conf import settings
 from django.utils import timezone
 from django_q.brokers.orm import ORM
+from django_q.signing import BadSignature, SignedPackage
 
-from operations.models import ACTIVE_STATES, Operation
+from operations.dispatch import RUN_TASK
+from operations.models import ACTIVE_STATES, Operation, OperationState
 from operations.uptime import uptime
 from operations.workers import cluster_name
 
@@ -37,27 +39,31 @@ class IdleBroker(ORM):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._fetched: set[int] = set()
+        self._fetched: dict[int, str] = {}
+        """Rows of the queue handed to the workers, with the operation that each is about."""
         self._deaf_since: float | None = None
 
     def dequeue(self) -> Any:
         """Fetch the next task; None after a pause while there is nothing to do or nobody to do it."""
         running = Operation.objects.filter(state__in=ACTIVE_STATES, worker__startswith=cluster_name()).count()
-        if self._unclaimed(running) or running >= settings.LASTRO_WORKERS:
+        if running >= settings.LASTRO_WORKERS or self._unclaimed(running):
             time.sleep(BUSY_SECONDS)
             return None
         tasks = super().dequeue()
         if tasks:
-            self._fetched.update(key for key, _ in tasks)
+            self._fetched.update((key, operation) for key, payload in tasks if (operation := _operation_of(payload)))
             time.sleep(SETTLE_SECONDS)
         return tasks
 
     def _unclaimed(self, running: int) -> bool:
-        """Whether a fetched task waits although a worker is free; for too long means that nobody hears."""
+        """Whether a fetched operation waits although a worker is free; for too long means that nobody hears."""
         if self._fetched:
-            # A row lives until its task has ended.
-            self._fetched = set(self.get_connection().filter(pk__in=self._fetched).values_list("pk", flat=True))
-        if len(self._fetched) <= running or running >= settings.LASTRO_WORKERS:
+            # A row lives until its task has ended, also when the worker found the operation's tenant taken.
+            waiting = Operation.objects.filter(pk__in=self._fetched.values(), state=OperationState.QUEUED)
+            queued = set(waiting.values_list("pk", flat=True))
+            present = self.get_connection().filter(pk__in=self._fetched).values_list("pk", flat=True)
+            self._fetched = {key: self._fetched[key] for key in present if self._fetched[key] in queued}
+        if not self._fetched:
             self._deaf_since = None
             return False
         if self._deaf_since is None:
@@ -71,3 +77,12 @@ class IdleBroker(ORM):
         self.get_connection().filter(pk__in=self._fetched).update(lock=timezone.now())
         self._fetched.clear()
         os.kill(os.getppid(), signal.SIGKILL)
+
+
+def _operation_of(payload: str) -> str:
+    """The operation's id in a task that runs one; empty for other tasks and for what cannot be read."""
+    try:
+        task = SignedPackage.loads(payload)
+    except (BadSignature, TypeError):
+        return ""
+    return str(task["args"][0]) if task["func"] == RUN_TASK else ""
