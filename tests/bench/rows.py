@@ -113,7 +113,7 @@ def same(server: PostgresServer, one: str, other: str) -> bool:
     query = " UNION ALL ".join(
         f"SELECT '{name}', count(*), sum(hashtextextended(t::text, 0)::numeric) FROM {name} t" for name in NAMES
     )
-    return server.execute(query, database=one) == server.execute(query, database=other)
+    return sorted(server.execute(query, database=one)) == sorted(server.execute(query, database=other))
 
 
 def copies_of(tenant: int) -> str:
@@ -204,7 +204,7 @@ class _Maker:
             order = int(chance() * self.orders)
             tenant = self.customer_tenant[self.order_customer[order]]
             product = int(chance() * per_tenant) * TENANTS + tenant - 1
-            comment = self._text(14) if chance() < 0.7 else "\\N"
+            comment = self._text(24) if chance() < 0.7 else "\\N"
             yield f"{number}\t{order}\t{product}\t{int(chance() * 9) + 1}\t{chance() * 900:.2f}\t{comment}\n"
 
     def message(self) -> Iterator[str]:
@@ -212,7 +212,7 @@ class _Maker:
             bits, customer = self._rng.getrandbits(128), int(self._rng.random() * self.customers)
             yield (
                 f"{bits:032x}\t{self.customer_tenant[customer]}\t{customer}\t{self._time()}\t"
-                f"{self._text(6).capitalize()}\t{self._text(70 + bits % 40)}\n"
+                f"{self._text(6).capitalize()}\t{self._text(130 + bits % 40)}\n"
             )
 
 
