@@ -42,6 +42,8 @@ LOCK_RETRY_SECONDS = (0.001, 0.01)
 
 @dataclass(frozen=True, slots=True)
 class SqliteConfig:
+    """Where the file lies and which of its rows are the tenant's."""
+
     path: str = setting(label="Database file", help="The SQLite file on this host.")
     layout: str = setting(
         label="Layout",

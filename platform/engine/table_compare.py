@@ -87,6 +87,7 @@ class RowFeed:
         self.stream = LineStream(part.rows(), lambda line: key.encode(key.text(line.partition(TAB)[2])))
 
     def full(self, lines: Sequence[bytes]) -> Iterator[list[bytes]]:
+        """The same lines: the stream gave them whole."""
         yield list(lines)
 
 
@@ -206,6 +207,7 @@ class TableUpdate:
                 self.missed += 1
 
     def count_fetch(self, rows: int) -> None:
+        """Count rows read by key. Raises TooManyChanges when reading the whole table is quicker."""
         if self.by_version and self._fetch_rows_left is not None:
             self._fetch_rows_left -= rows
             if self._fetch_rows_left < 0:

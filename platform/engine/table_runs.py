@@ -149,6 +149,8 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Span:
+    """A base run as blocks in key order, and delta runs, the oldest first."""
+
     blocks: list[Block] = field(default_factory=list)
     deltas: list[Delta] = field(default_factory=list)
 
@@ -169,6 +171,7 @@ class Span:
         return sum(each.bytes for each in self.deltas)
 
     def to_json(self) -> bytes:
+        """The span as it is stored."""
         return json.dumps(asdict(self), separators=(",", ":")).encode()
 
     @classmethod
@@ -312,6 +315,7 @@ def bucket_record(text: bytes, before: bytes | None = None) -> bytes:
 
 
 def record_length(record: bytes) -> int:
+    """Bytes of a bucket's row lines with their newlines."""
     return int.from_bytes(record[32:], "big")
 
 
@@ -388,12 +392,15 @@ def _weave(
 
 
 def columns_to_json(columns: Sequence[Column]) -> list[dict[str, Any]]:
+    """Columns as a manifest node names them."""
     return [asdict(each) for each in columns]
 
 
 def key_to_json(key: KeySpec) -> dict[str, Any]:
+    """A key as a manifest node describes it."""
     return {"kinds": list(key.kinds), "synthetic": key.synthetic}
 
 
 def key_from_json(raw: dict[str, Any]) -> KeySpec:
+    """Undo `key_to_json`."""
     return KeySpec(tuple(raw["kinds"]), raw["synthetic"])

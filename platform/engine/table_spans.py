@@ -79,6 +79,8 @@ class BlockLeaf:
 
 @dataclass(frozen=True, slots=True)
 class DeltaLeaf:
+    """Keys and versions of a delta, without its rows."""
+
     delta: Delta
     lines: list[bytes]
     sizes: list[int]
@@ -92,6 +94,7 @@ class DeltaLeaf:
 
 
 def block_leaf_read(reader: ChunkSource, block: Block) -> BlockLeaf:
+    """Read a block's leaf. Raises ChunkMissing, ObjectDamaged."""
     gaps, records, lines = sections_split(pieces_get(reader, block.leaf), 3)
     ends = [*accumulate(_numbers(gaps))]
     if ends and ends[-1] > block.rows:
@@ -100,6 +103,7 @@ def block_leaf_read(reader: ChunkSource, block: Block) -> BlockLeaf:
 
 
 def delta_leaf_read(reader: ChunkSource, delta: Delta) -> DeltaLeaf:
+    """Read a delta's leaf. Raises ChunkMissing, ObjectDamaged."""
     sizes_text, lines, records, ends_text = sections_split(pieces_get(reader, delta.leaf), 4)
     sizes = _numbers(sizes_text)
     if len(sizes) != delta.rows:

@@ -1,7 +1,9 @@
 """A whole SQLite database through backup and restore: exact values, every kind of table, writers meanwhile."""
 
 import gzip
+import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -12,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from engine import faults
 from engine.errors import SchemaMismatch, SourceError, SourceUnreachable, TargetError, TargetOccupied, UsageError
+from engine.ports import RestoreRequest
 from engine.progress import NullProgress
 from tests.connectors.sqlite_samples import AWKWARD, Bench, database, everything, query, run
 
@@ -81,7 +85,10 @@ def damage(path: Path) -> None:
 
 
 def test_restored_to_a_new_file_everything_is_equal(bench: Bench, source: Path, tmp_path: Path) -> None:
-    # Goal: a new file holds every row, type, rowid and definition. Method: all compared, integrity checked, FTS asked.
+    """Goal: a new file holds every row, type, rowid and definition.
+
+    Method: all compared, integrity checked, FTS asked.
+    """
     manifest = bench.backup(database(source))
     target = tmp_path / "copy.db"
     report = bench.restore(database(source), manifest, target={"path": str(target)})
@@ -95,7 +102,7 @@ def test_restored_to_a_new_file_everything_is_equal(bench: Bench, source: Path, 
 
 
 def test_restored_in_place_after_damage(bench: Bench, source: Path) -> None:
-    # Goal: in place everything is what it was, counts are exact, a second run changes nothing.
+    """Goal: in place everything is what it was, counts are exact, a second run changes nothing."""
     manifest = bench.backup(database(source))
     before = everything(source)
     plain = query(source, "SELECT id FROM plain")
@@ -111,7 +118,10 @@ def test_restored_in_place_after_damage(bench: Bench, source: Path) -> None:
 
 
 def test_incrementals_restore_each_state(bench: Bench, source: Path, tmp_path: Path) -> None:
-    # Goal: every backup of a chain restores its own state. Method: writes between backups, each restored elsewhere.
+    """Goal: every backup of a chain restores its own state.
+
+    Method: writes between backups, each restored elsewhere.
+    """
     states = []
     for step in range(4):
         states.append((bench.backup(database(source)), everything(source)))
@@ -128,7 +138,7 @@ def test_incrementals_restore_each_state(bench: Bench, source: Path, tmp_path: P
 
 @pytest.mark.parametrize("journal", ["wal", "delete"])
 def test_backup_is_one_snapshot_while_another_process_writes(bench: Bench, tmp_path: Path, journal: str) -> None:
-    # Goal: online backup. Method: a process moves money between two tables; the sum is constant in each backup.
+    """Goal: online backup. Method: a process moves money between two tables; the sum is constant in each backup."""
     path = tmp_path / "bank.db"
     run(
         path,
@@ -173,7 +183,10 @@ def test_backup_is_one_snapshot_while_another_process_writes(bench: Bench, tmp_p
 
 
 def test_nothing_is_overwritten_unasked(bench: Bench, source: Path, tmp_path: Path) -> None:
-    # Goal: an existing target is refused, and changed only with permission. Method: restore onto another database.
+    """Goal: an existing target is refused, and changed only with permission.
+
+    Method: restore onto another database.
+    """
     manifest = bench.backup(database(source))
     target = tmp_path / "other.db"
     run(
@@ -191,7 +204,7 @@ def test_nothing_is_overwritten_unasked(bench: Bench, source: Path, tmp_path: Pa
 
 
 def test_schema_that_cannot_fit_is_refused_whole(bench: Bench, source: Path) -> None:
-    # Goal: a column that is gone, or a new one without value, refuses; nothing changes. Method: alter, restore.
+    """Goal: a column that is gone, or a new one without value, refuses; nothing changes. Method: alter, restore."""
     manifest = bench.backup(database(source))
     shutil.copy(source, source.with_suffix(".kept"))
     for script in (
@@ -208,7 +221,10 @@ def test_schema_that_cannot_fit_is_refused_whole(bench: Bench, source: Path) -> 
 
 
 def test_new_column_keeps_its_values(bench: Bench, source: Path) -> None:
-    # Goal: columns are matched by name; what the backup does not know stays. Method: add a column, damage, restore.
+    """Goal: columns are matched by name; what the backup does not know stays.
+
+    Method: add a column, damage, restore.
+    """
     manifest = bench.backup(database(source))
     run(source, "ALTER TABLE plain ADD COLUMN later TEXT DEFAULT 'd'; UPDATE plain SET later = 'kept', w = 'bad';")
     bench.restore(database(source), manifest)
@@ -217,7 +233,7 @@ def test_new_column_keeps_its_values(bench: Bench, source: Path) -> None:
 
 
 def test_failure_at_the_end_leaves_the_target_as_it_was(bench: Bench, source: Path) -> None:
-    # Goal: wholly old or wholly new. Method: a progress that cancels just before the commit.
+    """Goal: wholly old or wholly new. Method: a progress that cancels just before the commit."""
     manifest = bench.backup(database(source))
     damage(source)
     before = everything(source)
@@ -232,15 +248,36 @@ def test_failure_at_the_end_leaves_the_target_as_it_was(bench: Bench, source: Pa
             if self.armed:
                 raise TargetError("cancelled at the last moment")
 
-    from engine.ports import RestoreRequest
-
     with pytest.raises(TargetError, match="last moment"):
         database(source).restore(bench.view(manifest), RestoreRequest("rst_2"), Cancelling())
     assert everything(source) == before
 
 
+def test_killed_before_the_commit_the_target_is_as_it_was(
+    bench: Bench, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: SIGKILL leaves the old state, and a rerun ends in the new one. Method: a forked child dies there."""
+    manifest, state = bench.backup(database(source)), everything(source)
+    damage(source)
+    before = everything(source)
+    new = tmp_path / "new.db"
+    for target in (None, {"path": str(new)}):
+        child = os.fork()
+        if not child:
+            monkeypatch.setattr(faults, "_wanted", "sqlite.before_commit")
+            bench.restore(database(source), manifest, target=target)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+        assert everything(source) == before
+        assert not new.exists()
+    for target in (None, {"path": str(new)}):
+        bench.restore(database(source), manifest, target=target)
+    assert everything(source) == everything(new) == state
+    assert not [path for path in tmp_path.iterdir() if "lastro-rst" in path.name]
+
+
 def test_unreadable_sources_end_in_typed_errors(bench: Bench, tmp_path: Path) -> None:
-    # Goal: no traceback of sqlite3. Method: missing, no database, torn in the middle, locked.
+    """Goal: no traceback of sqlite3. Method: missing, no database, torn in the middle, locked."""
     with pytest.raises(SourceError, match="no such file"):
         database(tmp_path / "missing.db").test()
     (tmp_path / "text.db").write_bytes(b"not a database at all, but long enough to have a header " * 40)
@@ -268,7 +305,7 @@ def test_unreadable_sources_end_in_typed_errors(bench: Bench, tmp_path: Path) ->
 
 
 def test_source_file_is_not_written(bench: Bench, source: Path) -> None:
-    # Goal: reading changes nothing. Method: bytes before and after, in rollback mode and in WAL.
+    """Goal: reading changes nothing. Method: bytes before and after, in rollback mode and in WAL."""
     for mode in ("delete", "wal"):
         run(source, f"PRAGMA journal_mode = {mode}")
         before = source.read_bytes()
@@ -278,7 +315,7 @@ def test_source_file_is_not_written(bench: Bench, source: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("sqlite3") is None, reason="the sqlite3 shell is not installed")
 def test_export_is_read_by_the_shell(bench: Bench, source: Path, tmp_path: Path) -> None:
-    # Goal: portable SQL. Method: the shell loads it, everything but subnormal reals is equal.
+    """Goal: portable SQL. Method: the shell loads it, everything but subnormal reals is equal."""
     manifest = bench.backup(database(source))
     (name,) = database(source).export(bench.view(manifest), str(tmp_path), NullProgress())
     assert name == "main.sql.gz"
@@ -292,7 +329,7 @@ def test_export_is_read_by_the_shell(bench: Bench, source: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("encoding", ["UTF-16le", "UTF-16be"])
 def test_other_encodings(bench: Bench, tmp_path: Path, encoding: str) -> None:
-    # Goal: UTF-16 databases are exact. Method: text keys beyond the first plane, restored to a file and in place.
+    """Goal: UTF-16 databases are exact. Method: text keys beyond the first plane, restored to a file and in place."""
     path = tmp_path / "utf16.db"
     run(
         path,

@@ -93,7 +93,7 @@ def others_of(path: Path) -> dict[str, Any]:
 
 
 def test_the_scope_is_exactly_the_tenant(bench: Bench, source: Path) -> None:
-    # Goal: closure over composite, self and chained foreign keys. Method: counts against the test's own queries.
+    """Goal: closure over composite, self and chained foreign keys. Method: counts against the test's own queries."""
     manifest = bench.backup(tenant(source, "2"))
     found = {table.name: table.row_count for table in bench.view(manifest).tables}
     assert found == {name: len(rows) for name, rows in rows_of(source, 2).items()}
@@ -104,7 +104,7 @@ def test_the_scope_is_exactly_the_tenant(bench: Bench, source: Path) -> None:
 
 
 def test_restored_in_place_others_are_untouched(bench: Bench, source: Path) -> None:
-    # Goal: the tenant is what it was at each backup, others are what they are now, triggers do not fire.
+    """Goal: the tenant is what it was at each backup, others are what they are now, triggers do not fire."""
     connector = tenant(source, "2")
     full, at_full = bench.backup(connector), rows_of(source, 2)
     run(
@@ -136,7 +136,10 @@ def test_restored_in_place_others_are_untouched(bench: Bench, source: Path) -> N
 
 
 def test_a_key_taken_by_another_tenant_refuses(bench: Bench, source: Path) -> None:
-    # Goal: another tenant's row is never replaced. Method: its insert takes the key, or the unique value, of a lost row.
+    """Goal: another tenant's row is never replaced.
+
+    Method: its insert takes the key, or the unique value, of a lost row.
+    """
     connector = tenant(source, "2")
     manifest = bench.backup(connector)
     (lost, email), *_ = query(source, "SELECT id, email FROM guest WHERE tenant_id = 2 LIMIT 1")
@@ -150,7 +153,10 @@ def test_a_key_taken_by_another_tenant_refuses(bench: Bench, source: Path) -> No
 
 
 def test_rows_that_lost_their_parent_are_the_tenants_again(bench: Bench, source: Path) -> None:
-    # Goal: orphans neither collide nor stay. Method: an item added later, then all bookings gone; others' items remain.
+    """Goal: orphans neither collide nor stay.
+
+    Method: an item added later, then all bookings gone; others' items remain.
+    """
     connector = tenant(source, "2")
     manifest, state = bench.backup(connector), rows_of(source, 2)
     run(
@@ -168,7 +174,7 @@ def test_rows_that_lost_their_parent_are_the_tenants_again(bench: Bench, source:
 
 
 def test_a_missing_shared_parent_refuses(bench: Bench, source: Path) -> None:
-    # Goal: no dangling reference is made in shared tables. Method: the shared parent is gone, then back.
+    """Goal: no dangling reference is made in shared tables. Method: the shared parent is gone, then back."""
     connector = tenant(source, "2")
     manifest, state = bench.backup(connector), rows_of(source, 2)
     run(source, "DELETE FROM guest WHERE tenant_id = 2; DELETE FROM hotel WHERE id = 2;")
@@ -180,7 +186,7 @@ def test_a_missing_shared_parent_refuses(bench: Bench, source: Path) -> None:
 
 
 def test_restored_to_a_file_of_its_own(bench: Bench, source: Path, tmp_path: Path) -> None:
-    # Goal: an alternative target holds the tenant alone. Method: all its rows there, nobody else's.
+    """Goal: an alternative target holds the tenant alone. Method: all its rows there, nobody else's."""
     connector = tenant(source, "2")
     manifest = bench.backup(connector)
     target = tmp_path / "tenant2.db"
@@ -193,7 +199,7 @@ def test_restored_to_a_file_of_its_own(bench: Bench, source: Path, tmp_path: Pat
 
 
 def test_schema_changes_that_cannot_be_right_are_refused(bench: Bench, source: Path) -> None:
-    # Goal: shared tables are never created or guessed. Method: drop a table, drop the tenant column.
+    """Goal: shared tables are never created or guessed. Method: drop a table, drop the tenant column."""
     connector = tenant(source, "2")
     manifest = bench.backup(connector)
     run(source, "DROP TABLE tag")
@@ -205,7 +211,10 @@ def test_schema_changes_that_cannot_be_right_are_refused(bench: Bench, source: P
 
 
 def test_settings_are_checked(source: Path) -> None:
-    # Goal: settings that cannot be right are refused with a hint. Method: no value, unknown column, hostile value.
+    """Goal: settings that cannot be right are refused with a hint.
+
+    Method: no value, unknown column, hostile value.
+    """
     with pytest.raises(UsageError, match="tenant_column"):
         tenant(source, "").test()
     with pytest.raises(SourceUnsupported, match="no table has a column"):

@@ -21,8 +21,10 @@ def take(chunks: MemoryChunks, part: Any, parent: dict[str, Any] | None = None, 
 
 
 def test_two_hundred_incrementals_stay_cheap_to_store_and_to_read() -> None:
-    # Goal: 0.1 % changed stores at most 2 %; after 200 of them reading costs at most 1.5 times a fresh full one.
-    # Method: 10,000 rows of random text, 200 incrementals of 10 rows, counted chunk bytes and calls.
+    """Goal: 0.1 % changed stores at most 2 %; after 200 of them reading costs at most 1.5 times a fresh full one.
+
+    Method: 10,000 rows of random text, 200 incrementals of 10 rows, counted chunk bytes and calls.
+    """
     part, rng = WidePart(10_000, 200), random.Random(5)
     chunks = MemoryChunks()
     node = take(chunks, part)
@@ -49,7 +51,7 @@ def test_two_hundred_incrementals_stay_cheap_to_store_and_to_read() -> None:
 
 
 def test_merging_writes_each_row_few_times() -> None:
-    # Goal: the layout never has more than eight deltas and grows by one. Method: 3,000 steps, counting rewrites.
+    """Goal: the layout never has more than eight deltas and grows by one. Method: 3,000 steps, counting rewrites."""
     current: list[int] = []
     rewritten = 0
     for backups in range(1, 3001):
@@ -64,7 +66,7 @@ def test_merging_writes_each_row_few_times() -> None:
 
 
 def test_read_again_the_base_is_found_in_store() -> None:
-    # Goal: a full backup of unchanged content stores next to nothing. Method: no parent at all the second time.
+    """Goal: a full backup of unchanged content stores next to nothing. Method: no parent at all the second time."""
     part, chunks = WidePart(20_000, 200), MemoryChunks()
     first = take(chunks, part)
     before = chunks.stored
@@ -74,7 +76,7 @@ def test_read_again_the_base_is_found_in_store() -> None:
 
 
 def test_new_version_domain_stores_no_rows_anew() -> None:
-    # Goal: after a fail-over the versions are new but the rows are known. Method: change the domain only.
+    """Goal: after a fail-over the versions are new but the rows are known. Method: change the domain only."""
     part, chunks = WidePart(20_000, 400), MemoryChunks()
     first = take(chunks, part)
     before = chunks.stored
@@ -86,7 +88,7 @@ def test_new_version_domain_stores_no_rows_anew() -> None:
 
 
 def test_appended_rows_are_stored_once() -> None:
-    # Goal: a table that only grows costs what was added. Method: add a tenth, five times.
+    """Goal: a table that only grows costs what was added. Method: add a tenth, five times."""
     part, chunks = WidePart(20_000, 200), MemoryChunks()
     node = take(chunks, part)
     for _ in range(5):
@@ -99,7 +101,7 @@ def test_appended_rows_are_stored_once() -> None:
 
 
 def test_bulk_update_is_read_once_more_and_kept_exactly() -> None:
-    # Goal: when nearly everything changed, the table is read whole. Method: every row of 120,000 changed.
+    """Goal: when nearly everything changed, the table is read whole. Method: every row of 120,000 changed."""
     part, chunks = WidePart(120_000, 20), MemoryChunks()
     node = take(chunks, part)
     part.versions_of = [900] * part.count
@@ -109,7 +111,7 @@ def test_bulk_update_is_read_once_more_and_kept_exactly() -> None:
 
 
 def test_rows_wider_than_a_chunk() -> None:
-    # Goal: a row of any size is kept. Method: rows of 20 MiB and of 1 byte.
+    """Goal: a row of any size is kept. Method: rows of 20 MiB and of 1 byte."""
     part, chunks = MemoryPart(KEYS["int"]), MemoryChunks()
     for at in range(40):
         part.set(b"%d" % at, b"w" * (20 << 20) if at in (7, 30) else b"n")
@@ -121,7 +123,7 @@ def test_rows_wider_than_a_chunk() -> None:
 
 
 def test_empty_table_and_single_empty_key() -> None:
-    # Goal: nothing and nearly nothing are exact. Method: no row; one row that is an empty key; none again.
+    """Goal: nothing and nearly nothing are exact. Method: no row; one row that is an empty key; none again."""
     part, chunks = MemoryPart(KeySpec(("text",))), MemoryChunks()
     empty = take(chunks, part)
     assert (empty["rows"], empty["bytes"], list(TableView(chunks, empty).rows())) == (0, 0, [])
@@ -136,7 +138,7 @@ def test_empty_table_and_single_empty_key() -> None:
 
 @pytest.mark.parametrize("lie", ["unsorted", "double"])
 def test_source_out_of_order_is_refused(lie: str) -> None:
-    # Goal: rows out of order never become a backup. Method: a source that swaps or repeats a row.
+    """Goal: rows out of order never become a backup. Method: a source that swaps or repeats a row."""
     part = MemoryPart(KEYS["int"])
     for at in range(500):
         part.set(b"%d" % at, b"v")
@@ -148,7 +150,7 @@ def test_source_out_of_order_is_refused(lie: str) -> None:
 
 
 def test_rows_that_are_not_those_listed_are_refused() -> None:
-    # Goal: a source that moves under the read is never mixed. Method: rows_for gives newer versions, or none.
+    """Goal: a source that moves under the read is never mixed. Method: rows_for gives newer versions, or none."""
     part, chunks = MemoryPart(KEYS["int"]), MemoryChunks()
     for at in range(500):
         part.set(b"%d" % at, b"v")
@@ -167,7 +169,7 @@ def test_rows_that_are_not_those_listed_are_refused() -> None:
 
 
 def test_damage_is_found_by_every_reader() -> None:
-    # Goal: exact rows or a typed error. Method: lose each chunk in turn, then read.
+    """Goal: exact rows or a typed error. Method: lose each chunk in turn, then read."""
     part, chunks = MemoryPart(KEYS["int"]), MemoryChunks()
     for at in range(2_000):
         part.set(b"%d" % at, b"v%d" % at)
@@ -202,7 +204,7 @@ def _exact_or_refused(reader: Callable[[], list[bytes]], expected: list[bytes]) 
 
 
 def test_table_in_a_real_repository(repository: Repository) -> None:
-    # Goal: the same through sessions, packs and encryption. Method: full, two incrementals, all read back.
+    """Goal: the same through sessions, packs and encryption. Method: full, two incrementals, all read back."""
     part, rng = WidePart(30_000, 150), random.Random(3)
     kept: list[tuple[Any, list[bytes]]] = []
     node = None

@@ -121,7 +121,7 @@ STEPS = st.lists(
 @given(kind=st.sampled_from(sorted(KEYS)), versioned=st.booleans(), seed=st.integers(0, 1 << 30), steps=STEPS)
 @settings(max_examples=150)
 def test_every_backup_of_a_history_reads_back(kind: str, versioned: bool, seed: int, steps: Any) -> None:
-    # Goal: promise 1 for tables. Method: random writes between backups of both types, all read back at the end.
+    """Goal: promise 1 for tables. Method: random writes between backups of both types, all read back at the end."""
     history = History(kind, seed, versioned=versioned)
     history.step("insert", seed % 400)
     history.backup(full=False)
@@ -137,7 +137,7 @@ def test_every_backup_of_a_history_reads_back(kind: str, versioned: bool, seed: 
 @given(seed=st.integers(0, 1 << 30), kind=st.sampled_from(["int", "pair"]), count=st.integers(1, 30))
 @settings(max_examples=40)
 def test_full_finds_what_versions_hide(seed: int, kind: str, count: int) -> None:
-    # Goal: a full backup reports rows that changed under the same version. Method: write rows without a new one.
+    """Goal: a full backup reports rows that changed under the same version. Method: write rows without a new one."""
     history = History(kind, seed, versioned=True)
     history.step("insert", 300)
     history.backup(full=False)
@@ -158,7 +158,7 @@ def test_full_finds_what_versions_hide(seed: int, kind: str, count: int) -> None
 @given(seed=st.integers(0, 1 << 30), versioned=st.booleans())
 @settings(max_examples=30)
 def test_many_small_changes_keep_runs_few(seed: int, versioned: bool) -> None:
-    # Goal: at most eight deltas, under a fifth of the base, however long the chain. Method: 60 incrementals.
+    """Goal: at most eight deltas, under a fifth of the base, however long the chain. Method: 60 incrementals."""
     history = History("int", seed, versioned=versioned)
     history.step("insert", 600)
     history.backup(full=False)
@@ -173,7 +173,7 @@ def test_many_small_changes_keep_runs_few(seed: int, versioned: bool) -> None:
 @given(seed=st.integers(0, 1 << 30), kind=st.sampled_from(sorted(KEYS)))
 @settings(max_examples=30)
 def test_rows_are_found_by_key_and_by_page(seed: int, kind: str) -> None:
-    # Goal: browsing gives the rows of the backup. Method: pages and random keys against the whole list.
+    """Goal: browsing gives the rows of the backup. Method: pages and random keys against the whole list."""
     history = History(kind, seed, versioned=False)
     history.step("insert", 300)
     history.backup(full=False)
@@ -196,7 +196,7 @@ def test_rows_are_found_by_key_and_by_page(seed: int, kind: str) -> None:
 @given(seed=st.integers(0, 1 << 30))
 @settings(max_examples=20)
 def test_walk_reaches_every_chunk_that_reading_needs(seed: int) -> None:
-    # Goal: prune keeps what a backup needs. Method: keep only the walked chunks, read the table from them.
+    """Goal: prune keeps what a backup needs. Method: keep only the walked chunks, read the table from them."""
     history = History("int", seed, versioned=True)
     history.step("insert", 400)
     for _ in range(4):
