@@ -341,7 +341,7 @@ def advance_sequence(connection: Connection, stage: str, sequence: Mapping[str, 
     )[0]
     if step < 0 or wanted > maximum or (last is not None and last >= wanted):
         return
-    steps = (wanted - last) // step + 1 if last is not None else NEXTVAL_STEPS_MAX + 1
+    steps = -(-(wanted - last) // step) if last is not None else NEXTVAL_STEPS_MAX + 1
     if steps <= NEXTVAL_STEPS_MAX:
         # Unlike setval, this cannot undo what a concurrent session has drawn in between.
         run(connection, f"SELECT max(nextval({name}::regclass)) FROM generate_series(1, {steps})")

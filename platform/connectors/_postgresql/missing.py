@@ -56,8 +56,7 @@ class Missing:
     def _names(self) -> Iterator[tuple[str, str]]:
         for view in self.views:
             yield view.facts["schema"], view.facts["table"]
-            for schema, table in view.facts.get("partitions", ()):
-                yield schema, table
+            yield from view.facts.get("partitions", ())
 
     def _concerns(self, item: Item) -> bool:
         """Whether an entry belongs to one of the lost tables: its tag begins with the name, or its SQL has it."""

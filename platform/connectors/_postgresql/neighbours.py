@@ -41,6 +41,7 @@ class Ledger:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._planned: Counts = Counter()
+        self._attempts = 0
         _require_counting(connection)
         self._base = self._measure()
 
@@ -57,14 +58,17 @@ class Ledger:
     @contextmanager
     def attempt(self) -> Iterator[Attempt]:
         """Run the body behind a savepoint; when it calls `undo`, nothing of it counts."""
-        run(self._connection, "SAVEPOINT lastro_attempt")
+        # Each has a name of its own: an inner one that an error left open must not be what the outer returns to.
+        self._attempts += 1
+        name = f"lastro_attempt_{self._attempts}"
+        run(self._connection, f"SAVEPOINT {name}")
         before, planned, attempt = self._measure(), self._planned.copy(), Attempt()
         yield attempt
         if attempt.undone:
-            run(self._connection, "ROLLBACK TO SAVEPOINT lastro_attempt")
+            run(self._connection, f"ROLLBACK TO SAVEPOINT {name}")
             self._base += self._measure() - before
             self._planned = planned
-        run(self._connection, "RELEASE SAVEPOINT lastro_attempt")
+        run(self._connection, f"RELEASE SAVEPOINT {name}")
 
     def settle(self, catalogue: Catalogue) -> dict[str, Any]:
         """Compare planned with counted; TargetError when anything else was touched."""

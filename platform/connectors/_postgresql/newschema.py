@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from connectors._postgresql.catalogue import Catalogue, Table, read_catalogue
 from connectors._postgresql.config import PostgresqlConfig
 from connectors._postgresql.connection import Connection, begin, errors, rows, run, value
-from connectors._postgresql.definitions import POST_DATA, PRE_DATA, ROLES, SEQUENCES, items
+from connectors._postgresql.definitions import POST_DATA, PRE_DATA, ROLES, SEQUENCES, Item, items
 from connectors._postgresql.inplace import commit, connect_target
 from connectors._postgresql.loading import Destination, changes_of, compare_tables, load_table, set_sequences
 from connectors._postgresql.newdatabase import create_missing_database
@@ -205,10 +205,12 @@ def _link(work: _SchemaWork, destinations: Sequence[Destination], catalogue: Cat
         live = catalogue.find(destination.view.facts["schema"], destination.view.facts["table"])
         if live is not None:
             by_oid[live.oid] = destination
+    runner = Runner(work.connection, work.warn, links_may_dangle=True)
     for link in catalogue.foreign_keys:
         if link.child in by_oid and link.parent in by_oid and link.validated:
-            run(
-                work.connection,
-                f"ALTER TABLE {by_oid[link.child].quoted} ADD CONSTRAINT {ident(link.name)} FOREIGN KEY"
-                f" ({idents(link.columns)}) REFERENCES {by_oid[link.parent].quoted} ({idents(link.parent_columns)})",
+            child, parent = by_oid[link.child], by_oid[link.parent]
+            sql = (
+                f"ALTER TABLE {child.quoted} ADD CONSTRAINT {ident(link.name)} FOREIGN KEY ({idents(link.columns)})"
+                f" REFERENCES {parent.quoted} ({idents(link.parent_columns)});"
             )
+            runner.run_item(Item("FK CONSTRAINT", child.schema, f"{child.name} {link.name}", sql))

@@ -1,0 +1,178 @@
+"""Whose row is it: several paths, null references, references to others, circles, overrides."""
+
+import pytest
+
+from connectors._postgresql.config import PostgresqlConfig
+from connectors.postgresql import PostgresqlConnector
+from engine.errors import SchemaMismatch, TargetError, TargetOccupied, UsageError
+from tests.connectors.postgres_views import execute, put_back, query, table_text, take
+from tests.services.postgres import PostgresServer
+
+SHOP = """
+create table shop(id int primary key, name text);
+create table users(id int primary key, shop_id int references shop, name text);
+create table message(id int primary key, sender int references users, receiver int references users, body text);
+create table thread(id int primary key, message_id int references message on delete set null, parent int references thread);
+create table grade(code text primary key);
+create table composite(a int, b int, shop_id int, primary key (a, b));
+create table below(id int primary key, a int, b int, grade text references grade,
+  foreign key (a, b) references composite on delete cascade);
+create table left_side(id int primary key, user_id int references users, right_id int);
+create table right_side(id int primary key, left_id int references left_side);
+alter table left_side add foreign key (right_id) references right_side;
+insert into shop values (1, 'one'), (2, 'two');
+insert into users values (11, 1, 'a'), (12, 1, 'b'), (21, 2, 'c'), (90, null, 'platform');
+insert into message values (1, 11, 12, 'within'), (2, 11, 21, 'across'), (3, 90, 11, 'from nobody'), (4, 21, 21, 'theirs'),
+  (5, null, null, 'of nobody');
+insert into thread values (1, 1, null), (2, 2, 1), (3, 4, 1), (4, null, 1);
+insert into grade values ('g');
+insert into composite values (1, 1, 1), (1, 2, 2);
+insert into below values (1, 1, 1, 'g'), (2, 1, 2, 'g'), (3, 1, null, 'g');
+insert into left_side values (1, 11, null), (2, 21, null);
+insert into right_side values (1, 1), (2, 2);
+update left_side set right_id = id;
+"""
+
+
+@pytest.fixture
+def shop(postgres_database: str) -> str:
+    execute(postgres_database, SHOP)
+    return postgres_database
+
+
+def config(dsn: str, **more: object) -> PostgresqlConfig:
+    return PostgresqlConfig(dsn=dsn, layout="rows", tenant_column="shop_id", tenant_value="1", **more)  # type: ignore[arg-type]
+
+
+def keys(settings: PostgresqlConfig) -> dict[str, list[bytes]]:
+    return {t.name.removeprefix("public."): [t.key.text(row) for row in t.rows_only] for t in take(settings).tables}
+
+
+def test_rows_between_two_tenants_belong_to_neither(shop: str) -> None:
+    """Goal: every rule of ownership. Method: one row for each, looked up by key."""
+    assert keys(config(shop)) == {
+        "shop": [b"1"],
+        "users": [b"11", b"12"],
+        "message": [b"1", b"3"],
+        "thread": [b"1"],
+        "composite": [b"1\t1"],
+        "below": [b"1"],
+        "left_side": [b"1"],
+        "right_side": [b"1"],
+    }
+
+
+def test_links_and_tables_can_be_taken_out(shop: str) -> None:
+    """Goal: the operator corrects what was found. Method: ignore one link, exclude by pattern."""
+    found = keys(config(shop, ignored_links=("message.message_receiver_fkey",), exclude=("*_side", "below")))
+    assert found["message"] == [b"1", b"2"]
+    assert set(found) == {"shop", "users", "message", "thread", "composite"}
+
+
+def test_unknown_tenant_column_is_said(shop: str) -> None:
+    """Goal: a typed error with a hint. Method: a column that no table has."""
+    with pytest.raises(UsageError, match="tenant_colum"):
+        take(PostgresqlConfig(dsn=shop, layout="rows", tenant_column="tenant_colum", tenant_value="1"))
+
+
+def test_rows_that_lost_their_owner_come_back(shop: str) -> None:
+    """Goal: ON DELETE SET NULL made a row nobody's. Method: delete its parent, restore, prove the others."""
+    view = take(config(shop))
+    before = {table: table_text(shop, table) for table in ("message", "thread", "users")}
+    execute(shop, "delete from thread where id <> 1; delete from message where id = 1")
+    assert query(shop, "select message_id from thread where id = 1") == [(None,)]
+    put_back(config(shop), view, prove=True)
+    assert table_text(shop, "message") == before["message"]
+    assert query(shop, "select message_id from thread where id = 1") == [(1,)]
+
+
+def test_reference_from_a_later_row_is_refused(shop: str) -> None:
+    """Goal: no orphan among others' rows. Method: another tenant refers to a row that the restore would delete."""
+    view = take(config(shop))
+    execute(shop, "insert into users values (13, 1, 'new'); insert into message values (9, 21, 13, 'to the new one')")
+    with pytest.raises(TargetError, match="message"):
+        put_back(config(shop), view)
+    assert query(shop, "select count(*) from users where shop_id = 1") == [(3,)]
+
+
+def test_missing_shared_row_is_refused(shop: str) -> None:
+    """Goal: no row without its parent. Method: remove the shared row that a deleted row referred to."""
+    view = take(config(shop))
+    execute(shop, "delete from below; delete from grade")
+    with pytest.raises(TargetError, match="grade"):
+        put_back(config(shop), view)
+
+
+def test_circle_comes_back(shop: str) -> None:
+    """Goal: tables that refer to each other. Method: delete both rows, restore."""
+    view = take(config(shop))
+    execute(
+        shop,
+        "update left_side set right_id = null; delete from right_side where id = 1; delete from left_side where id = 1",
+    )
+    put_back(config(shop), view)
+    assert query(shop, "select l.id, r.id from left_side l join right_side r on r.id = right_id") == [(1, 1)]
+
+
+def test_schema_that_moved_on(shop: str) -> None:
+    """Goal: an old backup goes into a newer schema. Method: add, drop, retype columns, then one that cannot be."""
+    view = take(config(shop))
+    execute(
+        shop,
+        """alter table users add age int default 7; alter table users drop column name; update users set age = 50;
+        alter table composite alter shop_id type bigint; delete from users where id = 12 and false;
+        delete from message; delete from users where id = 12;""",
+    )
+    restored = put_back(config(shop), view, prove=True)
+    assert query(shop, "select id, age from users where shop_id = 1 order by 1") == [(11, 50), (12, 7)]
+    assert any("name" in warning for warning in restored.report.warnings)
+    execute(
+        shop,
+        "alter table users add must text; update users set must = ''; alter table users alter must set not null; delete from message; delete from users where id = 12",
+    )
+    with pytest.raises(SchemaMismatch, match="must"):
+        put_back(config(shop), view)
+    execute(shop, "drop table below")
+    with pytest.raises(SchemaMismatch, match="below"):
+        put_back(config(shop), view)
+
+
+def test_copy_beside_the_live_rows(shop: str) -> None:
+    """Goal: a tenant's rows in a schema of their own. Method: change the live tables, copy, compare, refuse twice."""
+    view, before = take(config(shop)), table_text(shop, "users", "shop_id = 1")
+    execute(
+        shop,
+        "alter table users add age int not null default 1; alter table message drop column body; drop table thread",
+    )
+    put_back(config(shop), view, target={"schema": "beside"})
+    assert [text for (text,) in query(shop, "select (id, shop_id, name)::text from beside.users order by 1")] == before
+    assert query(shop, "select body from beside.message order by id") == [("within",), ("from nobody",)]
+    assert query(shop, "select id from beside.thread") == [(1,)]
+    with pytest.raises(TargetOccupied):
+        put_back(config(shop), view, target={"schema": "beside"})
+    put_back(config(shop), view, target={"schema": "beside"}, overwrite=True)
+
+
+def test_tenant_alone_in_a_new_database(postgres: PostgresServer, shop: str) -> None:
+    """Goal: one tenant's rows and all definitions elsewhere. Method: new database, then over it with confirmation."""
+    view = take(config(shop))
+    there = postgres.dsn("alone")
+    try:
+        restored = put_back(config(shop), view, target={"dsn": there})
+        assert query(there, "select id from message order by 1") == [(1,), (3,)]
+        assert any("below_grade_fkey" in warning for warning in restored.report.warnings)
+        execute(there, "delete from users where id = 12 and false; update shop set name = 'x'")
+        with pytest.raises(TargetOccupied):
+            put_back(config(shop), view, target={"dsn": there})
+    finally:
+        postgres.drop_database("alone")
+
+
+def test_probe_shows_the_scope(shop: str) -> None:
+    """Goal: the operator sees what was found and why. Method: read the probe's details and warnings."""
+    probe = PostgresqlConnector(config(shop)).test()
+    because = {table["table"]: table["because"] for table in probe.details["tables"]}
+    assert because["public.shop"] == "holds the tenant's own row"
+    assert because["public.below"] == "through below_a_b_fkey"
+    assert any("no index begins with shop_id" in warning for warning in probe.warnings)
+    assert any("refers back" in warning for warning in probe.warnings)
