@@ -7,7 +7,15 @@ from typing import Any, cast
 
 from core import clock
 from core.errors import InternalError
-from engine.errors import CancelledError, DamageError, LastroError, SourceError, TargetError
+from engine.errors import (
+    CancelledError,
+    DamageError,
+    LastroError,
+    SourceChanged,
+    SourceDenied,
+    SourceError,
+    TargetError,
+)
 from engine.faults import kill_point
 from engine.ports import RestoreRequest, SourceView
 from engine.views import source_views
@@ -133,6 +141,8 @@ def _safety_backup(context: OperationContext, restore: Restore) -> None:
     backup = backup_create(restore.tenant, wish, sources, actor=restore.created_by, operation_id=context.operation.pk)
     try:
         backup_perform(context, backup)
+    except (SourceChanged, SourceDenied):
+        raise  # The data is there, only not readable now: without a safety backup it must not be overwritten.
     except SourceError as error:
         context.warn("restore.nothing_saved", f"no safety backup: the present data cannot be read ({error})")
     else:

@@ -10,7 +10,7 @@ import pytest
 
 from connectors.files import FilesConnector
 from core.errors import ConfirmationNeeded, NotFound
-from engine.errors import TargetError, UsageError
+from engine.errors import SourceChanged, SourceDenied, SourceError, TargetError, UsageError
 from engine.ports import Check, RestoreReport
 from operations.models import Operation
 from operations.services import operation_retry, operation_run
@@ -82,6 +82,26 @@ def test_a_folder_that_is_gone_is_restored_and_said(house: House, content: Conte
     assert restore.warnings[0]["code"] == "restore.nothing_saved" or any(
         each["code"] == "restore.nothing_saved" for each in restore.warnings
     )
+
+
+@pytest.mark.parametrize("kind", [SourceChanged, SourceDenied])
+def test_data_that_is_there_but_unreadable_is_not_overwritten(
+    house: House, content: Content, monkeypatch: pytest.MonkeyPatch, kind: type[SourceError]
+) -> None:
+    """Goal: no safety backup, no restore, while there is something to save; let the reading fail."""
+    tenant = house.tenant()
+    folder = house.folder(house.files(tenant))
+    backup = house.backup(tenant)
+    (folder / "a").write_text("newer")
+    before = content(folder)
+
+    def refuse(_connector: FilesConnector, _progress: object) -> None:
+        raise kind("not now")
+
+    monkeypatch.setattr(FilesConnector, "open", refuse)
+    restore = house.restore(backup, ok=False)
+    assert (restore.state, restore.error_code) == ("failed", kind.code)
+    assert content(folder) == before
 
 
 def test_another_place_is_not_overwritten_unless_confirmed(house: House, content: Content) -> None:
