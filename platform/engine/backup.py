@@ -11,7 +11,14 @@ from typing import Any, Literal
 
 from engine.checksums import category_checksums
 from engine.chunks import ChunkReader
-from engine.errors import SourceError, UsageError
+from engine.errors import (
+    SourceChanged,
+    SourceDenied,
+    SourceError,
+    SourceUnreachable,
+    SourceUnsupported,
+    UsageError,
+)
 from engine.faults import kill_point
 from engine.manifest import FORMAT_VERSION, Manifest
 from engine.ports import Connector, DocumentPart, SourceReader, TablePart, TreePart
@@ -93,7 +100,7 @@ def backup_run(
                     sources.append(node)
                     kill_point("backup.source_read")
         if not sources:
-            raise SourceError(f"no source could be read: {failed[0]['message']}", hint=failed[0]["hint"])
+            raise _all_failed(failed)
         progress.phase("store")
         session.finish()
         kill_point("backup.chunks_stored")
@@ -117,6 +124,14 @@ def _usable_parent(request: BackupRequest) -> Manifest | None:
 def _failure(source: SourceInput, error: SourceError, progress: Progress) -> dict[str, str]:
     progress.warn("backup.source_failed", f"source {source.name}: {error}")
     return {"name": source.name, "code": error.code, "message": error.message, "hint": error.hint}
+
+
+def _all_failed(failed: list[dict[str, str]]) -> SourceError:
+    """The first failure's class, when all failed alike; otherwise a plain SourceError."""
+    kinds = {kind.code: kind for kind in (SourceUnreachable, SourceDenied, SourceChanged, SourceUnsupported)}
+    codes = {each["code"] for each in failed}
+    kind = kinds.get(codes.pop(), SourceError) if len(codes) == 1 else SourceError
+    return kind(f"no source could be read: {failed[0]['message']}", hint=failed[0]["hint"])
 
 
 def _open_all(

@@ -140,7 +140,7 @@ def _safety_backup(context: OperationContext, restore: Restore) -> None:
     wish = BackupWish(type=BackupType.INCREMENTAL, tags=(SAFETY_TAG,), trigger="safety")
     backup = backup_create(restore.tenant, wish, sources, actor=restore.created_by, operation_id=context.operation.pk)
     try:
-        backup_perform(context, backup)
+        failed = backup_perform(context, backup).document["failed_sources"]
     except (SourceChanged, SourceDenied):
         raise  # The data is there, only not readable now: without a safety backup it must not be overwritten.
     except SourceError as error:
@@ -148,6 +148,9 @@ def _safety_backup(context: OperationContext, restore: Restore) -> None:
     else:
         Restore.objects.filter(pk=restore.pk).update(safety_backup=backup)
         restore.safety_backup = backup
+        for each in failed:
+            if each["code"] in (SourceChanged.code, SourceDenied.code):
+                raise SourceDenied(f"source {each['name']} could not be saved: {each['message']}", hint=each["hint"])
     kill_point("restore.safety_backup_taken")
 
 
