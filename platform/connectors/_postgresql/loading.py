@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import psycopg
 
@@ -76,9 +77,10 @@ def load_frozen(connection: Connection, destination: Destination, progress: Prog
     run(connection, "COMMIT")
 
 
-def spread(
-    connections: Sequence[Connection], work: Sequence[tuple[int, Callable[[Connection], None]]], progress: Progress
-) -> None:
+Job = tuple[int, Callable[[Connection], None]]
+
+
+def spread(connections: Sequence[Connection], work: Sequence[Job], progress: Progress) -> None:
     """Run (weight, work) on the connections, the heaviest first; the first error stops what has not begun."""
     pending = [job for _, job in sorted(work, key=lambda pair: -pair[0])]
 
@@ -111,34 +113,38 @@ def digest_of(connection: Connection, table: Table, view: TableView) -> str:
     return table_digest(copy_lines(connection, query), view.key)[0]
 
 
-def compare_tables(
-    connections: Sequence[Connection], catalogue: Catalogue, destinations: Sequence[Destination], progress: Progress
-) -> Check:
-    """Read every restored table back and compare digests. Raises TargetError when one differs."""
-    actual: dict[str, str] = {}
-    expected: dict[str, str] = {}
+class Comparison:
+    """Every restored table read back, its digest beside the backup's; `jobs` may run on several connections."""
 
-    def compare(destination: Destination) -> Callable[[Connection], None]:
-        def job(connection: Connection) -> None:
-            table = catalogue.find(destination.schema, destination.name)
-            if table is None:
-                raise TargetError(f"{destination.quoted} is not there after the restore")
-            found = digest_of(connection, table, destination.view)
-            view = destination.view
-            actual[view.name] = found
-            wanted = getattr(view, "sha256", None)
-            expected[view.name] = f"{view.row_count} rows" if found.endswith(" rows") or not wanted else wanted
+    def __init__(self, catalogue: Catalogue, destinations: Sequence[Destination]) -> None:
+        self._catalogue = catalogue
+        self._destinations = destinations
+        self._actual: dict[str, str] = {}
+        self._expected: dict[str, str] = {}
 
-        return job
+    def jobs(self) -> list[Job]:
+        """One job a table, weighed by its bytes."""
+        return [(each.view.byte_count, partial(self._compare, each)) for each in self._destinations]
 
-    spread(connections, [(each.view.byte_count, compare(each)) for each in destinations], progress)
-    wrong = sorted(name for name in expected if expected[name] != actual[name])
-    if wrong:
-        raise TargetError(
-            f"after the restore {', '.join(wrong[:5])} do not have the backup's digest",
-            hint="verify the backup, and look for event triggers that rewrite rows",
-        )
-    return Check("checksum_verification", True, expected, actual)
+    def _compare(self, destination: Destination, connection: Connection) -> None:
+        table = self._catalogue.find(destination.schema, destination.name)
+        if table is None:
+            raise TargetError(f"{destination.quoted} is not there after the restore")
+        view = destination.view
+        found = digest_of(connection, table, view)
+        wanted = getattr(view, "sha256", None)
+        self._actual[view.name] = found
+        self._expected[view.name] = f"{view.row_count} rows" if found.endswith(" rows") or not wanted else wanted
+
+    def check(self) -> Check:
+        """The outcome once all jobs are done. Raises TargetError when a digest differs."""
+        wrong = sorted(name for name, wanted in self._expected.items() if self._actual[name] != wanted)
+        if wrong:
+            raise TargetError(
+                f"after the restore {', '.join(wrong[:5])} do not have the backup's digest",
+                hint="verify the backup, and look for event triggers that rewrite rows",
+            )
+        return Check("checksum_verification", True, dict(self._expected), dict(self._actual))
 
 
 def changes_of(destinations: Sequence[Destination]) -> tuple[TableChange, ...]:

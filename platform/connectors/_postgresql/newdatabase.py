@@ -22,9 +22,9 @@ from connectors._postgresql.large_objects import NAME as LARGE_OBJECT_PAGES
 from connectors._postgresql.large_objects import restore_large_objects
 from connectors._postgresql.loading import (
     CONNECTIONS,
+    Comparison,
     Destination,
     changes_of,
-    compare_tables,
     load_frozen,
     set_sequences,
     spread,
@@ -125,12 +125,13 @@ class _Building:
         self._load(destinations)
         kill_point("pg.restore.loaded")
         self.progress.phase("indexes")
-        self._finish_definitions()
+        comparison = Comparison(read_catalogue(self.main), destinations)
+        self._finish_definitions(comparison)
         if SEQUENCES in self.view.documents:
             set_sequences(self.main, self._document(SEQUENCES), rename={})
         self._refresh()
         self.progress.phase("check")
-        checks = self._checks(destinations)
+        checks = self._checks(destinations, comparison)
         if not self.shared and ROLES in self.view.documents:
             apply_database(self.main, self._document(ROLES), self._warn)
         kill_point("pg.restore.applied")
@@ -202,18 +203,22 @@ class _Building:
     def _runner(self, connection: Connection) -> Runner:
         return Runner(connection, self._warn, links_may_dangle=self.shared)
 
-    def _finish_definitions(self) -> None:
-        """Indexes and unique constraints in parallel, the rest in pg_dump's order."""
+    def _finish_definitions(self, comparison: Comparison) -> None:
+        """Keys in parallel, then other indexes beside the reading back of rows, the rest in pg_dump's order."""
         entries = list(items(self.view.documents[POST_DATA].read()))
-        indexes = [item for item in entries if item.kind in INDEX_KINDS]
         sizes = {table.facts["table"]: table.byte_count for table in self.view.tables}
 
         def build(item: Item) -> Callable[[Connection], None]:
             return lambda connection: self._runner(connection).run_item(item)
 
-        weights = [sizes.get(item.tag.split(" ")[0], 0) if item.kind == "CONSTRAINT" else 0 for item in indexes]
+        keys = [item for item in entries if item.kind == "CONSTRAINT"]
+        indexes = [item for item in entries if item.kind == "INDEX"]
         try:
-            spread(self.connections, list(zip(weights, map(build, indexes), strict=True)), self.progress)
+            spread(self.connections, [(sizes.get(k.tag.split(" ")[0], 0), build(k)) for k in keys], self.progress)
+            # Which table an index belongs to is not in its tag; beside the large tables' reading its order is no matter.
+            middle = sorted(sizes.values())[len(sizes) // 2] if sizes else 0
+            jobs = [*comparison.jobs(), *((middle, build(index)) for index in indexes)]
+            spread(self.connections, jobs, self.progress)
         except psycopg.errors.SyntaxError as error:
             raise TargetError(f"an index definition cannot be read: {error.diag.message_primary}") from None
         rest = [item for item in entries if item.kind not in INDEX_KINDS]
@@ -240,12 +245,11 @@ class _Building:
 
     # -------------------------------------------------------- checks
 
-    def _checks(self, destinations: Sequence[Destination]) -> tuple[Check, ...]:
+    def _checks(self, destinations: Sequence[Destination], comparison: Comparison) -> tuple[Check, ...]:
         catalogue = read_catalogue(self.main)
-        compared = compare_tables(self.connections, catalogue, destinations, self.progress)
         dangling = [link.name for link in catalogue.foreign_keys if not link.validated]
         return (
-            compared,
+            comparison.check(),
             Check(
                 "data_integrity",
                 True,

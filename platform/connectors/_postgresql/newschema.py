@@ -15,7 +15,7 @@ from connectors._postgresql.config import PostgresqlConfig
 from connectors._postgresql.connection import Connection, begin, errors, rows, run, value
 from connectors._postgresql.definitions import POST_DATA, PRE_DATA, ROLES, SEQUENCES, Item, items
 from connectors._postgresql.inplace import commit, connect_target
-from connectors._postgresql.loading import Destination, changes_of, compare_tables, load_table, set_sequences
+from connectors._postgresql.loading import Comparison, Destination, changes_of, load_table, set_sequences, spread
 from connectors._postgresql.newdatabase import create_missing_database
 from connectors._postgresql.quoting import ident, idents, literal
 from connectors._postgresql.roles import create_roles
@@ -77,9 +77,10 @@ class _SchemaWork:
         """Compare digests, commit, report."""
         self.progress.phase("check")
         catalogue = read_catalogue(self.connection, schemas=(self.schema,))
-        compared = compare_tables([self.connection], catalogue, destinations, self.progress)
+        comparison = Comparison(catalogue, destinations)
+        spread([self.connection], comparison.jobs(), self.progress)
         checks = (
-            compared,
+            comparison.check(),
             Check("data_integrity", True, 0, 0, f"{len(catalogue.foreign_keys)} foreign keys hold"),
             Check("schema_compatibility", True, len(destinations), len(destinations), detail),
         )
