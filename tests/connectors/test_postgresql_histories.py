@@ -1,7 +1,7 @@
 """Random histories of tables: incremental backups and a restore against COPY at the same snapshot.
 
 One history works five related tables at once (keys of several kinds, a partitioned one, one without a key), so
-LASTRO_HISTORIES=1000 asks for 200 runs; each is repeated by its seed, which a failure prints.
+LASTRO_TEST_HISTORIES=1000 asks for 200 runs; each is repeated by its seed, which a failure prints.
 """
 
 import os
@@ -20,9 +20,8 @@ from engine.table_backup import backup_table
 from engine.table_view import TableView
 from tests.connectors.postgres_views import MemoryView, put_back, take
 from tests.engine.table_sources import MemoryChunks
-from tests.services.postgres import PostgresServer
 
-HISTORIES = int(os.environ.get("LASTRO_HISTORIES", "60"))
+HISTORIES = int(os.environ.get("LASTRO_TEST_HISTORIES", "60"))
 SHARDS = 10
 TABLES = ("acct", "item", "sub", "ev", "log")
 STEPS = 14
@@ -277,7 +276,7 @@ def collision(history: History) -> bool:
     return bool(notes & {row.split(b"\t")[where].decode() for batch in view["item"].rows() for row in batch})
 
 
-def run(server: PostgresServer, dsn: str, seed: int) -> None:
+def run(dsn: str, seed: int) -> None:
     """One history: changes and backups in random order, then a restore of the newest backup."""
     history = History(dsn, random.Random(seed))
     try:
@@ -304,8 +303,7 @@ def run(server: PostgresServer, dsn: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("shard", range(SHARDS))
-def test_random_histories(shard: int, postgres: PostgresServer, postgres_database: str, seed: int) -> None:
+def test_random_histories(shard: int, postgres_database: str, seed: int, rounds: Callable[[int], range]) -> None:
     """Goal: incremental and restore are exact whatever happens between. Method: seeded histories against COPY."""
-    runs = -(-HISTORIES // len(TABLES) // SHARDS) or 1
-    for number in range(runs):
-        run(postgres, postgres_database, seed + number)
+    for number in rounds(-(-HISTORIES // (len(TABLES) * SHARDS))):
+        run(postgres_database, seed + number)

@@ -70,9 +70,7 @@ put_back(config, take(config), target={"dsn": sys.argv[2]})
 """
 
 
-@pytest.mark.parametrize(
-    "label", ["pg.restore.defined", "pg.restore.loaded", "pg.restore.applied", "pg.restore.committed"]
-)
+@pytest.mark.parametrize("label", ["pg.build.defined", "pg.build.loaded", "pg.build.applied", "pg.build.committed"])
 def test_killed_build_begins_again(postgres: PostgresServer, postgres_database: str, label: str) -> None:
     """Goal: what a killed build left is cleared by the next, a finished one is not. Method: SIGKILL at each point."""
     execute(postgres_database, SCHEMA)
@@ -85,7 +83,7 @@ def test_killed_build_begins_again(postgres: PostgresServer, postgres_database: 
         )  # fmt: skip
         assert done.returncode == -signal.SIGKILL, done.stderr
         view = take(config)
-        if label == "pg.restore.committed":
+        if label == "pg.build.committed":
             with pytest.raises(TargetOccupied):
                 put_back(config, view, target={"dsn": there})
         else:

@@ -121,9 +121,9 @@ class _Building:
         if ROLES in self.view.documents:
             create_roles(self.main, self._document(ROLES)["roles"], self._warn)
         self._runner(self.main).run_all(items(self.view.documents[PRE_DATA].read()))
-        kill_point("pg.restore.defined")
+        kill_point("pg.build.defined")
         self._load(destinations)
-        kill_point("pg.restore.loaded")
+        kill_point("pg.build.loaded")
         self.progress.phase("indexes")
         comparison = Comparison(read_catalogue(self.main), destinations)
         self._finish_definitions(comparison)
@@ -134,9 +134,9 @@ class _Building:
         checks = self._checks(destinations, comparison)
         if not self.shared and ROLES in self.view.documents:
             apply_database(self.main, self._document(ROLES), self._warn)
-        kill_point("pg.restore.applied")
+        kill_point("pg.build.applied")
         run(self.main, f"DROP SCHEMA {ident(MARK)}")
-        kill_point("pg.restore.committed")
+        kill_point("pg.build.committed")
         return RestoreReport(changes_of(destinations), None, checks, None, tuple(self.warnings))
 
     def _warn(self, message: str) -> None:

@@ -71,7 +71,7 @@ class _SchemaWork:
         self.progress.total(bytes=sum(v.byte_count for v in views), items=sum(v.row_count for v in views))
         for destination in destinations:
             load_table(self.connection, destination, self.progress, fresh=False)
-        kill_point("pg.restore.loaded")
+        kill_point("pg.schema.loaded")
 
     def finish(self, destinations: Sequence[Destination], detail: str) -> RestoreReport:
         """Compare digests, commit, report."""
@@ -85,9 +85,9 @@ class _SchemaWork:
             Check("schema_compatibility", True, len(destinations), len(destinations), detail),
         )
         self.progress.check()
-        kill_point("pg.restore.applied")
+        kill_point("pg.schema.applied")
         commit(self.connection, lambda: connect_target(self.config))
-        kill_point("pg.restore.committed")
+        kill_point("pg.schema.committed")
         return RestoreReport(changes_of(destinations), None, checks, None, tuple(self.warnings))
 
 
