@@ -89,9 +89,11 @@ class Repository:
     def __init__(self, folder, root, public_keys):
         ring = json.loads((folder / "keyring").read_bytes())
         self.folder, self.id, self.tenant = folder, ring["repository_id"], ring["tenant_id"]
-        self.id_key = unwrap(root, ring["id_key"], f"keyring:{self.id}:id")
-        self.epochs = {int(n): unwrap(root, key, f"keyring:{self.id}:epoch-{n}") for n, key in ring["epochs"].items()}
-        seed = unwrap(root, ring["signing_seed"], f"keyring:{self.id}:signing")
+        at = f"keyring:{self.tenant}:{self.id}:"
+        self.id_key, seed = (
+            unwrap(root, ring[key], at + name) for key, name in (("id_key", "id"), ("signing_seed", "signing"))
+        )
+        self.epochs = {int(n): unwrap(root, key, f"{at}epoch-{n}") for n, key in ring["epochs"].items()}
         self.verifier = Ed25519PrivateKey.from_private_bytes(seed).public_key()
         public = self.verifier.public_bytes_raw().hex()
         need(self.id == folder.name and public_keys.get(self.id, public) == public, "keyring")

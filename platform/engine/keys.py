@@ -139,7 +139,7 @@ class Keyring:
         """The keyring object: JSON with each secret sealed by the root key."""
 
         def wrap(name: str, secret: bytes) -> str:
-            return root.seal(secret, f"keyring:{self.repository_id}:{name}").hex()
+            return root.seal(secret, f"keyring:{self.tenant_id}:{self.repository_id}:{name}").hex()
 
         document = {
             "format": "lastro-keyring",
@@ -161,17 +161,17 @@ class Keyring:
             document = json.loads(blob)
             if document["format"] != "lastro-keyring":
                 raise ValueError
-            if document["version"] > KEYRING_VERSION:
+            if document["version"] != KEYRING_VERSION:
                 raise RepositoryNewer(
-                    f"keyring version {document['version']} is newer than {KEYRING_VERSION}", hint="upgrade Lastro"
+                    f"keyring version {document['version']}, this reader knows {KEYRING_VERSION}", hint="upgrade Lastro"
                 )
-            repository_id = str(document["repository_id"])
+            tenant_id, repository_id = str(document["tenant_id"]), str(document["repository_id"])
 
             def unwrap(name: str, text: str) -> bytes:
-                return root.open(bytes.fromhex(text), f"keyring:{repository_id}:{name}")
+                return root.open(bytes.fromhex(text), f"keyring:{tenant_id}:{repository_id}:{name}")
 
             keyring = cls(
-                tenant_id=str(document["tenant_id"]),
+                tenant_id=tenant_id,
                 repository_id=repository_id,
                 id_key=unwrap("id", document["id_key"]),
                 signing_seed=unwrap("signing", document["signing_seed"]),
