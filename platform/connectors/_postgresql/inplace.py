@@ -13,7 +13,7 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,28 +22,28 @@ import psycopg
 from connectors._postgresql import large_objects
 from connectors._postgresql.catalogue import Catalogue
 from connectors._postgresql.changes import Applier, ConcurrentChange, parents_first
+from connectors._postgresql.committing import commit
 from connectors._postgresql.config import PostgresqlConfig
-from connectors._postgresql.connection import Connection, begin, connect, errors, rows, run, value
+from connectors._postgresql.connection import Connection, begin, connect, errors, run
+from connectors._postgresql.definitions import SEQUENCES
 from connectors._postgresql.description import sequence_facts
 from connectors._postgresql.difference import Difference, adopted_rows, compute, remaining
+from connectors._postgresql.followers import advance_all, advance_past_rows, refresh_views
 from connectors._postgresql.links import check_links
 from connectors._postgresql.missing import Missing
 from connectors._postgresql.neighbours import Ledger, Outside, fingerprint_outside
 from connectors._postgresql.part import copy_lines
-from connectors._postgresql.quoting import ident, literal
 from connectors._postgresql.reader import catalogue_of, is_utf8, selection_of
 from connectors._postgresql.rowtext import RowText
 from connectors._postgresql.scope import Selection
 from connectors._postgresql.staging import Pair, check_required, load_stage, pair_up
-from engine.errors import SchemaMismatch, TargetError, TargetUnreachable, UsageError
+from engine.errors import SchemaMismatch, TargetError, UsageError
 from engine.faults import kill_point
 from engine.ports import Check, RestoreReport, RestoreRequest, SourceView
 from engine.progress import Progress
 from engine.table_runs import table_digest
 
 ATTEMPTS_MAX = 5
-SETTLE_SECONDS_MAX = 60
-NEXTVAL_STEPS_MAX = 200_000
 
 
 def connect_target(config: PostgresqlConfig) -> Connection:
@@ -145,6 +145,7 @@ class _Restore:
         self._advance_sequences(pairs)
         neighbours: dict[str, Any] = {"tables": ledger.settle(catalogue), "triggers_silent": quiet}
         neighbours["fingerprints"] = self._prove(before, self._fingerprint(catalogue, selection, adopted))
+        self._refresh(differences)
         self.progress.check()
         kill_point("pg.restore.applied")
         commit(self.connection, lambda: connect_target(self.config))
@@ -251,14 +252,19 @@ class _Restore:
         large_objects.restore_large_objects(self.connection, pages, stored, self._warn, self.progress)
 
     def _advance_sequences(self, pairs: Sequence[Pair]) -> None:
-        """Move the sequences of restored columns past the highest restored value, never backwards."""
+        """Move sequences past the restored keys, and a tenant's own ones to where they stood; never backwards."""
         facts = sequence_facts(self.connection)
         for pair in pairs:
-            was = {s["column"]: s["last_value"] for s in pair.view.facts.get("sequences", ())}
             for sequence in facts.get(pair.table.oid, ()):
                 if sequence["column"] in pair.columns:
-                    floor = was.get(sequence["column"]) if self.config.layout != "rows" else None
-                    advance_sequence(self.connection, pair.stage, sequence, floor=floor)
+                    advance_past_rows(self.connection, pair.stage, sequence)
+        if self.config.layout != "rows" and SEQUENCES in self.view.documents:
+            advance_all(self.connection, json.loads(self.view.documents[SEQUENCES].read()))
+
+    def _refresh(self, differences: Sequence[Difference]) -> None:
+        """Materialized views of a tenant's own database or schema show the restored rows."""
+        if any(difference.any for difference in differences):
+            refresh_views(self.connection, self.view.facts.get("materialized", ()), self._warn)
 
     # -------------------------------------------------------- checking
 
@@ -327,59 +333,3 @@ def same_text(pair: Pair) -> bool:
         return False
     types = {column.name: column.type for column in pair.table.columns}
     return all(types.get(column.name) == column.type for column in pair.view.columns)
-
-
-def advance_sequence(connection: Connection, stage: str, sequence: Mapping[str, Any], *, floor: int | None) -> None:
-    """Move one sequence to the highest value that its column holds in `stage`, or `floor`; never backwards."""
-    highest = value(connection, f"SELECT max({ident(sequence['column'])})::int8 FROM {stage}")
-    wanted = max((number for number in (highest, floor) if number is not None), default=None)
-    if wanted is None:
-        return
-    name = literal(ident(sequence["schema"], sequence["name"]))
-    last, step, maximum = rows(
-        connection,
-        f"SELECT pg_sequence_last_value({name}::regclass), seqincrement, seqmax FROM pg_sequence WHERE seqrelid = {name}::regclass",
-    )[0]
-    if step < 0 or wanted > maximum or (last is not None and last >= wanted):
-        return
-    steps = -(-(wanted - last) // step) if last is not None else NEXTVAL_STEPS_MAX + 1
-    if steps <= NEXTVAL_STEPS_MAX:
-        # Unlike setval, this cannot undo what a concurrent session has drawn in between.
-        run(connection, f"SELECT max(nextval({name}::regclass)) FROM generate_series(1, {steps})")
-    else:
-        run(
-            connection,
-            f"SELECT setval({name}::regclass, greatest({wanted}, coalesce(pg_sequence_last_value({name}::regclass), {wanted})))",
-        )
-
-
-def commit(connection: Connection, reconnect: Callable[[], Connection]) -> None:
-    """Commit; when the answer is lost, ask the server what became of the transaction.
-
-    Raises TargetUnreachable when it was rolled back, or when nobody can say.
-    """
-    transaction = value(connection, "SELECT pg_current_xact_id_if_assigned()::text")
-    try:
-        run(connection, "COMMIT")
-    except psycopg.OperationalError as error:
-        if transaction is None or not connection.closed:
-            raise
-        if not _was_committed(transaction, reconnect):
-            raise TargetUnreachable(
-                "the connection was lost and the server rolled back", hint="nothing was changed; run the restore again"
-            ) from error
-
-
-def _was_committed(transaction: str, reconnect: Callable[[], Connection]) -> bool:
-    deadline = time.monotonic() + SETTLE_SECONDS_MAX
-    while True:
-        with contextlib.suppress(TargetUnreachable, psycopg.OperationalError), contextlib.closing(reconnect()) as fresh:
-            status = value(fresh, f"SELECT pg_xact_status('{transaction}')")
-            if status in ("committed", "aborted"):
-                return bool(status == "committed")
-        if time.monotonic() > deadline:
-            raise TargetUnreachable(
-                "the connection was lost at the commit, and the server cannot be asked what became of it",
-                hint=f"when it is back: SELECT pg_xact_status('{transaction}')",
-            )
-        time.sleep(0.5)

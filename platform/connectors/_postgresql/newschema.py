@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from connectors._postgresql.catalogue import Catalogue, Table, read_catalogue
+from connectors._postgresql.committing import commit
 from connectors._postgresql.config import PostgresqlConfig
 from connectors._postgresql.connection import Connection, begin, errors, rows, run, value
 from connectors._postgresql.definitions import POST_DATA, PRE_DATA, ROLES, SEQUENCES, Item, items
-from connectors._postgresql.inplace import commit, connect_target
+from connectors._postgresql.followers import refresh_views
+from connectors._postgresql.inplace import connect_target
 from connectors._postgresql.loading import Comparison, Destination, changes_of, load_table, set_sequences, spread
 from connectors._postgresql.newdatabase import create_missing_database
 from connectors._postgresql.quoting import ident, idents, literal
@@ -120,8 +122,7 @@ def _build(work: _SchemaWork) -> RestoreReport:
     runner.run_all(items(documents[POST_DATA].read()))
     if SEQUENCES in documents:
         set_sequences(connection, json.loads(documents[SEQUENCES].read()), rename={})
-    for name_schema, name in work.view.facts.get("materialized", ()):
-        run(connection, f"REFRESH MATERIALIZED VIEW {ident(name_schema, name)}")
+    refresh_views(connection, work.view.facts.get("materialized", ()), work.warn)
     if renamed:
         run(connection, f"ALTER SCHEMA {ident(original)} RENAME TO {ident(work.schema)}")
         _warn_of_names(work, original)

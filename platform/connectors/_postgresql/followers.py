@@ -1,0 +1,63 @@
+"""What follows the rows of a restore: sequences, which only move forward, and materialized views."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import psycopg
+
+from connectors._postgresql.connection import Connection, clean_message, rows, run, value
+from connectors._postgresql.quoting import ident, literal
+
+NEXTVAL_STEPS_MAX = 200_000
+
+
+def advance_past_rows(connection: Connection, stage: str, sequence: Mapping[str, Any]) -> None:
+    """Move the sequence of a column to the highest value that the column holds in `stage`."""
+    highest = value(connection, f"SELECT max({ident(sequence['column'])})::int8 FROM {stage}")
+    if highest is not None:
+        advance(connection, sequence["schema"], sequence["name"], highest)
+
+
+def advance_all(connection: Connection, stored: Iterable[Mapping[str, Any]]) -> None:
+    """Move sequences to where they stood at the backup, those that are still there."""
+    for sequence in stored:
+        name = literal(ident(sequence["schema"], sequence["name"]))
+        there = value(connection, f"SELECT EXISTS (SELECT FROM pg_sequence WHERE seqrelid = to_regclass({name}))")
+        if there and sequence["last_value"] is not None:
+            advance(connection, sequence["schema"], sequence["name"], int(sequence["last_value"]))
+
+
+def advance(connection: Connection, schema: str, sequence: str, wanted: int) -> None:
+    """Make sure that a sequence has given `wanted`; it never moves backwards."""
+    name = f"{literal(ident(schema, sequence))}::regclass"
+    last, step, maximum = rows(
+        connection,
+        f"SELECT pg_sequence_last_value({name}), seqincrement, seqmax FROM pg_sequence WHERE seqrelid = {name}",
+    )[0]
+    if step < 0 or wanted > maximum or (last is not None and last >= wanted):
+        return
+    steps = -(-(wanted - last) // step) if last is not None else NEXTVAL_STEPS_MAX + 1
+    if steps <= NEXTVAL_STEPS_MAX:
+        # Unlike setval, this cannot undo what a concurrent session has drawn in between.
+        run(connection, f"SELECT max(nextval({name})) FROM generate_series(1, {steps})")
+    else:
+        run(
+            connection, f"SELECT setval({name}, greatest({wanted}, coalesce(pg_sequence_last_value({name}), {wanted})))"
+        )
+
+
+def refresh_views(connection: Connection, views: Iterable[tuple[str, str]], warn: Callable[[str], None]) -> None:
+    """Fill materialized views again inside the caller's transaction, those that read others in the order of their making."""
+    for schema, name in views:
+        quoted = ident(schema, name)
+        if not value(connection, f"SELECT to_regclass({literal(quoted)}) IS NOT NULL"):
+            continue
+        run(connection, "SAVEPOINT lastro_view")
+        try:
+            run(connection, f"REFRESH MATERIALIZED VIEW {quoted}")
+        except psycopg.OperationalError:
+            raise
+        except psycopg.Error as error:
+            run(connection, "ROLLBACK TO SAVEPOINT lastro_view")
+            warn(f"materialized view {schema}.{name} is not refreshed: {clean_message(error)}")
+        run(connection, "RELEASE SAVEPOINT lastro_view")
