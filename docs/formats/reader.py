@@ -4,9 +4,8 @@
     reader.py STORE KIT list
     reader.py STORE KIT extract BACKUP FOLDER      (FOLDER must be new)
 
-The passphrase is in LASTRO_KIT_PASSPHRASE or is asked for. Needs Python 3.10, cryptography, zstandard and blake3.
-Signatures of manifests, AEAD of objects, ids of chunks and sums of tables are verified; exit code 1 when one does
-not hold. No index is needed: the packs' own trailers say where chunks lie. The format is in repository.md.
+The passphrase is in LASTRO_KIT_PASSPHRASE or is asked for. Needs Python 3.10, cryptography, zstandard and blake3. No index
+is needed. Signatures, AEAD, chunk ids and sums of tables are verified (exit code 1). The format is in repository.md.
 """
 
 import base64
@@ -90,10 +89,9 @@ class Repository:
         ring = json.loads((folder / "keyring").read_bytes())
         self.folder, self.id, self.tenant = folder, ring["repository_id"], ring["tenant_id"]
         at = f"keyring:{self.tenant}:{self.id}:"
-        self.id_key, seed = (
-            unwrap(root, ring[key], at + name) for key, name in (("id_key", "id"), ("signing_seed", "signing"))
-        )
+        self.id_key = unwrap(root, ring["id_key"], at + "id")
         self.epochs = {int(n): unwrap(root, key, f"{at}epoch-{n}") for n, key in ring["epochs"].items()}
+        seed = unwrap(root, ring["signing_seed"], at + "signing")
         self.verifier = Ed25519PrivateKey.from_private_bytes(seed).public_key()
         public = self.verifier.public_bytes_raw().hex()
         need(self.id == folder.name and public_keys.get(self.id, public) == public, "keyring")
