@@ -12,6 +12,7 @@ from typing import Any, Literal
 from engine.checksums import category_checksums
 from engine.chunks import ChunkReader
 from engine.errors import (
+    SessionFenced,
     SourceChanged,
     SourceDenied,
     SourceError,
@@ -108,9 +109,20 @@ def backup_run(
         progress.check()
         document = _document(repository, request, parent, sources, failed, begun_at)
         _measure(document, session, started)
-        return repository.commit(document)
+        manifest = repository.commit(document)
+        _refuse_overtaken(repository, session, manifest)
+        return manifest
     except BaseException:
         session.abort()
+        raise
+
+
+def _refuse_overtaken(repository: Repository, session: Session, manifest: Manifest) -> None:
+    """End the backup again when a prune has begun to drop packs since its last look; see engine.prune."""
+    try:
+        session.check_generation()
+    except SessionFenced:
+        repository.forget(manifest.number, "a prune overtook its session")
         raise
 
 

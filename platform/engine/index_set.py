@@ -2,18 +2,19 @@
 
 import hashlib
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
-from engine.errors import ObjectDamaged, ObjectMissing, StoreUnreachable
+from engine.errors import ObjectDamaged, ObjectMissing, SessionFenced, StoreUnreachable
 from engine.faults import kill_point
-from engine.index import Place, Segment, cached_segment, encode_segment, merge_segments
+from engine.index import ENTRIES_MAX, Place, Segment, cached_segment, encode_segment, merge_segments
 from engine.keys import Keyring
 from engine.ports import Store
 from engine.sealed import Kind, open_object, seal_object
 
 SEGMENTS_MAX = 16
-"""More segments than this are merged at the end of a session; 16 and a logarithm remain."""
+"""More small segments than this are merged at the end of a session; 16 and a logarithm remain."""
+SEGMENT_BYTES_MAX = 64 << 20
 _RELOADS_MAX = 5
 
 
@@ -24,6 +25,9 @@ class IndexSet:
         self._store, self._prefix, self._keyring, self._cipher = store, prefix, keyring, cipher
         self._cache = cache
         self._segments: tuple[Segment, ...] | None = None
+        self._void: frozenset[str] = frozenset()
+        self._unread: frozenset[str] = frozenset()
+        self._generation_seen = 0
         self._lock = threading.Lock()
         self.damaged: list[str] = []
         """Messages about segments that could not be read; their chunks are found again from pack trailers."""
@@ -34,6 +38,11 @@ class IndexSet:
             self.reload()
         assert self._segments is not None
         return self._segments
+
+    @property
+    def generation(self) -> int:
+        """How often packs were dropped from the index, as of the segments at hand."""
+        return max((s.generation for s in self.segments), default=0)
 
     def reload(self) -> None:
         """Read the store's listing again. A segment that vanished meanwhile was superseded: list once more."""
@@ -50,20 +59,27 @@ class IndexSet:
     def _load(self) -> tuple[Segment, ...]:
         known = {s.name: s for s in self._segments or ()}
         found: list[Segment] = []
+        unread: set[str] = set()
         for info in self._store.list(self._prefix):
             name = info.key.rpartition("/")[2]
             try:
                 found.append(known.get(name) or cached_segment(name, None, self._cache) or self._fetch(name))
             except ObjectDamaged as error:
                 self.damaged.append(error.message)
+                unread.add(name)
         gone = frozenset[str]().union(*(s.superseded for s in found))
-        return tuple(s for s in found if s.name not in gone)
+        generation = max((s.generation for s in found if not s.part), default=0)
+        live = tuple(s for s in found if s.name not in gone and s.generation == generation)
+        self._unread = frozenset(unread)
+        self._void = frozenset(s.name for s in found) - {s.name for s in live}
+        self._generation_seen = max((s.generation for s in found), default=0)
+        return live
 
     def _fetch(self, name: str) -> Segment:
-        blob = self._store.get(self._prefix + name)
+        blob = self._store.get(self._prefix + name, 0, SEGMENT_BYTES_MAX + 1)
         if hashlib.sha256(blob).hexdigest() != name:
             raise ObjectDamaged(f"index {name} is not what was written", hint="it is rebuilt from the packs")
-        _, content = open_object(self._keyring, blob, f"index {name}", Kind.INDEX)
+        _, content = open_object(self._keyring, blob, f"index {name}", Kind.INDEX, cipher=self._cipher)
         segment = cached_segment(name, content, self._cache)
         assert segment is not None
         return segment
@@ -79,56 +95,96 @@ class IndexSet:
     def __contains__(self, chunk_id: bytes) -> bool:
         return any(segment.ordinal(chunk_id) >= 0 for segment in self.segments)
 
-    def write(self, packs: Sequence[tuple[str, bytes]], entries: Sequence[bytes]) -> int:
-        """Store one new segment durably; its size in the store."""
-        return self._write(encode_segment(packs, entries), replaced=())
+    def write(self, packs: Sequence[tuple[str, bytes]], entries: Sequence[bytes], *, generation: int) -> int:
+        """Store one new segment durably; its size in the store.
 
-    def _write(self, content: bytes, *, replaced: Sequence[Segment]) -> int:
-        before = self.segments
+        `generation` is the one in which the packs were stored. Raises SessionFenced when a prune is known to
+        have raised it since: it may have taken the packs for garbage.
+        """
+        self._refuse_overtaken(generation)
+        segment, size = self._put(encode_segment(packs, entries, generation=generation))
+        with self._lock:
+            self._segments = (segment, *(self._segments or ()))
+        return size
+
+    def check_generation(self, generation: int) -> None:
+        """Raise SessionFenced when the store's index is of another generation by now."""
+        self.reload()
+        self._refuse_overtaken(generation)
+
+    def _refuse_overtaken(self, generation: int) -> None:
+        if self.generation > generation:
+            raise SessionFenced(
+                "chunks were pruned while this session was writing", hint="the operation was taken over; start it again"
+            )
+
+    def _put(self, content: bytes) -> tuple[Segment, int]:
+        parts = seal_object(self._keyring, Kind.INDEX, content, cipher=self._cipher)
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(part)
+        name, size = digest.hexdigest(), sum(map(len, parts))
+        self._store.put(self._prefix + name, parts)
+        kill_point("index.stored")
+        segment = cached_segment(name, content, self._cache)
+        assert segment is not None
+        return segment, size
+
+    def _replace(self, replaced: Sequence[Segment], contents: Iterable[bytes]) -> int:
         for old in replaced:
             # A kill may have left segments that `old` took over; once `old` is gone nothing would hide them,
             # and their entries name packs that a prune has dropped. Deleting is idempotent, a listing may lie.
             for name in old.superseded:
                 self._store.delete(self._prefix + name)
-        parts = seal_object(self._keyring, Kind.INDEX, content, cipher=self._cipher)
-        digest = hashlib.sha256()
-        for part in parts:
-            digest.update(part)
-        name = digest.hexdigest()
-        self._store.put(self._prefix + name, parts)
-        kill_point("index.stored")
-        segment = cached_segment(name, content, self._cache)
-        assert segment is not None
+        written = [self._put(content) for content in contents]
         dropped = {s.name for s in replaced}
         with self._lock:
-            self._segments = (segment, *(s for s in before if s.name not in dropped))
+            kept = (s for s in self._segments or () if s.name not in dropped)
+            self._segments = (*(segment for segment, _ in written), *kept)
         for old in replaced:
             self._store.delete(self._prefix + old.name)
             kill_point("index.superseded_deleted")
-        return sum(map(len, parts))
+        return sum(size for _, size in written)
 
     def compact(self) -> int:
         """Merge small segments when there are more than SEGMENTS_MAX; bytes stored anew.
 
         Grows geometrically, so that each entry is rewritten a logarithmic number of times.
         """
-        if len(self.segments) <= SEGMENTS_MAX:
+        small = [s for s in self.segments if s.count < ENTRIES_MAX // 2]
+        if len(small) <= SEGMENTS_MAX:
             return 0
         chosen: list[Segment] = []
         total = 0
-        for segment in sorted(self.segments, key=lambda s: s.count):
+        for segment in sorted(small, key=lambda s: s.count):
             if len(chosen) >= 2 and segment.count > 2 * total:
                 break
             chosen.append(segment)
             total += segment.count
-        return self._write(merge_segments(chosen), replaced=chosen)
+        return self._replace(chosen, merge_segments(chosen, generation=self.generation))
 
-    def rewrite(self, *, keep_pack: frozenset[str]) -> int:
-        """Leave only entries of these packs, in one segment; what prune does after a sweep."""
-        segments = self.segments
-        if not segments:
-            return 0
-        return self._write(merge_segments(segments, keep_pack=keep_pack), replaced=segments)
+    def rewrite(self, *, keep_pack: Container[str], generation: int) -> int:
+        """Leave only entries of these packs and raise the generation; what prune does before it drops packs.
+
+        `generation` is the one that the caller decided upon; raises SessionFenced when another writer has
+        raised it since. Whatever a late session stores from now on is void.
+        """
+        self.check_generation(generation)
+        segments, void = self.segments, self._void
+        size = self._replace(
+            segments, merge_segments(segments, keep_pack=keep_pack, generation=self._generation_seen + 1)
+        )
+        for name in void:
+            self._store.delete(self._prefix + name)
+        self._void = frozenset()
+        return size
+
+    def drop_damaged(self) -> None:
+        """Delete the segments that cannot be read; only after a rebuild that found all their packs."""
+        if self.damaged:
+            for name in self._unread:
+                self._store.delete(self._prefix + name)
+            self._unread, self.damaged = frozenset(), []
 
     def pack_names(self) -> set[str]:
         """Hex names of all packs that the index knows."""

@@ -1,22 +1,27 @@
-"""Prune: forget, mark, repack, tombstone, grace, sweep.
+"""Prune: mark, forget, repack, tombstone, grace, sweep.
 
 Runs under the tenant's lease, like a commit, so no manifest appears meanwhile. The order makes every
-kill harmless: live chunks of thin packs are stored anew before the index drops the old packs; the index
-drops a pack before it is tombstoned, so that no later session deduplicates against it; a pack is deleted
-only after its tombstone is durable and older than the grace, and never because a listing lacks something:
-a gap in the chain of manifests, or a live chunk that cannot be found, stops prune before it deletes.
+kill harmless: live chunks of thin packs are stored anew before the index drops the old packs; a pack is
+deleted only after its tombstone is durable and older than the grace and no index names it, and never because
+a listing lacks something: a gap in the chain of manifests, or a live chunk that cannot be found, stops prune
+before it deletes.
+
+A lease can be lost without notice, so sessions and prunes also fence each other: dropping packs raises the
+generation of the index, and a session that began in a lower one neither commits nor leaves a valid segment;
+a prune looks for a new manifest after it has raised the generation, a session looks at the generation after it
+has created its manifest. Whichever comes second sees the other.
 """
 
 import datetime
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.errors import ChunkMissing, ObjectDamaged
+from engine.chunks import ChunkReader
+from engine.errors import ChunkMissing, ObjectDamaged, SessionFenced
 from engine.faults import kill_point
-from engine.manifest import Manifest
 from engine.progress import Progress
 from engine.rebuild import index_rebuild, pack_keys
 from engine.repository import Domain, Repository
@@ -28,6 +33,8 @@ LIVE_SHARE_MIN = 0.25
 """A pack of which less than this share is still needed is rewritten."""
 SMALL_BYTES = 256 << 10
 """Chunks below this are bundled again when they are rewritten."""
+REWRITE_BATCH = 1 << 18
+"""Chunks that are brought into the order of their packs at a time."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +50,45 @@ class PruneReport:
     bytes_after: int = 0
 
 
-@dataclass
 class _Mark:
     """Which entries of which index segment are live, one byte each, and live bytes per pack."""
 
-    bits: dict[str, bytearray] = field(default_factory=dict)
-    live: dict[str, int] = field(default_factory=dict)
+    def __init__(self, domain: Domain) -> None:
+        self.generation = domain.index.generation
+        self.segments = [(segment, bytearray(segment.count)) for segment in domain.index.segments]
+        self.live: dict[str, int] = {}
+
+    def visit(self, chunk_id: bytes, is_meta: bool) -> bool:
+        """Mark one chunk; True when what it names has to be walked."""
+        for segment, bits in self.segments:  # noqa: B007 - used behind the loop
+            ordinal = segment.ordinal(chunk_id)
+            if ordinal >= 0:
+                break
+        else:
+            raise ChunkMissing(
+                f"chunk {chunk_id.hex()[:16]} of a kept backup is in no index; nothing was deleted",
+                hint="run a verify, which rebuilds the index, then prune again",
+            )
+        if bits[ordinal]:
+            return False
+        bits[ordinal] = 1
+        place = segment.place(ordinal)
+        self.live[place.pack] = self.live.get(place.pack, 0) + place.length
+        return is_meta
+
+
+@dataclass
+class _Work:
+    """One domain as prune found it."""
+
+    domain: Domain
+    packs: dict[str, tuple[str, int]]
+    """Pack name -> store key and size."""
+    entombed: dict[str, frozenset[str]]
+    broken: list[str]
+    """Tombstones that cannot be read: they allow nothing and are removed."""
+    mark: _Mark
+    reader: ChunkReader
 
 
 @dataclass
@@ -75,18 +115,50 @@ def prune(
     nothing is deleted then.
     """
     progress.phase("mark")
-    chain = [m for m in repository.chain(max(head, repository.head())) if m.kind == "manifest"]
-    kept = [m for m in chain if m.number not in forget]
-    ended = tuple(m.number for m in chain if m.number in forget)
+    head = repository.head_from(max(head, repository.head()))
+    works = [_begin(repository, domain, dry_run, progress) for domain in (repository.sealed, repository.plain)]
+    ended = _mark(repository, works, forget, head, progress)
     if not dry_run:
         for number in ended:
             repository.forget(number, forget[number])
     report = PruneReport(forgotten=ended)
-    for domain in (repository.sealed, repository.plain):
-        manifests = [m for m in kept if bool(m.document["metadata"]["encrypted"]) == domain.encrypted]
-        part = _prune_domain(repository, domain, manifests, dry_run=dry_run, grace=grace, progress=progress)
-        report = _sum(report, part)
+    for work in works:
+        if work.packs:
+            report = _sum(
+                report, _prune_domain(repository, work, head, dry_run=dry_run, grace=grace, progress=progress)
+            )
     return report
+
+
+def _begin(repository: Repository, domain: Domain, dry_run: bool, progress: Progress) -> _Work:
+    # Packs first: one that is stored from now on is in none of the lists and stays.
+    packs = {key.rpartition("/")[2]: (key, size) for key, size in pack_keys(repository, domain)}
+    entombed, broken = _tombstones(repository, domain, progress)
+    domain.index.reload()
+    if domain.index.damaged and not dry_run:
+        index_rebuild(repository, domain, progress, skip=frozenset().union(*entombed.values()))
+    return _Work(domain, packs, entombed, broken, _Mark(domain), domain.reader())
+
+
+def _mark(
+    repository: Repository, works: list[_Work], forget: Mapping[int, str], head: int, progress: Progress
+) -> tuple[int, ...]:
+    """Follow every kept backup, one manifest at a time; the numbers of those to be ended."""
+    by_domain = {work.domain.encrypted: work for work in works}
+    ended = []
+    for manifest in repository.chain(head):
+        progress.check()
+        if manifest.kind != "manifest":
+            continue
+        if manifest.number in forget:
+            ended.append(manifest.number)
+            continue
+        work = by_domain[bool(manifest.document["metadata"]["encrypted"])]
+        walk_manifest(work.reader, manifest, work.mark.visit)
+        progress.advance(items=1)
+    for work in works:
+        _refuse_missing(work.mark, work.packs)
+    return tuple(ended)
 
 
 def _sum(a: PruneReport, b: PruneReport) -> PruneReport:
@@ -102,70 +174,37 @@ def _sum(a: PruneReport, b: PruneReport) -> PruneReport:
 
 
 def _prune_domain(
-    repository: Repository,
-    domain: Domain,
-    manifests: list[Manifest],
-    *,
-    dry_run: bool,
-    grace: datetime.timedelta,
-    progress: Progress,
+    repository: Repository, work: _Work, head: int, *, dry_run: bool, grace: datetime.timedelta, progress: Progress
 ) -> PruneReport:
-    packs = {key.rpartition("/")[2]: (key, size) for key, size in pack_keys(repository, domain)}
-    if not packs:
-        return PruneReport()
-    entombed = _tombstones(repository, domain)
-    domain.index.reload()
-    if domain.index.damaged and not dry_run:
-        index_rebuild(repository, domain, progress, skip=frozenset().union(*entombed.values()))
-    mark = _mark(domain, manifests, progress)
-    _refuse_missing(mark, packs)
-    waiting = frozenset[str]().union(*entombed.values())
-    plan = _plan(domain, mark, packs, waiting)
+    domain, packs = work.domain, work.packs
+    plan = _plan(work)
     before = sum(size for _, size in packs.values())
-    live_after = before - sum(size for _, size in plan.drop.values())
     if dry_run:
-        return PruneReport((), len(packs), len(plan.rewrite), len(plan.drop), 0, before, live_after)
-    stored = _rewrite(domain, mark, plan, progress)
-    indexed = domain.index.pack_names()
-    if indexed & plan.drop.keys():
-        domain.index.rewrite(keep_pack=frozenset(indexed - plan.drop.keys()))
-        kill_point("prune.index_rewritten")
+        after = before - sum(size for _, size in plan.drop.values())
+        return PruneReport((), len(packs), len(plan.rewrite), len(plan.drop), 0, before, after)
+    stored = _rewrite(work, plan, progress)
     if plan.drop:
-        entombed[_entomb(repository, domain, sorted(plan.drop))] = frozenset(plan.drop)
+        tombstone = _entomb(repository, domain, sorted(plan.drop))
         kill_point("prune.tombstoned")
-    swept, freed = _sweep(repository, domain, entombed, packs, grace, progress)
+        domain.index.rewrite(keep_pack=domain.index.pack_names() - plan.drop.keys(), generation=work.mark.generation)
+        kill_point("prune.index_rewritten")
+        _refuse_overtaken(repository, work, head, tombstone, progress)
+        work.entombed[tombstone] = frozenset(plan.drop)
+    swept, freed = _sweep(repository, work, grace, progress)
     domain.index.forget_cached()
     return PruneReport((), len(packs), len(plan.rewrite), len(plan.drop), swept, before, before + stored - freed)
 
 
-def _mark(domain: Domain, manifests: list[Manifest], progress: Progress) -> _Mark:
-    segments = domain.index.segments
-    mark = _Mark(bits={segment.name: bytearray(segment.count) for segment in segments})
-    reader = domain.reader()
-
-    def visit(chunk_id: bytes, is_meta: bool) -> bool:
-        for segment in segments:
-            ordinal = segment.ordinal(chunk_id)
-            if ordinal >= 0:
-                break
-        else:
-            raise ChunkMissing(
-                f"chunk {chunk_id.hex()[:16]} of a kept backup is in no index; nothing was deleted",
-                hint="run a verify, which rebuilds the index, then prune again",
-            )
-        bits = mark.bits[segment.name]
-        if bits[ordinal]:
-            return False
-        bits[ordinal] = 1
-        place = segment.place(ordinal)
-        mark.live[place.pack] = mark.live.get(place.pack, 0) + place.length
-        return is_meta
-
-    for manifest in manifests:
-        progress.check()
-        walk_manifest(reader, manifest, visit)
-        progress.advance(items=1)
-    return mark
+def _refuse_overtaken(repository: Repository, work: _Work, head: int, tombstone: str, progress: Progress) -> None:
+    """Take everything back when a manifest appeared since the mark: the lease was lost, and it may need these packs."""
+    if repository.head_from(head) == head:
+        return
+    repository.store.delete(tombstone)
+    index_rebuild(repository, work.domain, progress, skip=frozenset().union(*work.entombed.values()))
+    raise SessionFenced(
+        "a backup was committed while this prune was running; nothing was deleted",
+        hint="the operation was taken over; start it again",
+    )
 
 
 def _refuse_missing(mark: _Mark, packs: Mapping[str, tuple[str, int]]) -> None:
@@ -177,47 +216,41 @@ def _refuse_missing(mark: _Mark, packs: Mapping[str, tuple[str, int]]) -> None:
             )
 
 
-def _plan(domain: Domain, mark: _Mark, packs: Mapping[str, tuple[str, int]], waiting: frozenset[str]) -> _Plan:
-    plan = _Plan()
+def _plan(work: _Work) -> _Plan:
+    plan, mark = _Plan(), work.mark
+    waiting = frozenset[str]().union(*work.entombed.values())
     total: dict[str, int] = {}
-    for segment in domain.index.segments:
+    for segment, _ in mark.segments:
         names = [name for name, _ in segment.packs()]
         for entry in segment.entries():
-            name = names[int.from_bytes(entry[32:36], "big")]
+            name = names[segment.pack_number(entry)]
             total[name] = total.get(name, 0) + int.from_bytes(entry[48:52], "big")
-    for name, place in packs.items():
+    for name, place in work.packs.items():
         live = mark.live.get(name, 0)
         if live and live >= LIVE_SHARE_MIN * total.get(name, 1):
             plan.keep.add(name)
         elif live:
             plan.rewrite.add(name)
             plan.drop[name] = place
-        elif name not in waiting:
+        elif name not in waiting or name in total:  # Both: killed between tombstone and index.
             plan.drop[name] = place
     return plan
 
 
-def _rewrite(domain: Domain, mark: _Mark, plan: _Plan, progress: Progress) -> int:
+def _rewrite(work: _Work, plan: _Plan, progress: Progress) -> int:
     """Store the live chunks of thin packs anew; bytes stored."""
     if not plan.rewrite:
         return 0
     progress.phase("repack")
-    reader = domain.reader()
-    session = domain.session(rewriting=True)
+    session = work.domain.session(rewriting=True)
     lanes = {"data": Lane(session, Kind.DATA_PACK), "meta": session.meta}
     try:
-        for segment in domain.index.segments:
-            bits = mark.bits[segment.name]
-            at = bits.find(1)
-            while at >= 0:
-                place = segment.place(at)
-                if place.pack in plan.rewrite:
-                    progress.check()
-                    lane = lanes["data" if "/data/" in plan.drop[place.pack][0] else "meta"]
-                    chunk = reader.get(segment.raw(at)[:32])
-                    lane.add_small(chunk) if len(chunk) < SMALL_BYTES else lane.add(chunk)
-                    progress.advance(items=1, bytes=len(chunk))
-                at = bits.find(1, at + 1)
+        for chunk_id, pack in _thin_chunks(work, plan):
+            progress.check()
+            lane = lanes["data" if "/data/" in plan.drop[pack][0] else "meta"]
+            chunk = work.reader.get(chunk_id)
+            lane.add_small(chunk) if len(chunk) < SMALL_BYTES else lane.add(chunk)
+            progress.advance(items=1, bytes=len(chunk))
         lanes["data"].flush()
         session.finish()
     except BaseException:
@@ -227,16 +260,42 @@ def _rewrite(domain: Domain, mark: _Mark, plan: _Plan, progress: Progress) -> in
     return session.stored_bytes
 
 
-def _tombstones(repository: Repository, domain: Domain) -> dict[str, frozenset[str]]:
-    """Store key -> names of the packs that wait for their sweep."""
-    found = {}
+def _thin_chunks(work: _Work, plan: _Plan) -> Iterator[tuple[bytes, str]]:
+    """Id and pack of each live chunk to be stored anew, by pack and frame within a batch.
+
+    In the order of their ids, nearly every small chunk would fetch a frame that was dropped from the cache before.
+    """
+    batch: list[tuple[str, int, bytes]] = []
+    for segment, bits in work.mark.segments:
+        at = bits.find(1)
+        while at >= 0:
+            place = segment.place(at)
+            if place.pack in plan.rewrite:
+                batch.append((place.pack, place.frame_offset, segment.raw(at)[:32]))
+                if len(batch) == REWRITE_BATCH:
+                    yield from ((chunk_id, pack) for pack, _, chunk_id in sorted(batch))
+                    batch = []
+            at = bits.find(1, at + 1)
+    yield from ((chunk_id, pack) for pack, _, chunk_id in sorted(batch))
+
+
+def _tombstones(
+    repository: Repository, domain: Domain, progress: Progress
+) -> tuple[dict[str, frozenset[str]], list[str]]:
+    """Store key -> names of the packs that wait for their sweep; and the keys of what cannot be read."""
+    found, broken = {}, []
     for info in repository.store.list(f"{domain.prefix}tombstones/"):
-        found[info.key] = frozenset(_read_tombstone(repository, info.key)["packs"])
-    return found
+        try:
+            found[info.key] = frozenset(_read_tombstone(repository, info.key)["packs"])
+        except ObjectDamaged as error:
+            progress.warn(error.code, f"{error.message}; its packs are kept until they are entombed again")
+            broken.append(info.key)
+    return found, broken
 
 
 def _read_tombstone(repository: Repository, key: str) -> dict[str, Any]:
-    _, text = open_object(repository.keyring, repository.store.get(key), key, Kind.RECORD)
+    blob = repository.store.get(key)
+    _, text = open_object(repository.keyring, blob, key, Kind.RECORD, cipher=CIPHER_AES_GCM)
     try:
         document = json.loads(text)
         datetime.datetime.fromisoformat(document["timestamp"])
@@ -256,32 +315,27 @@ def _entomb(repository: Repository, domain: Domain, names: list[str]) -> str:
     return key
 
 
-def _sweep(
-    repository: Repository,
-    domain: Domain,
-    entombed: Mapping[str, frozenset[str]],
-    packs: Mapping[str, tuple[str, int]],
-    grace: datetime.timedelta,
-    progress: Progress,
-) -> tuple[int, int]:
+def _sweep(repository: Repository, work: _Work, grace: datetime.timedelta, progress: Progress) -> tuple[int, int]:
     """Delete packs whose tombstone is older than the grace; their number and bytes.
 
     A tombstone from the future (a clock that jumped back) waits.
     """
     progress.phase("sweep")
-    swept = freed = 0
-    needed = domain.index.pack_names()
-    for key, names in sorted(entombed.items()):
+    swept: dict[str, int] = {}
+    needed = work.domain.index.pack_names()
+    for key, names in sorted(work.entombed.items()):
         age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(
             _read_tombstone(repository, key)["timestamp"]
         )
         if age < grace or age < datetime.timedelta(0):
             continue
-        for name in sorted(names - needed):
-            if name in packs:
+        for name in sorted(names - needed - swept.keys()):
+            if name in work.packs:
                 progress.check()
-                repository.store.delete(packs[name][0])
+                pack_key, swept[name] = work.packs[name]
+                repository.store.delete(pack_key)
                 kill_point("prune.pack_deleted")
-                swept, freed = swept + 1, freed + packs[name][1]
         repository.store.delete(key)
-    return swept, freed
+    for key in work.broken:
+        repository.store.delete(key)
+    return len(swept), sum(swept.values())

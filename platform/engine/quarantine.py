@@ -35,11 +35,12 @@ def packs_quarantine(repository: Repository, domain: Domain, names: Collection[s
     """
     progress.phase("quarantine")
     domain.index.reload()
+    generation = domain.index.generation
     known = domain.index.pack_names() & set(names)
     if not known:
         return Quarantined(0, 0, 0)
     saved, lost = _store_again(domain, known, progress)
-    domain.index.rewrite(keep_pack=frozenset(domain.index.pack_names() - known))
+    domain.index.rewrite(keep_pack=domain.index.pack_names() - known, generation=generation)
     kill_point("quarantine.index_rewritten")
     for name in sorted(known):
         _set_aside(repository, domain, name)

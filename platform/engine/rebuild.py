@@ -41,9 +41,11 @@ def read_pack_frames(repository: Repository, key: str, size: int) -> tuple[bytes
 def index_rebuild(repository: Repository, domain: Domain, progress: Progress, *, skip: frozenset[str]) -> Rebuilt:
     """Write index segments for every pack that no readable segment covers; `skip` names packs to leave out.
 
-    Nothing is deleted: damaged segments stay for the next prune.
+    Damaged segments are deleted when every pack could be read. Raises SessionFenced when a prune drops packs
+    meanwhile.
     """
     domain.index.reload()
+    generation = domain.index.generation
     known = domain.index.pack_names() | skip
     damaged: list[str] = []
     packs: list[tuple[str, bytes]] = []
@@ -70,10 +72,13 @@ def index_rebuild(repository: Repository, domain: Domain, progress: Progress, *,
         progress.advance(items=1)
         if len(entries) >= _ENTRIES_PER_SEGMENT:
             chunk_count += len(entries)
-            domain.index.write(packs, sorted(entries))
+            domain.index.write(packs, sorted(entries), generation=generation)
             packs, entries = [], []
     if packs:
         chunk_count += len(entries)
-        domain.index.write(packs, sorted(entries))
-        domain.index.compact()
+        domain.index.write(packs, sorted(entries), generation=generation)
+    domain.index.check_generation(generation)
+    domain.index.compact()
+    if not damaged:
+        domain.index.drop_damaged()
     return Rebuilt(pack_count, chunk_count, tuple(damaged))

@@ -69,6 +69,7 @@ class Domain:
 
     def session(self, *, compress: bool = True, workers: int | None = None, rewriting: bool = False) -> Session:
         """Begin writing; `rewriting` stores chunks again that the index already knows (repacking)."""
+        self.index.reload()  # What was looked up long ago may name packs that a prune has dropped since.
         return Session(
             self._repository.store,
             self.prefix,
@@ -160,6 +161,15 @@ class Repository:
     def head(self) -> int:
         """The highest number the store lists, 0 for none. A stale listing may show less than there is."""
         return max(self.numbers(), default=0)
+
+    def head_from(self, number: int) -> int:
+        """The highest number that the store holds without a gap behind `number`, asked by name."""
+        while True:
+            try:
+                self.store.stat(f"{self.prefix}manifests/{_number_key(number + 1)}")
+            except ObjectMissing:
+                return number
+            number += 1
 
     def manifest(self, number: int) -> Manifest:
         """The manifest or void record of this number. Raises BackupMissing or ManifestDamaged."""

@@ -113,13 +113,18 @@ def new_envelope(keyring: Keyring, kind: Kind, *, cipher: int = CIPHER_AES_GCM) 
     return Envelope(keyring, HEADER.pack(MAGIC, VERSION, cipher, kind, epoch, salt, commitment), "new object")
 
 
-def read_envelope(keyring: Keyring, header: bytes, name: str, *kinds: Kind) -> Envelope:
-    """Check a header read from a store; `kinds` are the ones allowed in this place."""
+def read_envelope(keyring: Keyring, header: bytes, name: str, *kinds: Kind, cipher: int | None = None) -> Envelope:
+    """Check a header read from a store; `kinds`, and `cipher` unless None, are the ones allowed in this place.
+
+    Anybody can make an object of cipher 0, so the place must say whether one may lie there.
+    """
     if len(header) < HEADER_BYTES:
         raise ObjectDamaged(f"{name}: truncated to {len(header)} bytes")
     envelope = Envelope(keyring, bytes(header[:HEADER_BYTES]), name)
     if envelope.kind not in kinds:
         raise ObjectDamaged(f"{name}: object of kind {envelope.kind} in the wrong place")
+    if cipher is not None and envelope.cipher != cipher:
+        raise ObjectDamaged(f"{name}: object of cipher {envelope.cipher} in the wrong place")
     return envelope
 
 
@@ -135,9 +140,11 @@ def seal_object(keyring: Keyring, kind: Kind, data: bytes, *, cipher: int = CIPH
     return parts
 
 
-def open_object(keyring: Keyring, blob: Buffer, name: str, *kinds: Kind) -> tuple[int, bytes]:
+def open_object(
+    keyring: Keyring, blob: Buffer, name: str, *kinds: Kind, cipher: int | None = None
+) -> tuple[int, bytes]:
     """Kind and content of a sealed object. Raises ObjectDamaged for any altered, lost or added byte."""
-    envelope = read_envelope(keyring, bytes(blob[:HEADER_BYTES]), name, *kinds)
+    envelope = read_envelope(keyring, bytes(blob[:HEADER_BYTES]), name, *kinds, cipher=cipher)
     view = memoryview(blob)[HEADER_BYTES:]
     step = SEGMENT_BYTES + TAG_BYTES
     count = max(1, -(-len(view) // step))

@@ -120,6 +120,7 @@ class Session:
         self.id_key, self.compress = id_key, compress
         self._store, self._prefix, self._keyring, self._cipher = store, prefix, keyring, cipher
         self._index = index
+        self._generation = index.generation
         self._rewriting = rewriting
         self._workers = workers or max(2, min(8, os.cpu_count() or 2))
         self._claimed: dict[bytes, object] = {}
@@ -226,12 +227,16 @@ class Session:
             packs = [(name, builder.header) for name, builder in stored]
             runs = (_entries(n, builder) for n, (_, builder) in enumerate(stored))
             entries = list(heapq.merge(*runs)) if len(stored) < 64 else sorted(e for run in runs for e in run)
-            self._bytes += self._index.write(packs, entries)
+            self._bytes += self._index.write(packs, entries, generation=self._generation)
             for entry in entries:
                 self._claimed.pop(entry[:32], None)
 
     def finish(self) -> None:
-        """Store everything that is open and the index. Raises the first error of any worker."""
+        """Store everything that is open and the index.
+
+        Raises the first error of any worker, and SessionFenced when a prune has begun to drop packs since
+        this session began: some may be packs that it relies on.
+        """
         self._join()
         self._raise_error()
         self.meta.flush()
@@ -239,8 +244,13 @@ class Session:
             while builders:
                 self._store_pack(kind, builders.pop())
         self._write_index()
+        self.check_generation()
         self._bytes += self._index.compact()
         self._raise_error()
+
+    def check_generation(self) -> None:
+        """Raise SessionFenced when packs were dropped from the index since this session began."""
+        self._index.check_generation(self._generation)
 
     def abort(self) -> None:
         """Stop the workers and drop what is not stored; safe to call at any time, twice too."""

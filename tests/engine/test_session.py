@@ -6,12 +6,13 @@ import threading
 
 import pytest
 
-from engine.errors import ChunkMissing, DamageError, LastroError, ObjectDamaged, StoreFull
+from engine.errors import ChunkMissing, DamageError, LastroError, ObjectDamaged, StoreError, StoreFull
 from engine.index import Segment, encode_segment, merge_segments, pack_place
 from engine.progress import NullProgress
 from engine.rebuild import index_rebuild
 from engine.repository import Repository
 from engine.session import Session
+from stores._faulty import Fault, FaultyStore
 from stores.local import LocalConfig, LocalStore
 
 
@@ -125,7 +126,7 @@ def test_segment_finds_exactly_its_ids():
         assert all(segment.raw(segment.ordinal(e[:32])) == e for e in entries)
         assert all(segment.ordinal(rng.randbytes(32)) == -1 for _ in range(200))
         other = Segment("cc" * 32, encode_segment([("dd" * 32, header)], [bytes(32) + pack_place(0, 9, 9, 9, 9)]))
-        merged = Segment("ee" * 32, merge_segments([segment, other]))
+        merged = Segment("ee" * 32, b"".join(merge_segments([segment, other])))
         assert merged.count == count + 1
         assert merged.superseded == {"aa" * 32, "cc" * 32}
         assert merged.place(merged.ordinal(bytes(32))).pack == "dd" * 32
@@ -193,3 +194,62 @@ def test_other_tenants_key_opens_nothing(repository, root_key, tmp_path):
             store.put(info.key.replace("rep_test", "rep_other"), [store.get(info.key)])
     with pytest.raises(DamageError):
         other.sealed.reader().get(ids[0])
+
+
+def test_a_merge_of_many_entries_makes_several_segments(repository, monkeypatch):
+    """Goal: no segment grows without bound. Method: bound them to 40 entries; merge, rewrite, read, merge again."""
+    monkeypatch.setattr("engine.index.ENTRIES_MAX", 40)
+    monkeypatch.setattr("engine.index_set.ENTRIES_MAX", 40)
+    chunks = [n.to_bytes(4, "big") * 10 for n in range(300)]
+    ids = [i for at in range(0, 300, 10) for i in _write(repository, chunks[at : at + 10])[0]]
+    index = repository.sealed.index
+    index.rewrite(keep_pack=index.pack_names(), generation=index.generation)
+    for _ in range(2):
+        fresh = Repository.open(repository.store, repository_id="rep_test", keyring=repository.keyring)
+        assert [fresh.sealed.reader().get(i) for i in ids] == chunks
+        assert all(segment.count <= 40 for segment in fresh.sealed.index.segments)
+        assert len(list(repository.store.list("r/rep_test/index/"))) == len(fresh.sealed.index.segments) <= 10
+        fresh.sealed.index.compact()
+
+
+def test_a_half_written_rewrite_counts_for_nothing(repository, monkeypatch):
+    """Goal: the index is never half. Method: stop a rewrite of several segments at each of its writes."""
+    monkeypatch.setattr("engine.index.ENTRIES_MAX", 40)
+    chunks = [n.to_bytes(4, "big") * 10 for n in range(100)]
+    ids, _ = _write(repository, chunks)
+    for at in (1, 2, 3, 4):
+        store = FaultyStore(repository.store, [Fault("dead", at=at, operations=frozenset({"put", "delete"}))])
+        dying = Repository.open(store, repository_id="rep_test", keyring=repository.keyring)
+        with pytest.raises(StoreError):
+            dying.sealed.index.rewrite(
+                keep_pack=dying.sealed.index.pack_names(), generation=dying.sealed.index.generation
+            )
+        fresh = Repository.open(repository.store, repository_id="rep_test", keyring=repository.keyring)
+        assert [fresh.sealed.reader().get(i) for i in ids] == chunks
+
+
+def test_a_damaged_segment_is_reported_once(repository, tmp_path):
+    """Goal: what was mended is no finding any more. Method: damage a segment, rebuild, look again in a fresh view."""
+    ids, _ = _write(repository, [b"chunk"])
+    path = next((tmp_path / "store" / "r" / "rep_test" / "index").iterdir())
+    path.write_bytes(path.read_bytes()[:-1])
+    fresh = Repository.open(repository.store, repository_id="rep_test", keyring=repository.keyring)
+    index_rebuild(fresh, fresh.sealed, NullProgress(), skip=frozenset())
+    again = Repository.open(repository.store, repository_id="rep_test", keyring=repository.keyring)
+    assert again.sealed.reader().get(ids[0]) == b"chunk"
+    assert again.sealed.index.damaged == []
+
+
+def test_the_cache_may_vanish_or_refuse_at_any_time(repository, tmp_path, monkeypatch):
+    """Goal: the cache is a convenience. Method: another process removes each file as it is made; a file is in its place."""
+    ids, _ = _write(repository, [b"chunk"])
+    real = os.replace
+
+    def vanish(source, target):
+        real(source, target)
+        os.unlink(target)
+
+    monkeypatch.setattr("engine.index.os.replace", vanish)
+    for cache in (tmp_path / "vanishing", tmp_path / "store" / "r" / "rep_test" / "config"):
+        fresh = Repository.open(repository.store, repository_id="rep_test", keyring=repository.keyring, cache=cache)
+        assert fresh.sealed.reader().get(ids[0]) == b"chunk"
