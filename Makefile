@@ -38,7 +38,7 @@ postgres: ## install a PostgreSQL server for the tests where none is found
 
 .PHONY: test
 test: setup postgres ## run the suite on a real PostgreSQL that it starts itself (TESTS=… for a part)
-	$(BIN)/python -m pytest -n $(WORKERS) $(TESTS) $(ARGS)
+	LASTRO_TEST_HISTORIES=$${LASTRO_TEST_HISTORIES:-1000} $(BIN)/python -m pytest -n $(WORKERS) $(TESTS) $(ARGS)
 
 .PHONY: check lint types layers rules
 check: lint types layers rules ## style, types, layers, sizes, names (make -k check: all of them, whatever fails)

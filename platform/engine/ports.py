@@ -163,7 +163,8 @@ class TablePart(Protocol):
 class DocumentPart(Protocol):
     """A small text or blob kept whole (definitions of a database, a summary); 64 MiB at the most."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def read(self) -> bytes: ...
 
@@ -239,6 +240,8 @@ class TableView(Protocol):
     key: KeySpec
     row_count: int
     byte_count: int
+    sha256: str
+    """engine.table_runs.table_digest of its rows."""
     facts: Mapping[str, Any]
 
     def rows(self) -> Iterator[list[bytes]]:
@@ -279,6 +282,8 @@ class RestoreRequest:
     in_place: bool = True
     overwrite: bool = False
     prove: bool = False
+    validate: bool = True
+    """False leaves out checks that cost a second reading of a target that was made anew."""
 
 
 @dataclass(frozen=True, slots=True)

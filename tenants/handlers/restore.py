@@ -162,6 +162,7 @@ def _apply(context: OperationContext, restore: Restore, row: RestoreSource, view
         in_place=restore.in_place,
         overwrite=bool(context.params.get("overwrite")),
         prove=restore.prove,
+        validate=restore.validate_after,
     )
     restore_source_put(context, row, RestoreSourceState.APPLYING)
     kill_point("restore.before_source")

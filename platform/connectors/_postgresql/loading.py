@@ -106,18 +106,25 @@ def digest_of(connection: Connection, table: Table, view: TableView) -> str:
     """The digest of a whole table read back; a row count where its columns are no longer the backup's."""
     types = {column.name: column.type for column in table.columns}
     if any(types.get(column.name) != column.type for column in view.columns):
-        count = value(connection, f"SELECT count(*) FROM {table.source}")
-        return f"{count} rows"
+        return count_of(connection, table)
     text = RowText(table, tuple(table.column(c.name) for c in view.columns), view.key, is_utf8(connection))
     query = text.select(Scope(table, "", (), "restored"), version=False, leading=False)
     return table_digest(copy_lines(connection, query), view.key)[0]
 
 
-class Comparison:
-    """Every restored table read back, its digest beside the backup's; `jobs` may run on several connections."""
+def count_of(connection: Connection, table: Table) -> str:
+    """How many rows a table holds, in the words of a check."""
+    return f"{value(connection, f'SELECT count(*) FROM {table.source}')} rows"
 
-    def __init__(self, catalogue: Catalogue, destinations: Sequence[Destination]) -> None:
-        self._catalogue = catalogue
+
+class Comparison:
+    """Every restored table read back, its digest beside the backup's; `jobs` may run on several connections.
+
+    Without `validate` rows are counted only: what went in was checked against the backup's chunks on the way.
+    """
+
+    def __init__(self, catalogue: Catalogue, destinations: Sequence[Destination], *, validate: bool) -> None:
+        self._catalogue, self._validate = catalogue, validate
         self._destinations = destinations
         self._actual: dict[str, str] = {}
         self._expected: dict[str, str] = {}
@@ -131,7 +138,7 @@ class Comparison:
         if table is None:
             raise TargetError(f"{destination.quoted} is not there after the restore")
         view = destination.view
-        found = digest_of(connection, table, view)
+        found = digest_of(connection, table, view) if self._validate else count_of(connection, table)
         wanted = getattr(view, "sha256", None)
         self._actual[view.name] = found
         self._expected[view.name] = f"{view.row_count} rows" if found.endswith(" rows") or not wanted else wanted

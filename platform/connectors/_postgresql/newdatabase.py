@@ -125,7 +125,7 @@ class _Building:
         self._load(destinations)
         kill_point("pg.build.loaded")
         self.progress.phase("indexes")
-        comparison = Comparison(read_catalogue(self.main), destinations)
+        comparison = Comparison(read_catalogue(self.main), destinations, validate=self.request.validate)
         self._finish_definitions(comparison)
         if SEQUENCES in self.view.documents:
             set_sequences(self.main, self._document(SEQUENCES), rename={})

@@ -79,7 +79,7 @@ class _SchemaWork:
         """Compare digests, commit, report."""
         self.progress.phase("check")
         catalogue = read_catalogue(self.connection, schemas=(self.schema,))
-        comparison = Comparison(catalogue, destinations)
+        comparison = Comparison(catalogue, destinations, validate=self.request.validate)
         spread([self.connection], comparison.jobs(), self.progress)
         checks = (
             comparison.check(),

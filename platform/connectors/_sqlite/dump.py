@@ -23,7 +23,7 @@ def _literal(value: Any) -> str:
         return f"X'{value.hex()}'"
     if "\0" in value or "\r" in value:
         return f"CAST(X'{value.encode().hex()}' AS TEXT)"
-    return "'" + value.replace("'", "''") + "'"
+    return "'" + str(value).replace("'", "''") + "'"
 
 
 def _inserts(table: TableView, name: str) -> Iterator[str]:

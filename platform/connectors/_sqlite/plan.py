@@ -184,9 +184,11 @@ def _plan(
 ) -> TablePlan:
     columns = (*own, *(name for name in stored if name not in own))
     leading: tuple[str, ...] = ()
+    order: tuple[str, ...]
     if mode == "rowid":
         assert table.rowid is not None
-        leading = order = (table.rowid,)
+        leading = (table.rowid,)
+        order = leading
     elif mode == "content":
         leading = (f"CAST(lower(hex({_hash_sql([quote(each) for each in sorted(columns)])})) AS BLOB)", "0")
         order = (leading[0],)
