@@ -211,14 +211,23 @@ def _interrupted(terminal: Terminal) -> int:
 def _foreseen(error: Exception) -> LastroError:
     """Say what a foreign exception means, or log it under an id."""
     if isinstance(error, OperationalError | ProgrammingError):
-        text = str(error)
-        if "no such table" in text or "no such column" in text or "does not exist" in text:
+        if _lacks_a_table(error):
             return CatalogueUnready("the catalogue is not migrated to this version", hint="run: manage.py migrate")
         if isinstance(error, OperationalError):
             return _logged(error, CatalogueUnready, "the catalogue cannot be used", "is its database up and writable?")
     if isinstance(error, DatabaseError):
         return _logged(error, InternalError, "the catalogue refused a statement", "")
     return _logged(error, InternalError, f"unforeseen {type(error).__name__}", "")
+
+
+_UNDEFINED = ("42P01", "42703")  # SQLSTATE: undefined_table, undefined_column
+
+
+def _lacks_a_table(error: Exception) -> bool:
+    """A table or column of ours is not there. "does not exist" alone says nothing: so may a database or a role."""
+    text = str(error)
+    state = getattr(error.__cause__, "sqlstate", None)
+    return state in _UNDEFINED or "no such table" in text or "no such column" in text
 
 
 def _logged(error: Exception, kind: type[LastroError], message: str, hint: str) -> LastroError:

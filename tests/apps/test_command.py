@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
@@ -109,6 +110,23 @@ def test_a_catalogue_that_is_not_migrated_says_so(tmp_path: Path) -> None:
     said = Installation(tmp_path, migrate=False)("operation", "list", "--json")
     assert (said.code, said.json["error"]["code"]) == (1, "catalogue.unready")
     assert "migrate" in said.json["error"]["hint"]
+
+
+@pytest.mark.postgres
+def test_a_catalogue_that_is_not_there_is_not_called_unmigrated(tmp_path: Path, postgres_database: str) -> None:
+    """Goal: the remedy fits the mistake; name an empty database, then one and a role that do not exist."""
+    empty = Installation(tmp_path, database_url=postgres_database, migrate=False)("operation", "list", "--json")
+    assert "migrate" in empty.json["error"]["hint"]
+    parts = urlsplit(postgres_database)
+    elsewhere = [
+        parts._replace(path="/no-such-database"),
+        parts._replace(netloc=f"nobody-at-all@{parts.netloc.rpartition('@')[2]}"),
+    ]
+    for place in elsewhere:
+        said = Installation(tmp_path, database_url=urlunsplit(place), migrate=False)("operation", "list", "--json")
+        assert (said.code, said.json["error"]["code"]) == (1, "catalogue.unready")
+        assert "does not exist" in said.json["error"]["detail"]
+        assert "migrate" not in said.json["error"]["hint"]
 
 
 def test_a_reader_that_goes_away_is_no_error(place: Installation) -> None:
