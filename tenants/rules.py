@@ -5,6 +5,7 @@ import re
 from engine.errors import UsageError
 
 SLUG_CHARS_MAX = 50
+VERSION_CHARS_MAX = 50
 NAME_CHARS_MAX = 200
 SOURCE_NAME_CHARS_MAX = 50
 TAG_CHARS_MAX = 50
@@ -49,6 +50,15 @@ def title_checked(title: str) -> str:
             "the name is empty, too long or not one line", hint=f"1 to {NAME_CHARS_MAX} printable characters"
         )
     return title
+
+
+def version_checked(version: str) -> str:
+    """Return a platform version as it is: printable, without spaces; empty for not known."""
+    if len(version) > VERSION_CHARS_MAX or any(c.isspace() or not c.isprintable() for c in version):
+        raise UsageError(
+            f"{version!r} is no platform version", hint=f"up to {VERSION_CHARS_MAX} characters without spaces"
+        )
+    return version
 
 
 def tags_checked(tags: list[str] | tuple[str, ...]) -> list[str]:

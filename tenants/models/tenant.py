@@ -6,7 +6,7 @@ from django.db import models
 from django.db.models.functions import Lower
 
 from core.models import Record
-from tenants.rules import NAME_CHARS_MAX, SLUG_CHARS_MAX, SOURCE_NAME_CHARS_MAX
+from tenants.rules import NAME_CHARS_MAX, SLUG_CHARS_MAX, SOURCE_NAME_CHARS_MAX, VERSION_CHARS_MAX
 
 
 class Criticality(models.TextChoices):
@@ -53,7 +53,7 @@ class Tenant(Record):
     slug = models.CharField(max_length=SLUG_CHARS_MAX, unique=True)
     name = models.CharField(max_length=NAME_CHARS_MAX)
     criticality = models.CharField(max_length=10, choices=Criticality.choices, default=Criticality.NORMAL)
-    platform_version = models.CharField(max_length=50, blank=True)
+    platform_version = models.CharField(max_length=VERSION_CHARS_MAX, blank=True)
     """Version of the platform that the tenant runs on; recorded in each backup."""
     store = models.ForeignKey(StoreConfig, on_delete=models.PROTECT, related_name="tenants")
     repository_id = models.CharField(max_length=40, unique=True)

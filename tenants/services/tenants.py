@@ -6,11 +6,11 @@ from audit.services import record
 from core.errors import Conflict
 from core.ids import new_id
 from core.rootkey import root_key
-from engine.errors import LastroError
+from engine.errors import LastroError, UsageError
 from engine.keys import Keyring
 from tenants import wiring
 from tenants.models import Criticality, Tenant
-from tenants.rules import slug_checked, title_checked
+from tenants.rules import slug_checked, title_checked, version_checked
 from tenants.services.stores import store_default, store_get
 
 
@@ -51,6 +51,41 @@ def tenant_add(
                     level="error",
                 )
             raise
+    return tenant
+
+
+def tenant_update(
+    tenant: Tenant,
+    *,
+    actor: str,
+    name: str | None = None,
+    criticality: str | None = None,
+    platform_version: str | None = None,
+) -> Tenant:
+    """Change what is given; the slug, the keys and the repository stay for ever. Raises UsageError.
+
+    `platform_version` is what the tenant's application runs; each later backup records it.
+    """
+    changes: dict[str, str] = {}
+    if name is not None:
+        changes["name"] = title_checked(name)
+    if criticality is not None:
+        changes["criticality"] = Criticality(criticality).value
+    if platform_version is not None:
+        changes["platform_version"] = version_checked(platform_version)
+    if not changes:
+        raise UsageError("nothing to change was named", hint="give --name, --class or --platform-version")
+    before = {field: getattr(tenant, field) for field in changes}
+    with transaction.atomic():
+        Tenant.objects.filter(pk=tenant.pk).update(**changes)
+        record(
+            "tenant.changed",
+            message=f"tenant {tenant.slug}: {', '.join(sorted(changes))}",
+            actor=actor,
+            tenant=tenant.slug,
+            data={"before": before, "after": changes},
+        )
+    tenant.refresh_from_db()
     return tenant
 
 

@@ -25,6 +25,7 @@ from tenants.services.backups import (
     backup_verify_start,
     prune_start,
 )
+from tenants.services.tenants import tenant_update
 from tests.tenants.conftest import ACTOR, House
 
 
@@ -276,3 +277,17 @@ def test_encrypted_and_plain_backups_do_not_build_on_one_another(house: House) -
     readable = {"plain" in p.parts: b"findme" in p.read_bytes() for p in (house.data / "store").rglob("data/*/*")}
     assert readable == {True: True, False: False}
     assert house.restore(plain, targets=(f"path={house.data}/out",)).state == "succeeded"
+
+
+def test_a_backup_records_what_its_tenant_runs(house: House) -> None:
+    """Goal: a backup says which platform it fits; set the version, back up, look into the manifest's row."""
+    tenant = house.tenant()
+    house.files(tenant)
+    assert house.backup(tenant).platform_version == ""
+    tenant = tenant_update(tenant, platform_version="2.4.1", name="Aurora Hotels", actor=ACTOR)
+    backup = house.backup(tenant)
+    assert backup.platform_version == "2.4.1"
+    assert Tenant.objects.get(pk=tenant.pk).name == "Aurora Hotels"
+    for wrong in ({}, {"platform_version": "2 4"}, {"name": ""}):
+        with pytest.raises(UsageError):
+            tenant_update(tenant, actor=ACTOR, **wrong)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from core.cli import Answer, Call, NounCommand, Verb, argument
+from core.cli import Answer, Call, NounCommand, Verb, argument, count
 
 _CLASSES = ("critical", "important", "normal")
 
@@ -44,6 +44,22 @@ def _list(call: Call) -> Mapping[str, Any]:
     }
 
 
+def _set(call: Call) -> Answer:
+    from tenants import outputs
+    from tenants.selectors import tenant_get
+    from tenants.services.tenants import tenant_update
+
+    options = call.options
+    row = tenant_update(
+        tenant_get(options.slug),
+        name=options.name,
+        criticality=options.criticality,
+        platform_version=options.platform_version,
+        actor=call.actor,
+    )
+    return Answer(outputs.tenant(row), [f"Tenant {row.slug} is changed; backups taken from now on record it."])
+
+
 def _show(call: Call) -> Mapping[str, Any]:
     from tenants import outputs, selectors
 
@@ -52,7 +68,7 @@ def _show(call: Call) -> Mapping[str, Any]:
 
 
 class Command(NounCommand):
-    help = "Add and list tenants."
+    help = "Add, change and list tenants."
     verbs: ClassVar[tuple[Verb, ...]] = (
         Verb(
             "add",
@@ -71,7 +87,18 @@ class Command(NounCommand):
             "list tenants by slug",
             (
                 argument("--after", default="", metavar="SLUG", help="go on after this one"),
-                argument("--limit", type=int, default=200, help="at most 200"),
+                argument("--limit", type=count(200), default=200, help="at most 200"),
+            ),
+        ),
+        Verb(
+            "set",
+            _set,
+            "change its name, its class, or the platform version it runs",
+            (
+                argument("slug", metavar="SLUG"),
+                argument("--name", help="name as people read it"),
+                argument("--class", dest="criticality", choices=_CLASSES, help="how much it matters"),
+                argument("--platform-version", metavar="V", help="what its application runs; kept in each backup"),
             ),
         ),
         Verb("show", _show, "show a tenant and its sources", (argument("slug", metavar="SLUG"),)),
