@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from zlib import crc32
 
 FILE_BYTES_MAX = 200_000_000
+LARGEST_FOLDER = 10
 MUTATED_SHARE = 0.02
 SMALL_BYTES = range(200, 2048)
 SMALL_PER_FOLDER = 250
@@ -38,27 +40,36 @@ class Tree:
 # ---------------------------------------------------------------- real files
 
 
-def copy_real(target: Path, *, bytes_wanted: int, seed: int, roots: tuple[Path, ...] = (Path("/usr"),)) -> Tree:
-    """Copy files of this machine, drawn at random until they have the wanted size, in their folders.
+def copy_real(target: Path, *, bytes_wanted: int, seed: int, root: Path = Path("/usr")) -> Tree:
+    """Copy folders of this machine, in an order drawn by the seed, until their files have the wanted size.
 
-    Hard links count once and symbolic links are left out. Raises TooFewFiles.
+    Whole folders, so that as many files share a folder as do in real trees; of one that would make up more than
+    a tenth of everything, only some files. Hard links count once, symbolic links are left out. Raises TooFewFiles.
     """
-    found = sorted(itertools.chain.from_iterable(_real_files(root) for root in roots))
-    random.Random(seed).shuffle(found)
+    folders: dict[str, list[tuple[str, int]]] = {}
+    for path, size in _real_files(root):
+        folders.setdefault(os.path.dirname(path), []).append((path, size))
     total = count = 0
-    for path, size in found:
-        if total >= bytes_wanted:
-            break
-        place = target / path.lstrip("/")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            shutil.copy2(path, place)
-        except OSError:  # a package manager may be at work; another file serves as well
-            continue
-        total, count = total + size, count + 1
-    if total < bytes_wanted:
-        raise TooFewFiles(f"only {total / 1e9:.2f} GB of files below {', '.join(map(str, roots))}: use a smaller scale")
-    return Tree(target, count, total)
+    for folder in sorted(folders, key=lambda path: _draw(seed, path)):
+        room = bytes_wanted // LARGEST_FOLDER
+        for path, size in sorted(folders[folder], key=lambda file: _draw(seed, file[0])):
+            if total >= bytes_wanted:
+                return Tree(target, count, total)
+            if size > room:
+                continue
+            place = target / path.lstrip("/")
+            try:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, place)
+            except OSError:  # a package manager may be at work; another file serves as well
+                continue
+            total, count, room = total + size, count + 1, room - size
+    raise TooFewFiles(f"only {total / 1e9:.2f} GB of files below {root}: use a smaller scale")
+
+
+def _draw(seed: int, path: str) -> int:
+    """A number that stays the same for a path whatever else there is."""
+    return crc32(os.fsencode(path), seed)
 
 
 def _real_files(root: Path) -> Iterator[tuple[str, int]]:

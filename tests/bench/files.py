@@ -14,7 +14,7 @@ from tests.bench import corpus
 from tests.bench.measure import CommandFailed, Run
 from tests.bench.place import remove, require
 from tests.bench.programs import Lastro, Restic, answer_of, find, version
-from tests.bench.report import CPU, PEAK, Figure, Section, say
+from tests.bench.report import CPU, DURABLE, PEAK, Figure, Section, say
 
 BYTES = 2_000_000_000
 SEED = 20261122
@@ -145,6 +145,7 @@ def _report(section: Section, ours: Side, peer: Side, sizes: list[tuple[int, int
         Figure("repository grown by the mutation", [size[2] for size in sizes],
                [size[3] for size in sizes] if has_peer else [], "restic", "B"),
     )  # fmt: skip
+    section.compare("restore, until all of it is on disk", ours["restore"], peer["restore"], name="restic", of=DURABLE)
     for step in STEPS:
         section.compare(f"peak memory, {step}", ours[step], peer[step], name="restic", of=PEAK, unit="B")
         section.compare(f"CPU time, {step}", ours[step], peer[step], name="restic", of=CPU)

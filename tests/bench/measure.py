@@ -37,6 +37,8 @@ class Run:
     peak_bytes: int
     sum_bytes: int
     read_bytes: int
+    durable_seconds: float
+    """Wall time until everything written is on disk, too."""
     output: str
 
     @property
@@ -46,14 +48,13 @@ class Run:
         return found
 
 
-def run(argv: Sequence[str | Path], *, env: Mapping[str, str], cwd: Path | None = None, settle: bool = True) -> Run:
+def run(argv: Sequence[str | Path], *, env: Mapping[str, str], cwd: Path | None = None) -> Run:
     """Run a command to its end and measure it.
 
-    `settle` writes dirty pages out first, untimed, so that no command pays for the one before it. Output goes to
-    files, so that this process does not take part. Raises CommandFailed with the end of its standard error.
+    Dirty pages are written out first, untimed, so that no command pays for the one before it. Output goes to files, so
+    that this process does not take part. Raises CommandFailed with the end of its standard error.
     """
-    if settle:
-        os.sync()
+    os.sync()
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         begun = time.monotonic()
         process = subprocess.Popen(
@@ -74,6 +75,8 @@ def run(argv: Sequence[str | Path], *, env: Mapping[str, str], cwd: Path | None 
             sampler.stop()
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
+        os.sync()
+        durable = time.monotonic() - begun
         output.seek(0)
         said = output.read().decode(errors="replace")
         if process.returncode:
@@ -81,7 +84,7 @@ def run(argv: Sequence[str | Path], *, env: Mapping[str, str], cwd: Path | None 
             why = (errors.read().decode(errors="replace") or said)[-STDERR_SHOWN:]
             raise CommandFailed(f"{' '.join(map(str, argv))[:300]}: exit {process.returncode}: {why}")
     peak, together = sampler.peak_bytes or usage.ru_maxrss * 1024, sampler.sum_bytes or usage.ru_maxrss * 1024
-    return Run(wall, usage.ru_utime + usage.ru_stime, peak, together, read, said)
+    return Run(wall, usage.ru_utime + usage.ru_stime, peak, together, read, durable, said)
 
 
 def pipeline(command: str, *, env: Mapping[str, str], cwd: Path | None = None) -> Run:
