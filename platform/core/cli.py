@@ -7,6 +7,7 @@ run by scripts, and starting up is most of what a small one costs.
 """
 
 import argparse
+import datetime
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,28 @@ class Argument:
 
 def argument(*flags: str, **options: Any) -> Argument:
     return Argument(flags, options)
+
+
+def count(most: int) -> Callable[[str], int]:
+    """The type of `--limit`: a whole number from 1 to `most`."""
+
+    def parsed(text: str) -> int:
+        if text.isascii() and text.isdigit() and 1 <= int(text) <= most:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 1 to {most}")
+
+    return parsed
+
+
+def moment(text: str) -> datetime.datetime:
+    """The type of a time: RFC 3339 or a date; UTC without an offset."""
+    try:
+        at = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r} is no time; write 2026-11-22T08:00:00Z or 2026-11-22"
+        ) from None
+    return at.replace(tzinfo=datetime.UTC) if at.tzinfo is None else at.astimezone(datetime.UTC)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,11 @@ def test_an_answer_is_one_object_on_stdout(place: Installation) -> None:
         (("operation",), 2, "usage.invalid"),
         (("operation", "show"), 2, "usage.invalid"),
         (("operation", "list", "--limit", "many"), 2, "usage.invalid"),
+        (("operation", "list", "--limit", "-1"), 2, "usage.invalid"),
+        (("operation", "list", "--limit", "0"), 2, "usage.invalid"),
+        (("audit", "list", "--limit", "-1"), 2, "usage.invalid"),
+        (("audit", "list", "--since", "yesterday"), 2, "usage.invalid"),
+        (("token", "add", "ci", "--scope", "read", "--days", "0"), 2, "usage.invalid"),
         (("work", "ask", "test.nothing"), 2, "usage.invalid"),
         (("work", "remove"), 6, "access.confirmation_needed"),
         (("work", "remove", "--confirm", "boreal"), 6, "access.confirmation_needed"),
@@ -54,6 +59,12 @@ def test_an_error_has_its_code_on_both_streams(
     assert "Traceback" not in said.err
     plain = place(*args)
     assert (plain.code, plain.out) == (code, "")
+
+
+def test_a_wrong_value_is_named_and_not_our_function(place: Installation) -> None:
+    """Goal: usage errors speak of values, not of code; give a bad time and a bad count."""
+    assert "'yesterday' is no time; write 2026-" in place("audit", "list", "--since", "yesterday").err
+    assert "'-1' is not a whole number from 1 to 200" in place("operation", "list", "--limit", "-1").err
 
 
 def test_work_that_ends_otherwise_has_its_exit_code(place: Installation) -> None:
@@ -170,6 +181,20 @@ def test_text_for_people_cannot_steer_the_terminal() -> None:
     """Goal: a name with control characters is harmless; lay one out."""
     assert lines_of({"name": "a\x1b[2Jb\n"}) == ["name: a\\x1b[2Jb\\n"]
     assert lines_of({"data": [{"a": 1, "b": None}, {"a": 22}]}) == ["a   b", "1   -", "22"]
+
+
+def test_what_is_nested_is_laid_out_for_people() -> None:
+    """Goal: nobody reads JSON at night; lay out an object that holds objects and lists."""
+    nested = {
+        "checksums": {"assets": "ab", "database": None},
+        "tags": ["a", "b"],
+        "warnings": [],
+        "sources": [{"name": "db", "position": {"lsn": "0/1"}}, {"name": "files", "position": {}}],
+    }
+    assert lines_of(nested) == [
+        "checksums:", "  assets: ab", "  database: -", "tags: a, b", "warnings: -",
+        "sources:", "  name   position", "  db     lsn=0/1", "  files  -",
+    ]  # fmt: skip
 
 
 def test_values_are_printed_in_one_form() -> None:

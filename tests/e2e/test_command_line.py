@@ -78,6 +78,9 @@ def test_refusals_have_their_exit_codes(program: Program, folder: Path, tmp_path
     expected = [
         (2, ("tenant", "add", "Not A Slug", "--name", "x")),
         (2, ("backup", "create", "aurora", "--type", "sideways", "--here")),
+        (2, ("backup", "list", "aurora", "--limit", "-1")),
+        (2, ("backup", "list", "aurora", "--state", "sideways")),
+        (2, ("tenant", "list", "--limit", "0")),
         (2, ("source", "add", "aurora", "x", "--kind", "nothing", "--category", "assets")),
         (2, ("restore", "run", backup, "--target", "colour=red", "--here")),
         (1, ("tenant", "add", "aurora", "--name", "again")),
@@ -85,6 +88,8 @@ def test_refusals_have_their_exit_codes(program: Program, folder: Path, tmp_path
         (4, ("backup", "create", "nobody", "--here")),
         (4, ("backup", "create", "aurora", "--source", "none", "--here")),
         (4, ("backup", "verify", "bkp_nope", "--here")),
+        (4, ("backup", "list", "aurora", "--before", "bkp_nope")),
+        (4, ("backup", "import", "/none/at/all.tar.gz", "--tenant", "aurora", "--source", "assets", "--here")),
         (4, ("restore", "run", "bkp_nope", "--confirm", "aurora", "--here")),
         (6, ("restore", "run", backup, "--here")),
         (6, ("restore", "run", backup, "--confirm", "wrong", "--here")),

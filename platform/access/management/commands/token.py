@@ -5,7 +5,7 @@ import datetime
 from access.models import Scope, Token
 from access.services import token_add, token_revoke
 from core import clock
-from core.cli import Call, NounCommand, Verb, argument
+from core.cli import Call, NounCommand, Verb, argument, count
 
 DAYS_MAX = 3650
 
@@ -55,13 +55,6 @@ def revoke(call: Call) -> dict:
     return {"prefix": token.prefix, "revoked_at": token.revoked_at}
 
 
-def _days(text: str) -> int:
-    days = int(text)
-    if not 1 <= days <= DAYS_MAX:
-        raise ValueError
-    return days
-
-
 class Command(NounCommand):
     help = "Tokens of programs that use the API."
     verbs = (
@@ -74,7 +67,9 @@ class Command(NounCommand):
                 argument("--scope", nargs="+", action="append", required=True, choices=Scope.values, metavar="SCOPE"),
                 argument("--tenant", action="append", metavar="SLUG", help="only this tenant; may be repeated"),
                 argument("--master", default="", metavar="NAME", help="whom it acts for, where there are several"),
-                argument("--days", type=_days, default=0, help=f"expires after so many days (1 to {DAYS_MAX})"),
+                argument(
+                    "--days", type=count(DAYS_MAX), default=0, help=f"expires after so many days (1 to {DAYS_MAX})"
+                ),
             ),
         ),
         Verb("list", list_, "all tokens, without their secrets"),

@@ -1,27 +1,19 @@
 """`audit list|verify|export`."""
 
-import datetime
-
 from audit.export import FORMATS, entry_json, export
 from audit.models import Level
 from audit.selectors import LIST_MAX, Filter, entries, entry_list
 from audit.verification import audit_verify
-from core.cli import Answer, Argument, Call, NounCommand, Verb, argument
+from core.cli import Answer, Argument, Call, NounCommand, Verb, argument, count, moment
 from core.errors import Exit
-
-
-def _time(text: str) -> datetime.datetime:
-    at = datetime.datetime.fromisoformat(text)
-    return at if at.tzinfo else at.replace(tzinfo=datetime.UTC)
-
 
 _FILTERS: tuple[Argument, ...] = (
     argument("--tenant", default="", metavar="SLUG"),
     argument("--type", default="", help="a type or what it begins with: backup, backup.created"),
-    argument("--level", default="", choices=("", *Level.values), metavar="LEVEL"),
+    argument("--level", default="", choices=Level.values),
     argument("--user", default="", help="who did it"),
-    argument("--since", type=_time, metavar="TIME", help="RFC 3339; UTC without an offset"),
-    argument("--until", type=_time, metavar="TIME"),
+    argument("--since", type=moment, metavar="TIME", help="RFC 3339; UTC without an offset"),
+    argument("--until", type=moment, metavar="TIME"),
     argument("--text", default="", help="part of the message"),
 )
 
@@ -47,7 +39,8 @@ def list_(call: Call) -> Answer:
         text=[
             f"{row.sequence:>6}  {row.timestamp:%Y-%m-%d %H:%M:%S}  {row.level:<8}{row.user_id:<20} {row.message}"
             for row in rows
-        ],
+        ]
+        or ["none"],
     )
 
 
@@ -79,7 +72,7 @@ class Command(NounCommand):
             (
                 *_FILTERS,
                 argument("--before", type=int, metavar="SEQUENCE", help="go on before this entry"),
-                argument("--limit", type=int, default=100, help=f"at most {LIST_MAX}"),
+                argument("--limit", type=count(LIST_MAX), default=100, help=f"at most {LIST_MAX}"),
             ),
         ),
         Verb("verify", verify, "find entries that were altered, removed or cut off (exit 7)"),

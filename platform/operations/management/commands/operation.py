@@ -1,6 +1,6 @@
 """`operation list|show|cancel|retry|run|reap`."""
 
-from core.cli import Answer, Call, NounCommand, Verb, argument
+from core.cli import Answer, Call, NounCommand, Verb, argument, count
 from operations.following import operation_complain, operation_exit, operation_follow
 from operations.models import OperationState
 from operations.presentation import operation_json
@@ -65,7 +65,7 @@ class Command(NounCommand):
                 argument("--state", action="append", choices=OperationState.values),
                 argument("--kind", default=""),
                 argument("--before", default="", metavar="ID", help="go on after this id"),
-                argument("--limit", type=int, default=50, help=f"at most {LIST_MAX}"),
+                argument("--limit", type=count(LIST_MAX), default=50, help=f"at most {LIST_MAX}"),
             ),
         ),
         Verb("show", show, "one operation with progress and result", (_ID,)),
