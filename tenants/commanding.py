@@ -58,6 +58,22 @@ def result_of(operation: Operation) -> Mapping[str, Any]:
     return operation.result or {}
 
 
+def kinds_answer(rows: Sequence[Mapping[str, Any]]) -> Answer:
+    """The kinds of sources or stores with the settings that each takes."""
+    lines = []
+    for row in rows:
+        lines += [f"{row['kind']}: {row['label']}", *(_setting(*each) for each in row["settings"].items()), ""]
+    return Answer({"data": list(rows)}, lines[:-1] or ["none"])
+
+
+def _setting(name: str, about: Mapping[str, Any]) -> str:
+    remarks = [word for word in ("required", "secret") if about[word]]
+    if about["choices"]:
+        remarks.append(" | ".join(about["choices"]))
+    said = f"{about['label']}. {about['help']}" if about["help"] else about["label"]
+    return f"  {name:<26} {said}" + (f" ({'; '.join(remarks)})" if remarks else "")
+
+
 class DefaultVerbCommand(NounCommand):
     """A noun that can do with no verb: `doctor` is `doctor run`."""
 

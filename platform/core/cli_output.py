@@ -88,11 +88,22 @@ def _write(stream: TextIO, text: str) -> None:
 
 
 def lines_of(data: Mapping[str, Any]) -> list[str]:
-    """Lay a JSON object out for people: its `data` list as a table, else one line a field."""
+    """Lay a JSON object out for people: its `data` list as a table, else one line a field, what is nested below."""
     rows = data.get("data")
     if isinstance(rows, list) and all(isinstance(row, Mapping) for row in rows):
         return table(rows)
-    return [f"{key}: {_cell(value)}" for key, value in data.items()]
+    return [line for key, value in data.items() for line in _field(_cell(key), value)]
+
+
+def _field(key: str, value: Any) -> list[str]:
+    if isinstance(value, Mapping) and value:
+        inner = [line for name, each in value.items() for line in _field(_cell(name), each)]
+        return [f"{key}:", *(f"  {line}" for line in inner)]
+    if isinstance(value, list | tuple) and value:
+        if all(isinstance(each, Mapping) for each in value):
+            return [f"{key}:", *(f"  {line}" for line in table(value))]
+        return [f"{key}: {', '.join(_cell(each) for each in value)}"]
+    return [f"{key}: {_cell(value)}".rstrip()]
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -111,8 +122,10 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, Mapping | list | tuple):
-        return to_json(value)
+    if isinstance(value, Mapping):
+        return " ".join(f"{_cell(key)}={_cell(each)}" for key, each in value.items()) or "-"
+    if isinstance(value, list | tuple):
+        return ", ".join(_cell(each) for each in value) or "-"
     if isinstance(value, str):
         # A control character in a name must not steer the terminal.
         return "".join(char if char.isprintable() else repr(char)[1:-1] for char in value)

@@ -127,7 +127,8 @@ def backup_hold(backup: Backup, *, held: bool, reason: str, actor: str) -> Backu
         Backup.objects.filter(pk=backup.pk).update(held=held, held_reason=reason if held else "")
         record(
             "backup.held" if held else "backup.released",
-            message=f"backup {backup.pk} of {backup.tenant.slug}: {reason}",
+            message=f"backup {backup.pk} of {backup.tenant.slug} {'held' if held else 'released'}"
+            + (f": {reason}" if reason else ""),
             actor=actor,
             tenant=backup.tenant.slug,
             level="warning",

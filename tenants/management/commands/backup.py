@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from core.cli import Answer, Call, NounCommand, Verb, argument
+from core.cli import Answer, Call, NounCommand, Verb, argument, count
 from core.cli_output import size_text
-from core.errors import Exit
+from core.errors import Exit, NotFound
+from tenants.models import BackupState
 
 _BACKUP = argument("backup", metavar="BACKUP")
 _TENANT = argument("tenant", metavar="TENANT")
@@ -43,11 +44,16 @@ def _created(data: Mapping[str, Any]) -> list[str]:
     return [*lines, data["note"]] if data["note"] else lines
 
 
+_TIME_CHARS = len("2026-11-22T08:00:00")
+
+
 def _list(call: Call) -> Mapping[str, Any]:
     from tenants import outputs, selectors
 
     options = call.options
     tenant = selectors.tenant_get(options.tenant) if options.tenant else None
+    if options.before:
+        selectors.backup_get(options.before)
     rows = selectors.backup_list(
         tenant, states=tuple(options.state or ()), tag=options.tag, before=options.before, limit=options.limit
     )
@@ -61,7 +67,7 @@ def _line(row: Mapping[str, Any]) -> dict[str, Any]:
         "id": row["id"],
         "tenant": row["tenant"],
         "type": row["type"],
-        "timestamp": row["timestamp"],
+        "timestamp": f"{row['timestamp'][:_TIME_CHARS]}Z",
         "state": row["state"],
         "size": size_text(row["size_bytes"]),
         "stored": size_text(row["stored_bytes"]),
@@ -128,6 +134,8 @@ def _import(call: Call) -> Answer:
 
     options = call.options
     source = source_get(tenant_get(options.tenant), options.source)
+    if not os.path.isfile(options.file):
+        raise NotFound(f"there is no file {options.file}", hint="name a backup-eventlog-….tar.gz")
     backup, operation = backup_import_start(
         source, os.path.abspath(options.file), tags=tuple(options.tag or ()), actor=call.actor, here=options.here
     )
@@ -164,21 +172,22 @@ def _delete(call: Call) -> Answer:
     return followed(call, operation, data=result_of, text=lambda data: [f"{data['id']} is {data['state']}"])
 
 
-def _hold(call: Call) -> Mapping[str, Any]:
+def _hold(call: Call) -> Answer:
     return _held(call, held=True)
 
 
-def _release(call: Call) -> Mapping[str, Any]:
+def _release(call: Call) -> Answer:
     return _held(call, held=False)
 
 
-def _held(call: Call, *, held: bool) -> Mapping[str, Any]:
+def _held(call: Call, *, held: bool) -> Answer:
     from tenants import outputs
     from tenants.selectors import backup_get
     from tenants.services.backups import backup_hold
 
     backup = backup_get(call.options.backup)
-    return outputs.backup(backup_hold(backup, held=held, reason=call.options.reason, actor=call.actor))
+    data = outputs.backup(backup_hold(backup, held=held, reason=call.options.reason, actor=call.actor))
+    return Answer(data, [f"{backup.pk} is {'held' if held else 'not held'}"])
 
 
 _REASON = argument("--reason", default="", help="why; kept in the audit log")
@@ -193,12 +202,17 @@ class Command(NounCommand):
             "take a backup",
             (
                 _TENANT,
-                argument("--type", choices=("full", "incremental"), default="incremental"),
+                argument(
+                    "--type",
+                    choices=("full", "incremental"),
+                    default="incremental",
+                    help="full reads all content again",
+                ),
                 argument("--source", action="append", metavar="S", help="only this source (repeatable)"),
                 argument("--since", metavar="TIME", help="compare with the newest backup at or before this time"),
                 argument("--tag", action="append", metavar="T", help="a tag (repeatable)"),
                 argument("--no-encrypt", action="store_true", help="store it readable, in a domain of its own"),
-                argument("--no-compress", action="store_true"),
+                argument("--no-compress", action="store_true", help="store it as it is read"),
                 _REASON,
             ),
             long=True,
@@ -209,10 +223,12 @@ class Command(NounCommand):
             "list backups, newest first",
             (
                 argument("tenant", metavar="TENANT", nargs="?"),
-                argument("--state", action="append", help="only in this state (repeatable)"),
+                argument(
+                    "--state", action="append", choices=BackupState.values, help="only in this state (repeatable)"
+                ),
                 argument("--tag", default="", help="only with this tag"),
                 argument("--before", default="", metavar="BACKUP", help="go on after this one"),
-                argument("--limit", type=int, default=200, help="at most 200"),
+                argument("--limit", type=count(200), default=200, help="at most 200"),
             ),
         ),
         Verb("show", _show, "show a backup", (_BACKUP,)),
@@ -235,10 +251,10 @@ class Command(NounCommand):
             _import,
             "take in a portable package as a backup",
             (
-                argument("file", metavar="FILE"),
-                argument("--tenant", required=True),
-                argument("--source", required=True, metavar="S"),
-                argument("--tag", action="append", metavar="T"),
+                argument("file", metavar="FILE", help="backup-eventlog-….tar.gz"),
+                argument("--tenant", required=True, metavar="TENANT"),
+                argument("--source", required=True, metavar="S", help="the source that it is a backup of"),
+                argument("--tag", action="append", metavar="T", help="a tag (repeatable)"),
             ),
             long=True,
         ),

@@ -65,8 +65,30 @@ def _list(call: Call) -> Mapping[str, Any]:
     return {"data": rows if call.options.json else [{field: row[field] for field in fields} for row in rows]}
 
 
-def _show(call: Call) -> Mapping[str, Any]:
-    return _of(call.options.restore)
+def _show(call: Call) -> Answer:
+    data = _of(call.options.restore)
+    return Answer(data, [*_head(data), *_restored(data)])
+
+
+def _head(data: Mapping[str, Any]) -> list[str]:
+    where = "in place" if data["in_place"] else "at other targets"
+    error = data["error"] or {}
+    return [
+        f"backup: {data['backup']} of {data['tenant']}, {data['mode']}, {where}",
+        f"started: {data['started_at'] or '-'}",
+        *(f"warning: {each['message']}" for each in data["warnings"]),
+        *(f"{name}: {error[key]}" for name, key in (("error", "detail"), ("hint", "hint")) if error.get(key)),
+        *(f"  {each['name']}: {_STANDING[each['state']]}" for each in data["sources"] if error),
+        *(f"  {each['source']}: {each['name']} did not pass" for each in data["checks"] if not each["passed"]),
+    ]
+
+
+_STANDING = {
+    "old": "as before",
+    "applying": "to be looked at",
+    "new": "holds the backup's data",
+    "unknown": "to be looked at",
+}
 
 
 class Command(NounCommand):

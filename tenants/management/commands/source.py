@@ -97,11 +97,12 @@ def _switch(call: Call, *, enabled: bool) -> Mapping[str, Any]:
     return outputs.source(source_enable(_source(call), enabled=enabled, actor=call.actor))
 
 
-def _kinds(call: Call) -> Mapping[str, Any]:
+def _kinds(call: Call) -> Answer:
     import connectors
+    from tenants.commanding import kinds_answer
     from tenants.outputs import kind
 
-    return {"data": [kind(adapter) for adapter in connectors.load_all()]}
+    return kinds_answer([kind(adapter) for adapter in connectors.load_all()])
 
 
 def _source(call: Call) -> Any:

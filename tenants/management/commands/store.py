@@ -34,11 +34,12 @@ def _test(call: Call) -> Mapping[str, Any]:
     return {"name": row.name, "status": "ok", "conditional": probe.conditional, "free_bytes": probe.free_bytes}
 
 
-def _kinds(call: Call) -> Mapping[str, Any]:
+def _kinds(call: Call) -> Answer:
     import stores
+    from tenants.commanding import kinds_answer
     from tenants.outputs import kind
 
-    return {"data": [kind(adapter) for adapter in stores.load_all()]}
+    return kinds_answer([kind(adapter) for adapter in stores.load_all()])
 
 
 class Command(NounCommand):
