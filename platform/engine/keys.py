@@ -177,7 +177,9 @@ class Keyring:
                 signing_seed=unwrap("signing", document["signing_seed"]),
                 epochs={int(n): unwrap(f"epoch-{n}", text) for n, text in document["epochs"].items()},
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if not keyring.epochs:
+                raise ValueError
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ObjectDamaged("the keyring object is not readable", hint="take it from another store") from error
         if keyring.public_key.hex() != document.get("public_key"):
             raise ObjectDamaged("the keyring's public key does not match its signing seed")

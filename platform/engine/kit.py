@@ -69,10 +69,13 @@ def kit_open(blob: bytes, passphrase: str) -> tuple[RootKey, list[dict[str, Any]
         aead = _aead(passphrase, bytes.fromhex(kdf["salt"]), **cost)
         sealed, nonce = bytes.fromhex(document["root_key"]), bytes.fromhex(document["nonce"])
         rows = [dict(row) for row in document["repositories"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ObjectDamaged("this is no readable recovery kit") from error
-    try:
         text = aead.decrypt(nonce, sealed, _CONTEXT).decode()
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise ObjectDamaged("this is no readable recovery kit") from error
+    except MemoryError:
+        raise ObjectDamaged(
+            "this machine has not the memory that the kit asks for", hint="64 MiB are usual; was the kit altered?"
+        ) from None
     except InvalidTag:
         raise WrongKey("the passphrase does not open this kit", hint="or the kit was altered") from None
     return RootKey.from_text(text), rows

@@ -7,6 +7,7 @@ are signed likewise under `checksum`.
 
 import copy
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -15,13 +16,16 @@ import rfc8785
 import zstandard
 from cryptography.exceptions import InvalidSignature
 
-from engine.errors import ManifestDamaged, ObjectDamaged, RepositoryNewer
+from engine.compression import decompress
+from engine.errors import ManifestDamaged, ObjectDamaged, RepositoryNewer, UsageError
 from engine.keys import Keyring
 from engine.sealed import CIPHER_AES_GCM, Kind, open_object, seal_object
 
 FORMAT_VERSION = 1
 DOCUMENT_BYTES_MAX = 256 << 20
 _SIGNED = b"lastro manifest v1\0"
+_INTEGER_MAX = (1 << 53) - 1
+_MALFORMED = (ObjectDamaged, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 def canonical(value: Any) -> bytes:
@@ -37,6 +41,12 @@ def document_digest(document: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical(bare)).hexdigest()
 
 
+def _number(text: str) -> int | float:
+    """A number written without point or exponent: RFC 8785 writes the float 1e20 like that."""
+    value = int(text)
+    return value if abs(value) <= _INTEGER_MAX else float(value)
+
+
 @dataclass(frozen=True)
 class Manifest:
     """One committed document; `kind` is "manifest" for a backup, "void" or "forget" for a record."""
@@ -48,9 +58,14 @@ class Manifest:
 
     @classmethod
     def signed(cls, document: Mapping[str, Any], keyring: Keyring) -> Self:
-        """Add checksum and signature."""
-        complete = copy.deepcopy(dict(document))
-        digest = document_digest(complete)
+        """Add checksum and signature. Raises UsageError for what JSON cannot hold: integers above 2^53, bytes, NaN."""
+        try:
+            complete = copy.deepcopy(dict(document))
+            digest = document_digest(complete)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise UsageError(
+                f"the manifest cannot be written as JSON: {error}", hint="a connector gives facts of another type"
+            ) from error
         if complete["kind"] == "manifest":
             complete["checksums"]["manifest"] = digest
         else:
@@ -67,28 +82,27 @@ class Manifest:
     @classmethod
     def read(cls, blob: bytes, keyring: Keyring, *, number: int) -> Self:
         """Raises ManifestDamaged when content, checksum, signature, number or repository do not fit."""
-        import json
-
         name = f"manifest {number}"
         try:
             sealed_kind, packed = open_object(keyring, blob, name, Kind.MANIFEST, Kind.RECORD)
-            text = zstandard.ZstdDecompressor().decompress(packed, max_output_size=DOCUMENT_BYTES_MAX)
-            document = json.loads(text)
-            version, kind = document["version"], document["kind"]
+            text = decompress(packed, bytes_max=DOCUMENT_BYTES_MAX, name=name)
+            document = json.loads(text, parse_int=_number)
+            version, kind = int(document["version"]), str(document["kind"])
             claimed = document["checksums"]["manifest"] if kind == "manifest" else document["checksum"]
             signature = bytes.fromhex(document["signature"])
-        except (ObjectDamaged, zstandard.ZstdError, ValueError, KeyError, TypeError) as error:
+            # Not signed yet, so whatever can be written as JSON may be in it.
+            digest = document_digest(document) if version <= FORMAT_VERSION else ""
+        except _MALFORMED as error:
             raise ManifestDamaged(f"{name} is not readable: {error}", hint="another copy may hold it whole") from error
         if version > FORMAT_VERSION:
             raise RepositoryNewer(
                 f"{name} has version {version}, this reader knows {FORMAT_VERSION}", hint="upgrade Lastro"
             )
-        digest = document_digest(document)
         try:
             keyring.verifier().verify(signature, _SIGNED + bytes.fromhex(digest))
         except InvalidSignature:
             raise ManifestDamaged(f"{name}: the signature does not verify", hint="it was not written by us") from None
-        right_place = document["number"] == number and document["repository_id"] == keyring.repository_id
+        right_place = document.get("number") == number and document.get("repository_id") == keyring.repository_id
         if claimed != digest or not right_place or (sealed_kind == Kind.MANIFEST) != (kind == "manifest"):
             raise ManifestDamaged(f"{name}: checksum, number or repository does not fit")
         return cls(number, kind, document, digest)

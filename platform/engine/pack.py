@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import zstandard
 
+from engine.compression import decompress
 from engine.errors import ObjectDamaged
 from engine.keys import Keyring
 from engine.ports import Buffer
@@ -25,6 +26,11 @@ from engine.sealed import HEADER_BYTES, TAG_BYTES, Envelope, Kind, new_envelope,
 ID_BYTES = 32
 PACK_BYTES_TARGET = 16 << 20
 FRAME_BYTES_MAX = 16 << 20
+PACK_CHUNKS_MAX = 1 << 17
+"""A pack of tiny chunks is closed there, long before it has its bytes: trailer and index stay small in memory."""
+PACK_BYTES_MAX = 64 << 20
+"""No pack of ours is larger: target, one frame, trailer and padding."""
+TRAILER_BYTES_MAX = 16 << 20
 CODEC_STORED, CODEC_ZSTD = b"\0", b"\1"
 _FOOTER = struct.Struct(">IIQ")
 FOOTER_BYTES = _FOOTER.size + TAG_BYTES
@@ -72,13 +78,7 @@ def decode_payload(plain: bytes, name: str) -> bytes:
         return plain[1:]
     if codec != CODEC_ZSTD:
         raise ObjectDamaged(f"{name}: unknown codec {codec!r}")
-    try:
-        size = zstandard.frame_content_size(plain[1:])
-        if not 0 <= size <= FRAME_BYTES_MAX:
-            raise ObjectDamaged(f"{name}: frame claims {size} bytes")
-        return zstandard.ZstdDecompressor().decompress(plain[1:], max_output_size=FRAME_BYTES_MAX)
-    except zstandard.ZstdError as error:
-        raise ObjectDamaged(f"{name}: frame does not decompress") from error
+    return decompress(plain[1:], bytes_max=FRAME_BYTES_MAX, name=name)
 
 
 class PackBuilder:
@@ -89,6 +89,12 @@ class PackBuilder:
         self._parts: list[bytes] = [self._envelope.header]
         self.size = HEADER_BYTES
         self.frames: list[Frame] = []
+        self._chunk_count = 0
+
+    @property
+    def full(self) -> bool:
+        """True when it should be finished rather than take another frame."""
+        return self.size >= PACK_BYTES_TARGET or self._chunk_count >= PACK_CHUNKS_MAX
 
     @property
     def header(self) -> bytes:
@@ -100,6 +106,7 @@ class PackBuilder:
         self.frames.append(Frame(self.size, len(sealed), chunks))
         self._parts.append(sealed)
         self.size += len(sealed)
+        self._chunk_count += len(chunks)
 
     def finish(self) -> tuple[str, list[bytes], int]:
         """Name, parts and size of the finished object."""
@@ -121,34 +128,43 @@ def _encode_trailer(frames: Sequence[Frame]) -> bytes:
     for frame in frames:
         out.append(_FRAME.pack(frame.offset, frame.length, len(frame.chunks)))
         out.extend(CHUNK_ENTRY.pack(*chunk) for chunk in frame.chunks)
-    return zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(b"".join(out))
+    table = b"".join(out)
+    packed = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(table)
+    if decompress(packed, bytes_max=len(table), name="trailer") != table:
+        raise ObjectDamaged("zstd did not give back what it was given", hint="check this machine's memory")
+    return packed
 
 
-def _decode_trailer(data: bytes, name: str) -> list[Frame]:
+def _decode_trailer(data: bytes, name: str, *, end: int) -> list[Frame]:
+    """Frames and chunks as the trailer lists them; frames lie behind the header and before `end`."""
+    table = decompress(data, bytes_max=TRAILER_BYTES_MAX, name=f"{name}: trailer")
     try:
-        table = zstandard.ZstdDecompressor().decompress(data, max_output_size=1 << 28)
-        frame_count, _ = _COUNTS.unpack_from(table)
+        frame_count, chunk_count = _COUNTS.unpack_from(table)
         position, frames = _COUNTS.size, []
         for _ in range(frame_count):
             offset, length, count = _FRAME.unpack_from(table, position)
             position += _FRAME.size
-            end = position + count * CHUNK_ENTRY.size
-            frames.append(Frame(offset, length, list(CHUNK_ENTRY.iter_unpack(table[position:end]))))
-            position = end
-    except (struct.error, zstandard.ZstdError) as error:
+            after = position + count * CHUNK_ENTRY.size
+            if after > len(table) or offset < HEADER_BYTES or offset + length > end:
+                raise ObjectDamaged(f"{name}: trailer lists what does not fit")
+            frames.append(Frame(offset, length, list(CHUNK_ENTRY.iter_unpack(table[position:after]))))
+            position = after
+    except struct.error as error:
         raise ObjectDamaged(f"{name}: trailer is not readable") from error
+    if position != len(table) or sum(len(frame.chunks) for frame in frames) != chunk_count:
+        raise ObjectDamaged(f"{name}: trailer has other counts than it says")
     return frames
 
 
-def pack_envelope(keyring: Keyring, header: bytes, name: str) -> Envelope:
-    """The envelope of a pack from its header. Raises ObjectDamaged or WrongKey."""
-    return read_envelope(keyring, header, name, Kind.DATA_PACK, Kind.META_PACK)
+def pack_envelope(keyring: Keyring, header: bytes, name: str, *, cipher: int | None = None) -> Envelope:
+    """The envelope of a pack from its header; `cipher` is its domain's. Raises ObjectDamaged or WrongKey."""
+    return read_envelope(keyring, header, name, Kind.DATA_PACK, Kind.META_PACK, cipher=cipher)
 
 
-def read_trailer(keyring: Keyring, blob: Buffer, name: str) -> list[Frame]:
+def read_trailer(keyring: Keyring, blob: Buffer, name: str, *, cipher: int | None = None) -> list[Frame]:
     """Frames of a whole pack. Raises ObjectDamaged when trailer, footer or length were altered."""
     view = memoryview(blob)
-    envelope = pack_envelope(keyring, bytes(view[:HEADER_BYTES]), name)
+    envelope = pack_envelope(keyring, bytes(view[:HEADER_BYTES]), name, cipher=cipher)
     if len(view) < HEADER_BYTES + FOOTER_BYTES:
         raise ObjectDamaged(f"{name}: truncated to {len(view)} bytes")
     offset, length = footer_place(envelope, view[-FOOTER_BYTES:], len(view), name)
@@ -158,6 +174,8 @@ def read_trailer(keyring: Keyring, blob: Buffer, name: str) -> list[Frame]:
 def footer_place(envelope: Envelope, footer: Buffer, size: int, name: str) -> tuple[int, int]:
     """Offset and length of the trailer of a pack of `size` bytes, from its last FOOTER_BYTES."""
     plain = envelope.open(_FOOTER_NUMBER, footer, last=True, name=name)
+    if len(plain) != _FOOTER.size:
+        raise ObjectDamaged(f"{name}: footer of {len(plain)} bytes")
     offset, length, total = _FOOTER.unpack(plain)
     if total != size or offset + length > total:
         raise ObjectDamaged(f"{name}: {size} bytes, {total} were written")
@@ -166,7 +184,7 @@ def footer_place(envelope: Envelope, footer: Buffer, size: int, name: str) -> tu
 
 def trailer_frames(envelope: Envelope, offset: int, sealed: Buffer, name: str) -> list[Frame]:
     """The frames named in a sealed trailer read at `offset`."""
-    return _decode_trailer(envelope.open(offset, sealed, last=True, name=name), name)
+    return _decode_trailer(envelope.open(offset, sealed, last=True, name=name), name, end=offset)
 
 
 def read_frame(envelope: Envelope, offset: int, sealed: Buffer, name: str) -> bytes:

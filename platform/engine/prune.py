@@ -191,6 +191,7 @@ def _prune_domain(
         _refuse_overtaken(repository, work, head, tombstone, progress)
         work.entombed[tombstone] = frozenset(plan.drop)
     swept, freed = _sweep(repository, work, grace, progress)
+    domain.index.drop_damaged()  # Every chunk that a kept backup needs was found without them.
     domain.index.forget_cached()
     return PruneReport((), len(packs), len(plan.rewrite), len(plan.drop), swept, before, before + stored - freed)
 

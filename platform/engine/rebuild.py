@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from engine.errors import DamageError
+from engine.errors import DamageError, ObjectDamaged, RepositoryError
 from engine.index import pack_place
 from engine.pack import FOOTER_BYTES, Frame, footer_place, pack_envelope, trailer_frames
 from engine.progress import Progress
@@ -28,11 +28,15 @@ def pack_keys(repository: Repository, domain: Domain) -> Iterator[tuple[str, int
             yield info.key, info.size
 
 
-def read_pack_frames(repository: Repository, key: str, size: int) -> tuple[bytes, list[Frame]]:
-    """Header and frames of a pack by three ranged reads. Raises DamageError."""
+def read_pack_frames(repository: Repository, domain: Domain, key: str, size: int) -> tuple[bytes, list[Frame]]:
+    """Header and frames of a pack by three ranged reads. Raises ObjectDamaged."""
     name = f"pack {key.rpartition('/')[2][:16]}"
     header = repository.store.get(key, 0, HEADER_BYTES)
-    envelope = pack_envelope(repository.keyring, header, name)
+    try:
+        envelope = pack_envelope(repository.keyring, header, name, cipher=domain.cipher)
+    except RepositoryError as error:
+        # Nothing vouches for a header read on its own: a flipped bit looks like another version or epoch.
+        raise ObjectDamaged(error.message, hint=error.hint) from error
     footer = repository.store.get(key, max(0, size - FOOTER_BYTES), FOOTER_BYTES)
     offset, length = footer_place(envelope, footer, size, name)
     return header, trailer_frames(envelope, offset, repository.store.get(key, offset, length), name)
@@ -57,7 +61,7 @@ def index_rebuild(repository: Repository, domain: Domain, progress: Progress, *,
         if name in known:
             continue
         try:
-            header, frames = read_pack_frames(repository, key, size)
+            header, frames = read_pack_frames(repository, domain, key, size)
         except DamageError as error:
             damaged.append(key)
             progress.warn(error.code, error.message)

@@ -11,6 +11,7 @@ r/<repository>/plain/…            the same three for backups made without encr
 
 import datetime
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -37,6 +38,7 @@ from engine.sealed import CIPHER_AES_GCM, CIPHER_NONE
 from engine.session import Session
 
 FORMAT = "lastro-repository"
+_NUMBER = re.compile("[0-9]{10}")
 
 
 def _number_key(number: int) -> str:
@@ -108,7 +110,7 @@ class Repository:
         root: RootKey,
         cache: Path | None = None,
     ) -> Self:
-        """Write keyring and config; repeating it with the same keyring succeeds. Raises ObjectExists."""
+        """Write config and keyring; repeating it with the same keyring succeeds. Raises ObjectExists."""
         if (keyring.repository_id, keyring.tenant_id) != (repository_id, tenant_id):
             raise UsageError("the keyring belongs to another repository or tenant")
         repository = cls(store, keyring, cache=cache)
@@ -119,9 +121,10 @@ class Repository:
             "tenant_id": tenant_id,
             "public_key": keyring.public_key.hex(),
         }
-        store.put(f"{repository.prefix}keyring", [keyring.to_bytes(root)])
-        kill_point("repository.keyring_stored")
+        # The config decides between two creators: the keyring of a repository that exists is never replaced.
         store.create(f"{repository.prefix}config", [json.dumps(config, indent=1, sort_keys=True).encode()])
+        kill_point("repository.config_stored")
+        store.put(f"{repository.prefix}keyring", [keyring.to_bytes(root)])
         return repository
 
     @classmethod
@@ -135,7 +138,7 @@ class Repository:
             raise RepositoryMissing(
                 f"this store holds no repository {repository_id}", hint="is it the right store, and is it mounted?"
             ) from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise ObjectDamaged(f"the config of repository {repository_id} is not readable") from error
         if version > FORMAT_VERSION:
             raise RepositoryNewer(f"repository format {version} is newer than {FORMAT_VERSION}", hint="upgrade Lastro")
@@ -154,7 +157,7 @@ class Repository:
         found = []
         for info in self.store.list(f"{self.prefix}manifests/"):
             name = info.key.rpartition("/")[2]
-            if name.isdigit():
+            if _NUMBER.fullmatch(name):
                 found.append(int(name))
         return found
 
@@ -217,8 +220,17 @@ class Repository:
         """
         manifest = Manifest.signed(document, self.keyring)
         cipher = self.domain(encrypted=bool(document["metadata"]["encrypted"])).cipher
+        parts = manifest.parts(self.keyring, cipher=cipher)
+        try:
+            again = Manifest.read(b"".join(parts), self.keyring, number=manifest.number)
+        except ManifestDamaged as error:
+            raise ObjectDamaged(
+                f"the manifest could not be read back before it was stored: {error.message}",
+                hint="nothing was committed; is it too large, or is this machine's memory bad?",
+            ) from error
+        assert again.sha256 == manifest.sha256
         kill_point("backup.before_manifest")
-        self._create(manifest, manifest.parts(self.keyring, cipher=cipher))
+        self._create(manifest, parts)
         kill_point("backup.manifest_stored")
         return manifest
 

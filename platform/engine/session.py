@@ -21,7 +21,7 @@ from engine.faults import kill_point
 from engine.index import pack_place
 from engine.index_set import IndexSet
 from engine.keys import Keyring
-from engine.pack import PACK_BYTES_TARGET, ZSTD_LEVEL, PackBuilder, encode_payload
+from engine.pack import ZSTD_LEVEL, PackBuilder, encode_payload
 from engine.ports import Buffer, Store
 from engine.sealed import Kind
 
@@ -197,7 +197,7 @@ class Session:
             free = self._open[kind]
             builder = free.pop() if free else PackBuilder(self._keyring, kind, cipher=self._cipher)
         yield builder
-        if builder.size >= PACK_BYTES_TARGET:
+        if builder.full:
             self._store_pack(kind, builder)
         else:
             with self._lock:

@@ -12,8 +12,8 @@ from blake3 import blake3
 from engine.chunks import ChunkReader
 from engine.errors import ChunkMissing, DamageError, ObjectDamaged, ObjectMissing
 from engine.manifest import Manifest
+from engine.pack import PACK_BYTES_MAX, read_frame, read_trailer
 from engine.pack import pack_envelope as envelope_of
-from engine.pack import read_frame, read_trailer
 from engine.progress import Progress
 from engine.rebuild import index_rebuild
 from engine.repository import Domain, Repository
@@ -139,6 +139,8 @@ def _bounded(
 def _check_pack(repository: Repository, domain: Domain, name: str, deep: bool) -> tuple[DamageError | None, int]:
     try:
         key, size = _find_pack(repository, domain, name)
+        if size > PACK_BYTES_MAX:
+            raise ObjectDamaged(f"pack {name[:16]} has {size} bytes, more than any pack of ours")
         if deep:
             check_pack_bytes(repository, domain, name, repository.store.get(key))
     except DamageError as error:
@@ -163,7 +165,7 @@ def check_pack_bytes(repository: Repository, domain: Domain, name: str, blob: by
     label = f"pack {name[:16]}"
     if hashlib.sha256(blob).hexdigest() != name:
         raise ObjectDamaged(f"{label}: its bytes are not what was written", hint="another copy may hold it whole")
-    envelope = envelope_of(repository.keyring, blob[:HEADER_BYTES], label)
+    envelope = envelope_of(repository.keyring, blob[:HEADER_BYTES], label, cipher=domain.cipher)
     view = memoryview(blob)
     for frame in read_trailer(repository.keyring, blob, label):
         payload = read_frame(envelope, frame.offset, view[frame.offset : frame.offset + frame.length], label)

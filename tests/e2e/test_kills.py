@@ -94,7 +94,7 @@ def test_a_restore_killed_anywhere_can_be_run_again(program: Program, folder: Pa
 
 def test_a_tenant_whose_adding_was_killed_is_finished_by_its_first_backup(program: Program, folder: Path) -> None:
     """Goal: `tenant add` may die anywhere; kill it before the repository is whole, then go on."""
-    killed = program.raw("tenant", "add", "aurora", "--name", "A", LASTRO_KILL_AT="repository.keyring_stored")
+    killed = program.raw("tenant", "add", "aurora", "--name", "A", LASTRO_KILL_AT="repository.config_stored")
     assert killed.code == -9
     program("source", "add", "aurora", "assets", "--kind", "files", "--category", "assets", "--set", f"path={folder}")
     assert program.backup("aurora")["state"] == "succeeded"
