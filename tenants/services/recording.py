@@ -12,7 +12,7 @@ from engine.checksums import source_digest
 from engine.errors import LastroError
 from engine.manifest import Manifest
 from operations.context import OperationContext
-from tenants.models import Backup, BackupSource, BackupState, BackupType, Module, Source, Tenant
+from tenants.models import Backup, BackupSource, BackupState, BackupType, Module, Origin, Source, Tenant
 from tenants.transitions import backup_transition
 
 _ERROR_CHARS_MAX = 2_000
@@ -175,7 +175,14 @@ def _sources_put(backup: Backup, document: Mapping[str, Any]) -> None:
 _SORTS = ("tables", "trees", "documents")
 
 
+_SAFETY = "safety"
+
+
 def _last_good_put(source: Source, backup: Backup) -> None:
+    # A safety backup keeps what a restore is about to throw away, and an imported package is as old as its
+    # maker left it: neither says that the source is protected now, nor may it free the last good one for deletion.
+    if backup.trigger == _SAFETY or backup.origin == Origin.IMPORTED:
+        return
     # An adopted backup may be older than the one the source points to.
     if source.last_good_at is None or (backup.taken_at is not None and source.last_good_at < backup.taken_at):
         Source.objects.filter(pk=source.pk).update(last_good_backup=backup, last_good_at=backup.taken_at)

@@ -3,6 +3,7 @@
 import datetime
 import random
 import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,13 +21,18 @@ from tenants.selectors import backup_get, backup_usable
 from tenants.services.backups import (
     BackupWish,
     backup_delete_start,
+    backup_export_start,
     backup_hold,
+    backup_import_start,
     backup_start,
     backup_verify_start,
     prune_start,
 )
+from tenants.services.sources import source_add
 from tenants.services.tenants import tenant_update
 from tests.tenants.conftest import ACTOR, House
+
+EVENT_LOG = Path(__file__).parents[1] / "data" / "eventlog"
 
 
 def test_a_backup_is_in_the_catalogue_as_its_manifest_says(house: House) -> None:
@@ -229,6 +235,24 @@ def test_a_held_or_last_good_backup_is_not_deleted(house: House) -> None:
     assert house.run(backup_verify_start(last, deep=True, actor=ACTOR, here=True)).result["status"] == "passed"
     assert house.restore(last, targets=(f"path={house.data}/out",)).state == "succeeded"
     assert (house.data / "out" / "a").read_text() == "other"
+
+
+def test_an_imported_package_does_not_make_a_source_look_protected(house: House) -> None:
+    """Goal: an old package does not reset the age of the last good backup; export a log, wait, import it again."""
+    tenant = house.tenant()
+    folder = house.data / "events"
+    shutil.copytree(EVENT_LOG, folder)
+    source, _ = source_add(
+        tenant, "log", kind="eventlog", category="database", values={"path": str(folder)}, actor=ACTOR
+    )
+    backup = house.backup(tenant)
+    house.run(backup_export_start(backup, str(house.data / "out"), actor=ACTOR, here=True))
+    package = next((house.data / "out").glob("backup-eventlog-*.tar.gz"))
+    imported, operation = backup_import_start(source, str(package), actor=ACTOR, here=True)
+    house.run(operation)
+    source.refresh_from_db()
+    assert backup_get(imported.pk).state == "succeeded"
+    assert source.last_good_backup_id == backup.pk
 
 
 def _flip(house: House) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from connectors.files import FilesConnector
-from core.errors import ConfirmationNeeded, NotFound
+from core.errors import ConfirmationNeeded, Conflict, NotFound
 from engine.errors import SourceChanged, SourceDenied, SourceError, TargetError, UsageError
 from engine.ports import Check, RestoreReport
 from operations.models import Operation
 from operations.services import operation_retry, operation_run
 from tenants.models import Backup, Restore, Validation
 from tenants.selectors import backup_usable, restore_get
+from tenants.services.backups import backup_delete_start
 from tenants.services.restores import RestoreWish, restore_start
 from tests.tenants.conftest import ACTOR, House
 
@@ -46,6 +47,19 @@ def test_in_place_everything_is_what_it_was(house: House, content: Content) -> N
     validation = Validation.objects.filter(restore=restore).get()
     assert validation.status == "passed"
     assert {check["name"] for check in validation.checks} >= {"checksum_verification"}
+
+
+def test_a_safety_backup_does_not_stand_in_for_a_good_one(house: House) -> None:
+    """Goal: the data that a restore threw away protects nobody; restore, then try to delete what was restored from."""
+    tenant = house.tenant()
+    source = house.files(tenant)
+    backup = house.backup(tenant)
+    (house.folder(source) / "a").unlink()
+    house.restore(backup)
+    source.refresh_from_db()
+    assert source.last_good_backup_id == backup.pk
+    with pytest.raises(Conflict, match="last good"):
+        backup_delete_start(backup, actor=ACTOR, here=True)
 
 
 @pytest.mark.parametrize("given", [None, "", "Aurora", "boreal", "aurora "])
