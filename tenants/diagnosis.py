@@ -26,6 +26,7 @@ CRITICAL_AGE_MAX = datetime.timedelta(hours=4)
 FREE_BYTES_MIN = 1 << 30
 WORKER_SILENCE_MAX = datetime.timedelta(minutes=3)
 NAMED_MAX = 5
+REPOSITORIES_LOOKED_AT_MAX = 1_000
 
 
 @dataclass(frozen=True)
@@ -109,15 +110,26 @@ def _stores() -> Iterator[Sign]:
 
 def _store(row: StoreConfig) -> Sign:
     try:
-        probe = store_test(row)
+        probe, gone = store_test(row), _repositories_missing(row)
     except LastroError as error:
         return Sign(f"store {row.name}", CRITICAL, error.message, error.hint)
     figures = {"free_bytes": probe.free_bytes}
     if not probe.conditional:
         return Sign(f"store {row.name}", CRITICAL, "two writers can create one object", "use another store", figures)
+    if gone:
+        named = ", ".join(gone[:NAMED_MAX]) + (f" and {len(gone) - NAMED_MAX} more" if len(gone) > NAMED_MAX else "")
+        hint = "is it mounted, and is it the right one? Until then these tenants have no backup"
+        return Sign(f"store {row.name}", CRITICAL, f"it does not hold the repository of {named}", hint, figures)
     if probe.free_bytes is not None and probe.free_bytes < FREE_BYTES_MIN:
         return Sign(f"store {row.name}", WARNING, "less than 1 GB is free", "free space there", figures)
     return Sign(f"store {row.name}", OK, "written, read back and deleted; conditional create holds", "", figures)
+
+
+def _repositories_missing(row: StoreConfig) -> list[str]:
+    """Tenants whose repository ought to be in this store: an unmounted folder can be written and read very well."""
+    tenants = Tenant.objects.filter(store=row, repository_ready=True).order_by("-id")[:REPOSITORIES_LOOKED_AT_MAX]
+    with wiring.store_open(row) as store:
+        return [each.slug for each in tenants if not wiring.repository_present(store, each.repository_id)]
 
 
 def _tools() -> Iterator[Sign]:

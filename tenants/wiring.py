@@ -10,7 +10,7 @@ from django.conf import settings
 import connectors
 import stores
 from core.rootkey import root_key
-from engine.errors import ManifestDamaged
+from engine.errors import ManifestDamaged, ObjectMissing
 from engine.keys import Keyring
 from engine.manifest import Manifest
 from engine.ports import Connector, Store
@@ -59,6 +59,15 @@ def repository_open(tenant: Tenant) -> Iterator[Repository]:
         if not tenant.repository_ready:
             repository_create(tenant, store)
         yield Repository.open(store, repository_id=tenant.repository_id, keyring=keyring, cache=cache_folder())
+
+
+def repository_present(store: Store, repository_id: str) -> bool:
+    """Whether the store holds this repository, at the price of one look-up."""
+    try:
+        store.stat(f"r/{repository_id}/config")
+    except ObjectMissing:
+        return False
+    return True
 
 
 def repository_create(tenant: Tenant, store: Store) -> None:

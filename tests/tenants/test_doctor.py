@@ -52,6 +52,17 @@ def test_a_store_that_cannot_be_written_is_critical(house: House) -> None:
     assert _signs("store default")["critical"]
 
 
+def test_a_store_that_is_not_mounted_is_critical(house: House) -> None:
+    """Goal: an empty folder in the store's place is not taken for the store; take the folder away and look twice."""
+    house.tenant()
+    (house.data / "store").rename(house.data / "elsewhere")
+    for _ in range(2):
+        assert "aurora" in _signs("store default")["critical"]
+    shutil.rmtree(house.data / "store")
+    (house.data / "elsewhere").rename(house.data / "store")
+    assert "ok" in _signs("store default")
+
+
 def test_a_missing_root_key_is_critical(house: House) -> None:
     """Goal: the loss of the key is said at once; take its file away."""
     house.tenant()
