@@ -3,6 +3,8 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
 
 from engine.adapters import resolve_secret, secret_fields
 from engine.errors import UsageError
@@ -49,7 +51,21 @@ def targets_parse(given: Sequence[str], sources: Mapping[str, Source]) -> Target
     targets = Targets()
     for name, settings in named.items():
         _sort(targets, sources[name], settings)
+    _apart(targets)
     return targets
+
+
+def _apart(targets: Targets) -> None:
+    """Refuse two sources in one folder, or one inside another: the later would find, or replace, the earlier."""
+    taken = sorted(
+        (Path(settings[_FOLDER_KEY]), name) for name, settings in targets.plain.items() if _FOLDER_KEY in settings
+    )
+    for (outer, first), (inner, second) in pairwise(taken):
+        if outer == inner or outer in inner.parents:
+            raise UsageError(
+                f"the targets of {first} and {second} overlap: {inner}",
+                hint="give each a folder of its own, or --target path=DIR once for DIR/<source>",
+            )
 
 
 def _one(text: str, sources: Mapping[str, Source]) -> list[tuple[str, str, str]]:

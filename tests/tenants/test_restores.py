@@ -49,6 +49,18 @@ def test_in_place_everything_is_what_it_was(house: House, content: Content) -> N
     assert {check["name"] for check in validation.checks} >= {"checksum_verification"}
 
 
+@pytest.mark.parametrize("second", ["", "/inner"])
+def test_two_sources_never_share_a_target(house: House, second: str) -> None:
+    """Goal: no source lands in another's folder; name one folder, or one inside the other, for two."""
+    tenant = house.tenant()
+    house.files(tenant, "one")
+    house.files(tenant, "two")
+    out = house.data / "out"
+    with pytest.raises(UsageError, match="overlap"):
+        _start(house.backup(tenant), targets=(f"one.path={out}", f"two.path={out}{second}"), confirmed=None)
+    assert not out.exists()
+
+
 def test_a_safety_backup_does_not_stand_in_for_a_good_one(house: House) -> None:
     """Goal: the data that a restore threw away protects nobody; restore, then try to delete what was restored from."""
     tenant = house.tenant()
