@@ -76,6 +76,14 @@ def test_work_that_ends_otherwise_has_its_exit_code(place: Installation) -> None
     assert codes == {"well": 0, "warn": 3, "fail": 9, "stop": 130, "burst": 1}
 
 
+def test_what_has_ended_is_not_run(place: Installation) -> None:
+    """Goal: `run` never passes an old result off as a new one; run an operation that has ended."""
+    ended = place("work", "ask", "test.quick", "--here", "--json", "--params", '{"how": "fail"}').json["id"]
+    said = place("operation", "run", ended, "--json")
+    assert (said.code, said.json["error"]["code"]) == (1, "catalogue.conflict")
+    assert f"operation retry {ended}" in said.json["error"]["hint"]
+
+
 def test_an_unforeseen_error_is_found_in_the_log(place: Installation) -> None:
     """Goal: a bug can be reported without a traceback on the screen or a secret anywhere; provoke one."""
     said = place("work", "burst", "--json")

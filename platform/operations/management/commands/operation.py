@@ -1,6 +1,7 @@
 """`operation list|show|cancel|retry|run|reap`."""
 
 from core.cli import Answer, Call, NounCommand, Verb, argument, count
+from core.errors import Conflict
 from operations.following import operation_complain, operation_exit, operation_follow
 from operations.models import OperationState
 from operations.presentation import operation_json
@@ -9,6 +10,7 @@ from operations.selectors import LIST_MAX, operation_get, operation_list
 from operations.services import operation_cancel, operation_retry, operations_reap
 
 _ID = argument("operation", help="id of the operation (opr_…)")
+_DONE = (OperationState.SUCCEEDED, OperationState.WARNED)
 _REASON = argument("--reason", default="", help="why, for the record")
 
 
@@ -44,7 +46,11 @@ def retry(call: Call) -> Answer:
 
 
 def run(call: Call) -> Answer:
-    operation = operation_run(operation_get(call.options.operation).pk, here=True)
+    operation = operation_get(call.options.operation)
+    if operation.is_final:
+        hint = "" if operation.state in _DONE else f"do it again: operation retry {operation.pk}"
+        raise Conflict(f"operation {operation.pk} is {operation.state}: only a queued one can be run", hint=hint)
+    operation = operation_run(operation.pk, here=True)
     operation_complain(call, operation)
     return Answer(operation_json(operation), exit=operation_exit(operation))
 
