@@ -72,9 +72,15 @@ class Lane:
             self._frame(payload, chunks)
 
     def _frame(self, payload: bytes, chunks: list[tuple[bytes, int, int]]) -> None:
-        plain = encode_payload(payload, self._compressor)
-        with self._session.builder(self._kind) as builder:
-            builder.add(plain, chunks)
+        try:
+            plain = encode_payload(payload, self._compressor)
+            with self._session.builder(self._kind) as builder:
+                builder.add(plain, chunks)
+        except BaseException as error:
+            # Their ids are claimed, so nobody would store these chunks again: the session must not go on,
+            # even if the caller takes this for an error of its source.
+            self._session.fail(error)
+            raise
 
 
 class MetaLane(Lane):
@@ -160,31 +166,39 @@ class Session:
         assert not self._ended, "the session has ended"
         if len(self._threads) < self._workers:
             thread = threading.Thread(target=self._serve, name=f"lane-{len(self._threads)}", daemon=True)
-            self._threads.append(thread)
             thread.start()
+            self._threads.append(thread)
         future: Future[T] = Future()
         self._tasks.put((work, future))
         return future
 
+    def fail(self, error: BaseException) -> None:
+        """Let nothing more be stored and `finish` raise this error, or the one that came before it."""
+        self._error = self._error or error
+
     def _serve(self) -> None:
-        lane = Lane(self, Kind.DATA_PACK)
+        """Work until told to end. Whatever happens the queue is emptied, or `submit` would wait for ever."""
+        lane: Lane | None = None
         while (task := self._tasks.get()) is not None:
             work, future = task
+            if not future.set_running_or_notify_cancel():
+                continue
             if self._error is not None:
                 future.set_exception(self._error)
                 continue
             try:
+                lane = lane or Lane(self, Kind.DATA_PACK)
                 result = work(lane)
             except BaseException as error:  # noqa: BLE001 - every error, exit requests too, must reach the caller.
-                self._error = self._error or error
+                self.fail(error)
                 future.set_exception(error)
             else:
                 future.set_result(result)
         try:
-            if self._error is None:
+            if self._error is None and lane is not None:
                 lane.flush()
         except BaseException as error:  # noqa: BLE001
-            self._error = self._error or error
+            self.fail(error)
 
     def _raise_error(self) -> None:
         if self._error is not None:
@@ -227,7 +241,9 @@ class Session:
             packs = [(name, builder.header) for name, builder in stored]
             runs = (_entries(n, builder) for n, (_, builder) in enumerate(stored))
             entries = list(heapq.merge(*runs)) if len(stored) < 64 else sorted(e for run in runs for e in run)
-            self._bytes += self._index.write(packs, entries, generation=self._generation)
+            size = self._index.write(packs, entries, generation=self._generation)
+            with self._lock:
+                self._bytes += size
             for entry in entries:
                 self._claimed.pop(entry[:32], None)
 
@@ -254,7 +270,7 @@ class Session:
 
     def abort(self) -> None:
         """Stop the workers and drop what is not stored; safe to call at any time, twice too."""
-        self._error = self._error or RuntimeError("the session was aborted")
+        self.fail(RuntimeError("the session was aborted"))
         self._join()
         for builders in self._open.values():
             builders.clear()
