@@ -83,6 +83,8 @@ def backup_run(
     """
     if not inputs:
         raise UsageError("there is no source to back up", hint="add one: source add TENANT NAME --kind …")
+    if len({source.name for source in inputs}) < len(inputs):
+        raise UsageError("two sources have the same name", hint="a restore finds a source by its name")
     started = time.monotonic()
     begun_at = datetime.datetime.now(datetime.UTC)
     parent = _usable_parent(request)

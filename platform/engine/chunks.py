@@ -2,16 +2,17 @@
 
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 
 from blake3 import blake3
 
-from engine.errors import ChunkMissing, ObjectDamaged, ObjectMissing
+from engine.errors import ChunkMissing, DamageError, ObjectDamaged, ObjectMissing
 from engine.index import Place
 from engine.index_set import IndexSet
 from engine.keys import Keyring
 from engine.pack import pack_envelope, read_frame
 from engine.ports import Store
-from engine.sealed import Envelope
+from engine.sealed import KIND_AT, Envelope, Kind
 
 CACHE_BYTES_MAX = 24 << 20
 _ENVELOPES_MAX = 256
@@ -27,6 +28,7 @@ class ChunkReader:
         self._frames: OrderedDict[tuple[str, int], bytes] = OrderedDict()
         self._frames_bytes = 0
         self._envelopes: OrderedDict[str, Envelope] = OrderedDict()
+        self._gone: set[str] = set()
 
     def locate(self, chunk_id: bytes) -> Place:
         """Raises ChunkMissing when no index segment, old or new, knows the chunk."""
@@ -45,11 +47,19 @@ class ChunkReader:
         """The chunk's bytes. Raises ChunkMissing or ObjectDamaged, never returns other bytes."""
         place = self.locate(chunk_id)
         try:
-            payload = self.frame(place)
-        except ChunkMissing:
-            self._index.reload()  # The pack may have been repacked since the index was loaded.
-            place = self.locate(chunk_id)
-            payload = self.frame(place)
+            return self._chunk(place, chunk_id)
+        except DamageError as error:
+            if isinstance(error, ChunkMissing) and place.pack not in self._gone:
+                self._gone.add(place.pack)
+                self._index.reload()  # The pack may have been repacked since the index was loaded.
+            for other in self._index.places(chunk_id):
+                if other != place:
+                    with suppress(DamageError):
+                        return self._chunk(other, chunk_id)
+            raise
+
+    def _chunk(self, place: Place, chunk_id: bytes) -> bytes:
+        payload = self.frame(place)
         data = payload[place.offset : place.offset + place.length] if len(payload) != place.length else payload
         if blake3(data, key=self._id_key).digest() != chunk_id:
             raise ObjectDamaged(f"pack {place.pack[:16]}: chunk {chunk_id.hex()[:16]} is not what was written")
@@ -75,7 +85,9 @@ class ChunkReader:
 
     def _read(self, place: Place) -> bytes:
         name = f"pack {place.pack[:16]}"
-        for folder in ("data", "meta"):
+        # The header tells the folder, so that a store is not asked twice; it proves nothing yet, hence the other.
+        folders = ("meta", "data") if place.header[KIND_AT] == Kind.META_PACK else ("data", "meta")
+        for folder in folders:
             try:
                 sealed = self._store.get(
                     f"{self._prefix}{folder}/{place.pack[:2]}/{place.pack}", place.frame_offset, place.frame_length

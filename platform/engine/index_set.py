@@ -2,7 +2,7 @@
 
 import hashlib
 import threading
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from engine.errors import ObjectDamaged, ObjectMissing, SessionFenced, StoreUnreachable
@@ -86,11 +86,14 @@ class IndexSet:
 
     def find(self, chunk_id: bytes) -> Place | None:
         """Where the chunk lies; the newest segment wins. None when no loaded segment knows it."""
+        return next(self.places(chunk_id), None)
+
+    def places(self, chunk_id: bytes) -> Iterator[Place]:
+        """Every place of the chunk; it has several when it was stored anew."""
         for segment in self.segments:
             ordinal = segment.ordinal(chunk_id)
             if ordinal >= 0:
-                return segment.place(ordinal)
-        return None
+                yield segment.place(ordinal)
 
     def __contains__(self, chunk_id: bytes) -> bool:
         return any(segment.ordinal(chunk_id) >= 0 for segment in self.segments)

@@ -12,7 +12,7 @@ r/<repository>/plain/…            the same three for backups made without encr
 import datetime
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,7 +32,7 @@ from engine.errors import (
 from engine.faults import kill_point
 from engine.index_set import IndexSet
 from engine.keys import Keyring, RootKey
-from engine.manifest import FORMAT_VERSION, Manifest
+from engine.manifest import DOCUMENT_BYTES_MAX, FORMAT_VERSION, Manifest
 from engine.ports import Store
 from engine.sealed import CIPHER_AES_GCM, CIPHER_NONE
 from engine.session import Session
@@ -177,22 +177,33 @@ class Repository:
     def manifest(self, number: int) -> Manifest:
         """The manifest or void record of this number. Raises BackupMissing or ManifestDamaged."""
         try:
-            blob = self.store.get(f"{self.prefix}manifests/{_number_key(number)}")
+            blob = self.store.get(f"{self.prefix}manifests/{_number_key(number)}", 0, DOCUMENT_BYTES_MAX)
         except ObjectMissing:
             raise BackupMissing(f"the store holds no manifest {number}", hint="another copy may hold it") from None
         return Manifest.read(blob, self.keyring, number=number)
 
-    def manifests(self) -> Iterator[Manifest]:
-        """Every readable backup, oldest first; void records are passed over."""
+    def manifests(self, *, on_damage: Callable[[int, ManifestDamaged], None] | None = None) -> Iterator[Manifest]:
+        """Every backup, oldest first; void records and numbers ended meanwhile are passed over.
+
+        A damaged manifest is given to `on_damage`, and hides no other; without it ManifestDamaged is raised.
+        """
         for number in self.numbers():
-            manifest = self.manifest(number)
+            try:
+                manifest = self.manifest(number)
+            except BackupMissing:
+                continue
+            except ManifestDamaged as error:
+                if on_damage is None:
+                    raise
+                on_damage(number, error)
+                continue
             if manifest.kind == "manifest":
                 yield manifest
 
     def forgotten(self, number: int) -> bool:
         """True when a signed record ended this number. Raises ManifestDamaged for a forged one."""
         try:
-            blob = self.store.get(f"{self.prefix}forgets/{_number_key(number)}")
+            blob = self.store.get(f"{self.prefix}forgets/{_number_key(number)}", 0, DOCUMENT_BYTES_MAX)
         except ObjectMissing:
             return False
         return Manifest.read(blob, self.keyring, number=number).kind == "forget"

@@ -38,6 +38,8 @@ class _Needs:
     """Packs that the backup needs, and for which parts."""
 
     packs: dict[str, set[str]] = field(default_factory=dict)
+    ends: dict[str, int] = field(default_factory=dict)
+    """Pack -> bytes that it must have at least."""
     seen: set[bytes] = field(default_factory=set)
 
 
@@ -100,6 +102,9 @@ class _PartWalk:
     def _visit(self, chunk_id: bytes, is_meta: bool) -> bool:
         place = self.reader.locate(chunk_id)
         self.needs.packs.setdefault(place.pack, set()).add(self.name)
+        end = place.frame_offset + place.frame_length
+        if end > self.needs.ends.get(place.pack, 0):
+            self.needs.ends[place.pack] = end
         if not is_meta:
             return True
         if chunk_id in self.needs.seen:
@@ -113,7 +118,10 @@ def _check_packs(
 ) -> list[Finding]:
     findings: list[Finding] = []
     with ThreadPoolExecutor(max(2, min(8, os.cpu_count() or 2)), thread_name_prefix="verify") as pool:
-        jobs = ((name, pool.submit(_check_pack, repository, domain, name, deep)) for name in sorted(needs.packs))
+        jobs = (
+            (name, pool.submit(_check_pack, repository, domain, name, deep, needs.ends[name]))
+            for name in sorted(needs.packs)
+        )
         for name, job in _bounded(jobs, 8):
             progress.check()
             problem, size = job.result()
@@ -136,11 +144,13 @@ def _bounded(
     yield from waiting
 
 
-def _check_pack(repository: Repository, domain: Domain, name: str, deep: bool) -> tuple[DamageError | None, int]:
+def _check_pack(
+    repository: Repository, domain: Domain, name: str, deep: bool, bytes_min: int
+) -> tuple[DamageError | None, int]:
     try:
         key, size = _find_pack(repository, domain, name)
-        if size > PACK_BYTES_MAX:
-            raise ObjectDamaged(f"pack {name[:16]} has {size} bytes, more than any pack of ours")
+        if not bytes_min <= size <= PACK_BYTES_MAX:
+            raise ObjectDamaged(f"pack {name[:16]} has {size} bytes, which cannot be", hint="another copy may hold it")
         if deep:
             check_pack_bytes(repository, domain, name, repository.store.get(key))
     except DamageError as error:
