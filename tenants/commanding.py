@@ -4,6 +4,8 @@ import datetime
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
+from django.core.management.base import CommandParser
+
 from core.cli import Answer, Call, NounCommand
 from engine.errors import UsageError
 from operations.following import operation_complain, operation_exit, operation_follow
@@ -79,9 +81,17 @@ class DefaultVerbCommand(NounCommand):
 
     default_verb: ClassVar[str]
 
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        """Say in the noun's help which verb is meant when none is named."""
+        parser = super().create_parser(prog_name, subcommand, **kwargs)
+        parser.epilog = f"Without a verb: {self.default_verb}."
+        return parser
+
     def run(self, argv: Sequence[str], *, prog: str = "manage.py", noun: str = "") -> int:
         """Run one verb, the default one when none is named."""
         names = {name for verb in self.verbs for name in (verb.name, *verb.aliases)}
+        if argv and argv[0] in ("-h", "--help"):
+            return super().run(argv, prog=prog, noun=noun)
         if not argv or argv[0] not in names:
             argv = [self.default_verb, *argv]
         return super().run(argv, prog=prog, noun=noun)

@@ -107,6 +107,14 @@ def test_refusals_have_their_exit_codes(program: Program, folder: Path, tmp_path
     assert [row["id"] for row in program("backup", "list", "aurora")["data"]] == [backup]
 
 
+def test_a_noun_that_needs_no_verb_tells_its_verbs(program: Program) -> None:
+    """Goal: `demo remove` can be found; ask `demo` for help."""
+    said = program.raw("demo", "--help")
+    assert said.code == 0
+    assert "remove" in said.out
+    assert "Without a verb: run." in said.out
+
+
 def test_a_worker_does_what_was_asked(program: Program, folder: Path) -> None:
     """Goal: the queue works end to end; ask and wait, ask and leave, ask twice for one tenant."""
     program.tenant("aurora", assets=folder)
