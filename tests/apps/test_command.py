@@ -84,6 +84,29 @@ def test_what_has_ended_is_not_run(place: Installation) -> None:
     assert f"operation retry {ended}" in said.json["error"]["hint"]
 
 
+def test_an_unknown_noun_is_a_usage_error(place: Installation) -> None:
+    """Goal: a slip of the pen has the same form as every other; misspell a noun, then look for help."""
+    said = place("opperation", "list", "--json")
+    assert (said.code, said.json["error"]["code"]) == (2, "usage.invalid")
+    assert "help" in said.err
+    helped = place("help")
+    assert helped.code == 0
+    assert "  operation  Look at long work" in helped.out
+    assert "sqlsequencereset" not in helped.out
+
+
+def test_a_setting_that_cannot_be_right_is_named(place: Installation) -> None:
+    """Goal: no traceback before the first command; give a secret file that is not there, and a bad number."""
+    for variables, name in (
+        ({"LASTRO_ROOT_KEY_FILE": "/none/at/all"}, "LASTRO_ROOT_KEY_FILE"),
+        ({"LASTRO_WORKERS": "many"}, "LASTRO_WORKERS"),
+    ):
+        said = place("operation", "list", "--json", **variables)
+        assert (said.code, said.json["error"]["code"]) == (2, "settings.invalid")
+        assert name in said.json["error"]["detail"]
+        assert "Traceback" not in said.err
+
+
 def test_an_unforeseen_error_is_found_in_the_log(place: Installation) -> None:
     """Goal: a bug can be reported without a traceback on the screen or a secret anywhere; provoke one."""
     said = place("work", "burst", "--json")
