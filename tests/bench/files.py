@@ -48,7 +48,7 @@ def _round(
     folder: Path, tree: corpus.Tree, program: str | None, ours: Side, peer: Side, number: int
 ) -> tuple[int, int, int, int]:
     """One round; returns the repositories' sizes after the first backup and after the mutation."""
-    steps = [_Ours(folder / "ours", tree)]
+    steps: list[_Ours | _Peer] = [_Ours(folder / "ours", tree)]
     sides = [ours]
     if program:
         steps.append(_Peer(program, folder / "peer", tree))

@@ -10,7 +10,7 @@ from tests.bench.report import CPU, READ, WALL, Figure, Section, say
 from tests.bench.server import ABOUT, serving
 from tests.services.postgres import PostgresServer
 
-BYTES = 200_000_000
+BYTES = 150_000_000
 INCREMENTALS = 200
 INCREMENTALS_LEAST = 20
 DATABASE = "shop"
@@ -20,7 +20,7 @@ TIME_TARGET, READ_TARGET, INCREMENTAL_TARGET = 1.3, 1.5, 1.2
 
 
 def measure(folder: Path, *, scale: float, rounds: int) -> Section:
-    """Run the section. A quarter of the postgres section's rows keeps two hundred backups within minutes."""
+    """Run the section. A fifth of the postgres section's rows keeps two hundred backups within minutes."""
     require(folder, gigabytes=5 * scale + 1)
     with serving(folder) as server:
         say(f"history: loading {BYTES * scale / 1e6:.0f} MB of rows")

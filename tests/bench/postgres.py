@@ -6,6 +6,7 @@ round starts with empty repositories and ends with one row in a thousand changed
 
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tests.bench import rows
@@ -56,8 +57,8 @@ class _Bench:
         for name, tenant in self.tenants.items():
             self._turns(
                 {
-                    f"copy {name}": lambda tenant=tenant: self.tools.copy(DATABASE, rows.copies_of(tenant)),
-                    f"full {name}": lambda name=name: self._backup(slugs[name], f"full {name}", full=True),
+                    f"copy {name}": partial(self.tools.copy, DATABASE, rows.copies_of(tenant)),
+                    f"full {name}": partial(self._backup, slugs[name], f"full {name}", full=True),
                 }
             )
         whole: dict[str, Callable[[], Run]] = {

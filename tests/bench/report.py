@@ -57,7 +57,7 @@ class Figure:
     def cells(self) -> list[str]:
         """The row of the table."""
         ratios = self.ratios
-        shown = f"{median(ratios):.2f} [{min(ratios):.2f}–{max(ratios):.2f}]" if ratios else ""
+        shown = f"{_ratio(median(ratios))} [{_ratio(min(ratios))}–{_ratio(max(ratios))}]" if ratios else ""
         peer = f"{amount(self.peer, self.unit)} {self.peer_name}" if self.peer else self.peer_name
         if self.peer_name and not ratios:
             shown = f"{self.peer_name} is not installed"
@@ -73,6 +73,10 @@ class Figure:
         return f"≤ {amount([self.target], self.unit)}"
 
 
+def _ratio(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.4f}"
+
+
 def amount(values: Sequence[float], unit: str) -> str:
     """The median in a readable form."""
     if not values:
@@ -80,6 +84,8 @@ def amount(values: Sequence[float], unit: str) -> str:
     value = median(values)
     if unit == "s":
         return f"{value:.2f} s" if value < 100 else f"{value:.0f} s"
+    if value < 1e6:
+        return f"{value / 1e3:.0f} kB"
     return f"{value / 1e6:.1f} MB" if value < 1e9 else f"{value / 1e9:.2f} GB"
 
 
