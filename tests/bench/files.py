@@ -138,7 +138,7 @@ def _report(section: Section, ours: Side, peer: Side, sizes: list[tuple[int, int
             for side in (ours, peer)
         ]
         section.add(Figure(title, values[0], values[1], "restic", unit, target))
-    has_peer = bool(peer)
+    has_peer = any(peer.values())
     section.add(
         Figure("repository after the first backup", [size[0] for size in sizes],
                [size[1] for size in sizes] if has_peer else [], "restic", "B", SIZE_TARGET),
