@@ -4,8 +4,11 @@ import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from core.cli import Call, NounCommand, Verb, argument
+from core.cli import Answer, Call, NounCommand, Verb, argument
+from core.errors import NotFound
 from engine.errors import TargetDenied, TargetOccupied, UsageError
+
+KIT_BYTES_MAX = 64 << 20
 
 
 def _export(call: Call) -> Mapping[str, Any]:
@@ -27,7 +30,22 @@ def _export(call: Call) -> Mapping[str, Any]:
     return {"path": path, "bytes": len(kit)}
 
 
-def _passphrase(call: Call) -> str:
+def _import(call: Call) -> Answer:
+    from tenants.services.kits import kit_take
+
+    try:
+        with open(call.options.file, "rb") as file:
+            kit = file.read(KIT_BYTES_MAX)
+    except OSError as error:
+        raise NotFound(f"cannot read {call.options.file}: {error.strerror}", hint="name the kit's file") from error
+    key_id, put = kit_take(kit, _passphrase(call, again=False), actor=call.actor)
+    return Answer(
+        {"root_key_id": key_id, "put": put},
+        [f"The root key {key_id} {'is in its place again' if put else 'was in its place already'}. Next: doctor"],
+    )
+
+
+def _passphrase(call: Call, *, again: bool = True) -> str:
     from engine.adapters import resolve_secret
 
     given = call.options.passphrase
@@ -41,21 +59,27 @@ def _passphrase(call: Call) -> str:
     import getpass
 
     first = getpass.getpass("Passphrase of the kit: ")
-    if first != getpass.getpass("Once more: "):
+    if again and first != getpass.getpass("Once more: "):
         raise UsageError("the two are not the same", hint="nothing was written; try again")
     return first
 
 
+_PASSPHRASE = argument("--passphrase", metavar="@FILE|env:NAME", help="where the passphrase is read")
+
+
 class Command(NounCommand):
-    help = "Write the recovery kit."
+    help = "Write the recovery kit; take a lost root key from it."
     verbs: ClassVar[tuple[Verb, ...]] = (
         Verb(
             "export",
             _export,
             "write the root key under a passphrase, with the public keys of all repositories",
-            (
-                argument("--output", required=True, metavar="FILE", help="a file that does not exist yet"),
-                argument("--passphrase", metavar="@FILE|env:NAME", help="where the passphrase is read"),
-            ),
+            (argument("--output", required=True, metavar="FILE", help="a file that does not exist yet"), _PASSPHRASE),
+        ),
+        Verb(
+            "import",
+            _import,
+            "put the root key of a kit in the place of a lost one",
+            (argument("file", metavar="FILE", help="the kit"), _PASSPHRASE),
         ),
     )
