@@ -40,6 +40,7 @@ from engine.progress import Progress
 MARK = "lastro_unfinished_restore"
 INDEX_KINDS = {"CONSTRAINT", "INDEX"}
 EARLY_KINDS = {"INDEX ATTACH"}
+LINK_KIND = "FK CONSTRAINT"
 REFRESH_ROUNDS_MAX = 20
 
 _OCCUPIED = """
@@ -213,15 +214,20 @@ class _Building:
 
         keys = [item for item in entries if item.kind == "CONSTRAINT"]
         indexes = [item for item in entries if item.kind == "INDEX"]
+        # A foreign key to a partitioned table waits until the partitions' indexes are attached.
+        attached = any(item.kind in EARLY_KINDS for item in entries)
+        links = [] if attached else [item for item in entries if item.kind == LINK_KIND]
         try:
             spread(self.connections, [(sizes.get(k.tag.split(" ")[0], 0), build(k)) for k in keys], self.progress)
             # Which table an index belongs to is not in its tag; beside the large tables' reading its order is no matter.
             middle = sorted(sizes.values())[len(sizes) // 2] if sizes else 0
             jobs = [*comparison.jobs(), *((middle, build(index)) for index in indexes)]
+            # Foreign keys lock two tables each: one after another, beside the rest, they cannot block one another.
+            jobs.append((0, lambda connection: self._runner(connection).run_all(links)))
             spread(self.connections, jobs, self.progress)
         except psycopg.errors.SyntaxError as error:
             raise TargetError(f"an index definition cannot be read: {error.diag.message_primary}") from None
-        rest = [item for item in entries if item.kind not in INDEX_KINDS]
+        rest = [item for item in entries if item.kind not in INDEX_KINDS and item not in links]
         rest.sort(key=lambda item: item.kind not in EARLY_KINDS)
         self._runner(self.main).run_all(rest)
 
