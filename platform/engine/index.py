@@ -9,6 +9,7 @@ behind it, in a memory-mapped file, so that nothing is held whole. It can always
     packs x 112       name 32, header 80
     (2^fan_bits + 1) x u32   index of the first entry whose id begins with at least these bits
     entries x 52      id 32, pack u32, frame offset u32, frame length u32, offset u32, length u32
+    zeros             to the next padded size (engine.pack)
 
 Whoever drops packs from the index writes it anew one generation higher; segments of lower generations are
 void. So nothing that a late writer (one that lost its lease) stores afterwards can name packs that are gone.
@@ -26,7 +27,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from engine.errors import ObjectDamaged
-from engine.pack import ID_BYTES
+from engine.pack import ID_BYTES, padded_size
 from engine.ports import Buffer
 from engine.sealed import HEADER_BYTES
 
@@ -79,9 +80,11 @@ def encode_segment(
     fan.append(count)
     head = _HEAD.pack(_MAGIC, VERSION, generation, part, bits, len(packs), count, len(gone))
     table = b"".join(bytes.fromhex(name) + header for name, header in packs)
-    return b"".join(
-        (head, b"".join(map(bytes.fromhex, gone)), table, struct.pack(f">{len(fan)}I", *fan), b"".join(entries))
-    )
+    edges = struct.pack(f">{len(fan)}I", *fan)
+    parts = [head, *map(bytes.fromhex, gone), table, edges, *entries]
+    size = sum(map(len, parts))
+    parts.append(bytes(padded_size(size) - size))  # The size in the store would tell how many chunks there are.
+    return b"".join(parts)
 
 
 class Segment:

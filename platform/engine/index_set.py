@@ -3,6 +3,7 @@
 import hashlib
 import threading
 from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from engine.errors import ObjectDamaged, ObjectMissing, SessionFenced, StoreUnreachable
@@ -14,7 +15,7 @@ from engine.sealed import Kind, open_object, seal_object
 
 SEGMENTS_MAX = 16
 """More small segments than this are merged at the end of a session; 16 and a logarithm remain."""
-SEGMENT_BYTES_MAX = 64 << 20
+SEGMENT_BYTES_MAX = 128 << 20
 _RELOADS_MAX = 5
 
 
@@ -195,9 +196,10 @@ class IndexSet:
 
     def forget_cached(self, names: Iterable[str] = ()) -> None:
         """Drop cache files of segments that are no longer in use."""
-        if self._cache is None or not self._cache.is_dir():
+        if self._cache is None:
             return
         used = {s.name for s in self.segments} | set(names)
-        for path in self._cache.iterdir():
-            if path.name not in used:
-                path.unlink(missing_ok=True)
+        with suppress(OSError):  # Another process clears it too, or it was removed: it is only a cache.
+            for path in self._cache.iterdir():
+                if path.name not in used:
+                    path.unlink(missing_ok=True)

@@ -136,7 +136,7 @@ def _begin(repository: Repository, domain: Domain, dry_run: bool, progress: Prog
     entombed, broken = _tombstones(repository, domain, progress)
     domain.index.reload()
     if domain.index.damaged and not dry_run:
-        index_rebuild(repository, domain, progress, skip=frozenset().union(*entombed.values()))
+        index_rebuild(repository, domain, progress, skip=frozenset())
     return _Work(domain, packs, entombed, broken, _Mark(domain), domain.reader())
 
 
@@ -201,7 +201,7 @@ def _refuse_overtaken(repository: Repository, work: _Work, head: int, tombstone:
     if repository.head_from(head) == head:
         return
     repository.store.delete(tombstone)
-    index_rebuild(repository, work.domain, progress, skip=frozenset().union(*work.entombed.values()))
+    index_rebuild(repository, work.domain, progress, skip=frozenset())
     raise SessionFenced(
         "a backup was committed while this prune was running; nothing was deleted",
         hint="the operation was taken over; start it again",

@@ -301,3 +301,11 @@ def test_stray_names_are_no_numbers(repository):
     for name in ("5", "00000000007", "x", "0000000002.tmp", os.urandom(4).hex() + "z"):
         repository.store.put(f"{repository.prefix}manifests/{name}", [b"stray"])
     assert repository.numbers() == [1]
+
+
+def test_segment_sizes_do_not_tell_the_number_of_chunks():
+    """Goal: sizes in the store tell little. Method: segments of a hundred different counts have few sizes."""
+    packs = [("ab" * 32, bytes(80))]
+    entries = [n.to_bytes(32, "big") + pack_place(0, n, 1, 2, 3) for n in range(2000)]
+    sizes = {len(encode_segment(packs, entries[:count])) for count in range(1900, 2000)}
+    assert len(sizes) < 20

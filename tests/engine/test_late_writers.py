@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from engine.errors import SessionFenced
+from engine.errors import SessionFenced, StoreError
 from engine.ports import Store
 from engine.progress import NullProgress
 from engine.prune import prune
 from engine.rebuild import index_rebuild
 from engine.repository import Repository
 from engine.verify import verify_backup
+from stores._faulty import WRITES, Fault, FaultyStore
 from tests.engine.memory_source import MemorySource, MemoryTable, backup, content, truth
 
 
@@ -169,3 +170,33 @@ def test_a_prune_between_the_last_look_and_the_manifest_ends_the_backup(reposito
         backup(late, MemorySource([table]), number=1)
     assert repository.numbers() == []
     assert repository.forgotten(1)
+
+
+def test_a_backup_that_neither_listing_nor_catalogue_shows_is_kept(repository):
+    """Goal: nothing is deleted on absence. Method: the listing ends early, the catalogue lost its last write."""
+    tables = [MemoryTable(rows={n: f"{name} {n}" for n in range(50)}) for name in ("first", "second")]
+    backup(repository, MemorySource([tables[0]]), number=1)
+    newest = backup(repository, MemorySource([tables[1]]), number=2)
+    store = FaultyStore(repository.store, [Fault("truncated_list", times=9, prefix=repository.prefix + "manifests/")])
+    lied_to = Repository.open(store, repository_id="rep_test", keyring=repository.keyring)
+    prune(lied_to, forget={}, head=1, dry_run=False, progress=NullProgress())
+    assert content(_again(repository), newest) == truth(MemorySource([tables[1]]))
+
+
+def test_a_prune_killed_between_tombstone_and_index_is_finished_by_the_next(repository):
+    """Goal: a rerun ends. Method: die before the index is written anew; prune again; nothing of the garbage is left."""
+    table = MemoryTable(rows={n: f"row {n}" for n in range(50)})
+    with pytest.raises(RuntimeError):
+        _abandon(repository, table)
+    store = FaultyStore(repository.store, [Fault("dead", prefix=repository.prefix + "index/", operations=WRITES)])
+    dying = Repository.open(store, repository_id="rep_test", keyring=repository.keyring)
+    with pytest.raises(StoreError):
+        prune(dying, forget={}, head=0, dry_run=False, progress=NullProgress())
+    assert len(list(repository.store.list(repository.prefix + "tombstones/"))) == 1
+    _prune(repository)
+    left = [
+        info.key
+        for folder in ("data/", "meta/", "tombstones/")
+        for info in repository.store.list(repository.prefix + folder)
+    ]
+    assert left == []
