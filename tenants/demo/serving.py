@@ -52,7 +52,7 @@ def serve(port: int, *, ready: Callable[[], None]) -> int:
             "--log-level",
             "warning",
         ],
-        [sys.executable, os.path.abspath(sys.argv[0]), "worker"],
+        [sys.executable, os.path.abspath(sys.argv[0]), "worker", "--quiet"],
     )
     before = signal.signal(signal.SIGTERM, _stop)
     children: list[subprocess.Popen[bytes]] = []

@@ -91,6 +91,8 @@ def test_the_demo_serves_page_and_worker_until_it_is_stopped(program: Program, t
         assert asked["state"] == "succeeded"
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
+        assert process.stderr is not None
+        assert '"level"' not in process.stderr.read(), "the worker's log would bury the address and the password"
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)) != 0
     finally:

@@ -19,10 +19,11 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--quiet", action="store_true", help="log to the data folder only, not to stderr")
         parser.add_argument("--cluster", type=int, help=argparse.SUPPRESS)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        logs.configure(settings.LASTRO_DATA / "log", level=settings.LASTRO_LOG_LEVEL, stderr=True)
+        logs.configure(settings.LASTRO_DATA / "log", level=settings.LASTRO_LOG_LEVEL, stderr=not options["quiet"])
         if options["cluster"] is not None:
             run_cluster(options["cluster"])
             return
