@@ -24,7 +24,7 @@ from engine.ports import Buffer
 from engine.sealed import HEADER_BYTES, TAG_BYTES, Envelope, Kind, new_envelope, read_envelope
 
 ID_BYTES = 32
-PACK_BYTES_TARGET = 16 << 20
+PACK_BYTES_TARGET = {Kind.DATA_PACK: 12 << 20, Kind.META_PACK: 4 << 20}
 FRAME_BYTES_MAX = 16 << 20
 PACK_CHUNKS_MAX = 1 << 17
 """A pack of tiny chunks is closed there, long before it has its bytes: trailer and index stay small in memory."""
@@ -90,11 +90,12 @@ class PackBuilder:
         self.size = HEADER_BYTES
         self.frames: list[Frame] = []
         self._chunk_count = 0
+        self._bytes_target = PACK_BYTES_TARGET[kind]
 
     @property
     def full(self) -> bool:
         """True when it should be finished rather than take another frame."""
-        return self.size >= PACK_BYTES_TARGET or self._chunk_count >= PACK_CHUNKS_MAX
+        return self.size >= self._bytes_target or self._chunk_count >= PACK_CHUNKS_MAX
 
     @property
     def header(self) -> bytes:
