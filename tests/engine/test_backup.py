@@ -5,13 +5,13 @@ import random
 from pathlib import Path
 
 import pytest
+
 from engine.errors import BackupMissing, ChunkMissing, LastroError, ManifestDamaged, SessionFenced, StoreError
 from engine.progress import NullProgress
 from engine.prune import prune
 from engine.repository import Repository
 from engine.verify import verify_backup
 from stores._faulty import Fault, FaultyStore
-
 from tests.engine.memory_source import MemorySource, MemoryTable, backup, content, truth
 
 
