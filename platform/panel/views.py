@@ -23,6 +23,7 @@ def tenants(request: HttpRequest) -> HttpResponse:
         "counts": selectors.protection_counts(now=clock.now()),
         "next": page[-1].tenant.slug if more else "",
         "now": clock.now(),
+        "late": clock.now() - selectors.AGE_MAX,
     }
     return render(request, "panel/tenants.html", context)
 
@@ -43,5 +44,6 @@ def tenant(request: HttpRequest, slug: str) -> HttpResponse:
         "backups": page,
         "next": page[-1].pk if more else "",
         "now": clock.now(),
+        "late": clock.now() - selectors.AGE_MAX,
     }
     return render(request, "panel/tenant.html", context)

@@ -68,6 +68,28 @@ def test_the_page_shows_what_the_catalogue_has(house: House, master: Client) -> 
     assert master.get("/tenants/nobody/").status_code == 404
 
 
+def test_refusals_are_pages_of_ours(house: House, master: Client) -> None:
+    """Goal: nobody lands on a bare page; ask for what is not there, without the role, with a stale form."""
+    missing = master.get("/tenants/nobody/")
+    assert (missing.status_code, b"All tenants" in missing.content, b"lastro.css" in missing.content) == (
+        404,
+        True,
+        True,
+    )
+    stranger = Client()
+    stranger.force_login(Account.objects.create(username="stranger"))
+    assert b"master role" in stranger.get("/").content
+    stale = Client(enforce_csrf_checks=True).post("/login/", {"username": "boss", "password": "x"})
+    assert (stale.status_code, b"Load it again" in stale.content) == (403, True)
+
+
+def test_a_wrong_password_says_so(house: House) -> None:
+    """Goal: a person knows what to try next; log in as nobody."""
+    page = Client().post("/login/", {"username": "nobody", "password": "wrong"}).content.decode()
+    assert "Not let in" in page
+    assert 'role="alert"' in page
+
+
 def test_names_are_text_and_never_markup(house: House, master: Client) -> None:
     """Goal: a hostile name does nothing; put markup into one."""
     tenant = house.tenant()
