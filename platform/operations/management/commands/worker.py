@@ -31,5 +31,6 @@ class Command(BaseCommand):
             schedules.ensure()
         except (OperationalError, ProgrammingError) as error:
             raise CommandError("the catalogue is not ready; run: manage.py migrate") from error
-        self.stderr.write(f"{os.getpid()}: running operations; Ctrl-C stops")
+        if not options["quiet"]:
+            self.stderr.write(f"{os.getpid()}: running operations; Ctrl-C stops")
         sys.exit(Supervisor(command_line()).run())
