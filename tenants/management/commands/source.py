@@ -28,7 +28,7 @@ def _add(call: Call) -> Answer:
         actor=call.actor,
         test=not options.no_test,
     )
-    return _told(call, row, probe, f"Next: backup create {options.tenant} --type full")
+    return _told(call, row, probe, f"Next: backup create {options.tenant} --type full --here")
 
 
 def _set(call: Call) -> Answer:
