@@ -251,9 +251,11 @@ def _read_tables(parts: Sequence[TablePart], read: Callable[[TablePart], dict[st
     if len(parts) < 2:
         return [read(part) for part in parts]
     with ThreadPoolExecutor(TABLES_AT_ONCE, thread_name_prefix="table") as pool:
-        futures = [pool.submit(read, part) for part in parts]
+        # The largest first, so that no thread is left alone with one at the end.
+        order = sorted(range(len(parts)), key=lambda at: -int(getattr(parts[at], "size_hint", 0)))
+        futures = {at: pool.submit(read, parts[at]) for at in order}
         try:
-            return [future.result() for future in futures]
+            return [futures[at].result() for at in range(len(parts))]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

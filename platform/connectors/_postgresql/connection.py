@@ -6,7 +6,7 @@ and nobody's objects shadow pg_catalog; `row_security` is off so that a policy r
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -87,9 +87,7 @@ def connect(
     parts = parse_dsn(dsn)
     if database is not None:
         parts["dbname"] = database
-    parts.update(connect_timeout=connect_timeout, client_encoding="UTF8")
-    parts.setdefault("application_name", "lastro")
-    parts.setdefault("keepalives_idle", 60)
+    complete(parts, connect_timeout=connect_timeout)
     with errors(side, dsn):
         connection = psycopg.connect(make_conninfo("", **parts), autocommit=True, prepare_threshold=None)
     try:
@@ -105,6 +103,13 @@ def connect(
     return connection
 
 
+def complete(parts: dict[str, Any], *, connect_timeout: int) -> None:
+    """Add to a DSN's parts what every connection of ours has."""
+    parts.update(connect_timeout=connect_timeout, client_encoding="UTF8")
+    parts.setdefault("application_name", "lastro")
+    parts.setdefault("keepalives_idle", 60)
+
+
 def pin(connection: Connection, *, statement_timeout: int, lock_timeout: int) -> None:
     """Set every pinned setting for the session."""
     timeouts = (("statement_timeout", f"{statement_timeout}s"), ("lock_timeout", f"{lock_timeout}s"))
@@ -117,8 +122,13 @@ def begin(connection: Connection, isolation: str, *, read_only: bool = False) ->
 
     None of these statements takes the snapshot yet.
     """
-    settings = "; ".join(f"SET LOCAL {name} = {value!r}" for name, value in PINS)
-    run(connection, f"BEGIN ISOLATION LEVEL {isolation} READ {'ONLY' if read_only else 'WRITE'}; {settings}")
+    run(connection, begin_text(isolation, read_only=read_only))
+
+
+def begin_text(isolation: str, *, read_only: bool, more: Sequence[tuple[str, str]] = ()) -> str:
+    """The statements that begin a transaction with every setting pinned, and with `more` of them."""
+    settings = "; ".join(f"SET LOCAL {name} = {value!r}" for name, value in (*PINS, *more))
+    return f"BEGIN ISOLATION LEVEL {isolation} READ {'ONLY' if read_only else 'WRITE'}; {settings}"
 
 
 def run(connection: Connection, sql: str) -> psycopg.Cursor[tuple[Any, ...]]:

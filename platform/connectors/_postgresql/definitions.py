@@ -5,7 +5,6 @@ what must exist before rows are loaded and what is quicker or only possible afte
 """
 
 import json
-import os
 import re
 import subprocess
 import tempfile
@@ -13,11 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
-from psycopg.conninfo import make_conninfo
-
 from connectors._postgresql.config import PostgresqlConfig
-from connectors._postgresql.connection import Connection, errors, parse_dsn, rows
-from connectors._postgresql.tools import find_pg_dump
+from connectors._postgresql.connection import Connection, errors, rows
+from connectors._postgresql.tools import client_call, find_pg_dump
 from engine.errors import SourceError, SourceUnsupported
 
 PRE_DATA, POST_DATA = "pre-data.sql", "post-data.sql"
@@ -86,20 +83,14 @@ class Dump:
 def _start(
     program: str, config: PostgresqlConfig, section: str, snapshot: str
 ) -> tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]:
-    parts = parse_dsn(config.conninfo)
-    environment = {**os.environ, "PGCLIENTENCODING": "UTF8"}
-    for key in ("password", "sslpassword"):
-        secret = parts.pop(key, None)
-        if secret and key == "password":
-            # An argument list is visible to every user of the machine, the environment is not.
-            environment["PGPASSWORD"] = str(secret)
-    arguments = [program, "--no-password", f"--section={section}", f"--snapshot={snapshot}"]
+    arguments, environment = client_call(program, config.conninfo)
+    arguments += [f"--section={section}", f"--snapshot={snapshot}"]
     arguments += [f"--lock-wait-timeout={config.lock_timeout_seconds * 1000}", "--no-tablespaces", "-B"]
     if config.layout == "schema":
         arguments.append("--schema=" + '"' + config.schema.replace('"', '""') + '"')
     output, complaints = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 (closed by Dump.close)
     process = subprocess.Popen(
-        [*arguments, "--dbname", make_conninfo("", **parts)],
+        arguments,
         stdin=subprocess.DEVNULL, stdout=output, stderr=complaints, env=environment,
     )  # fmt: skip
     return process, output, complaints

@@ -56,9 +56,11 @@ from connectors._postgresql.description import (
     table_facts,
 )
 from connectors._postgresql.part import PostgresTablePart, SnapshotPool
+from connectors._postgresql.piped import Psql
 from connectors._postgresql.quoting import literal
 from connectors._postgresql.rowtext import RowText
 from connectors._postgresql.scope import Selection, select_all, select_tenant
+from connectors._postgresql.tools import find_psql
 from engine.errors import SourceChanged, SourceDenied, SourceError, SourceUnsupported, UsageError
 from engine.ports import DocumentPart, TablePart, TreePart
 from engine.progress import Progress
@@ -119,6 +121,17 @@ def module_names(tables: Sequence[Table]) -> dict[int, str]:
     for table in tables:
         counts[table.name] = counts.get(table.name, 0) + 1
     return {table.oid: table.name if counts[table.name] == 1 else table.display for table in tables}
+
+
+def sizes_of(connection: Connection, oids: Sequence[int]) -> dict[int, int]:
+    """Bytes that the heaps of tables take, with those of their partitions."""
+    found = rows(
+        connection,
+        "SELECT o::int8, coalesce(pg_relation_size(o), 0) + coalesce("
+        "(SELECT sum(pg_relation_size(relid)) FROM pg_partition_tree(o) WHERE isleaf), 0)::int8"
+        f" FROM unnest('{{{','.join(map(str, oids))}}}'::oid[]) o",
+    )
+    return dict(found)
 
 
 def is_utf8(connection: Connection) -> bool:
@@ -194,6 +207,11 @@ class PostgresReader:
             lambda: connect_source(self._config),
             self._snapshot,
             age_seconds_max=self._config.snapshot_age_seconds_max,
+            psql=self._psql(),
+            timeouts=(
+                ("statement_timeout", f"{self._config.statement_timeout_seconds}s"),
+                ("lock_timeout", f"{self._config.lock_timeout_seconds}s"),
+            ),
         )
         self._resources.callback(self._pool.close)
         self._large_objects = self._config.layout == "database" and self._may_read_large_objects()
@@ -202,6 +220,11 @@ class PostgresReader:
             self._progress.warn("postgresql.skipped", f"{name}: {reason}")
         for warning in self._selection.warnings:
             self._progress.warn("postgresql.scope", warning)
+
+    def _psql(self) -> Psql | None:
+        major = self._main.info.server_version // 10000
+        program = find_psql(major, folder=self._config.tools)
+        return Psql(program, self._config.conninfo, self._config.connect_timeout_seconds) if program else None
 
     def _may_read_large_objects(self) -> bool:
         if not large_objects.any_exist(self._main):
@@ -236,6 +259,7 @@ class PostgresReader:
         """One part a table, in the order of names."""
         with errors("source"):
             sequences = sequence_facts(self._main)
+            sizes = sizes_of(self._main, [scope.table.oid for scope in self._selection.scopes])
         modules = module_names([scope.table for scope in self._selection.scopes])
         utf8 = is_utf8(self._main)
         parts = [
@@ -247,6 +271,7 @@ class PostgresReader:
                 fingerprint=fingerprint(scope, text),
                 version_domain=self._domain if may_compare_versions(text) else "",
                 facts=table_facts(scope, text, sequences.get(scope.table.oid, [])),
+                size=sizes.get(scope.table.oid, 0),
             )
             for scope in self._selection.scopes
         ]
