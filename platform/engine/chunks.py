@@ -1,13 +1,15 @@
 """Reading chunks back: located by the index, authenticated, decompressed, and compared with their id."""
 
+import struct
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from contextlib import suppress
 
 from blake3 import blake3
 
 from engine.errors import ChunkMissing, DamageError, ObjectDamaged, ObjectMissing
-from engine.index import Place
+from engine.index import Place, Segment
 from engine.index_set import IndexSet
 from engine.keys import Keyring
 from engine.pack import pack_envelope, read_frame
@@ -16,6 +18,9 @@ from engine.sealed import KIND_AT, Envelope, Kind
 
 CACHE_BYTES_MAX = 24 << 20
 _ENVELOPES_MAX = 256
+_FRAME = slice(32, 44)
+"""Where an index entry names the pack and the frame (engine.index)."""
+_PART, _PART_AT = struct.Struct(">II"), 44
 
 
 class ChunkReader:
@@ -57,6 +62,36 @@ class ChunkReader:
                     with suppress(DamageError):
                         return self._chunk(other, chunk_id)
             raise
+
+    def get_many(self, chunk_ids: Iterable[bytes]) -> dict[bytes, bytes]:
+        """Several chunks at once, read in the order in which they lie: one look at each frame.
+
+        All are held in memory together, so the caller bounds how many. Raises what `get` raises.
+        """
+        found: dict[bytes, bytes] = {}
+        frames: dict[tuple[Segment, bytes], list[tuple[bytes, int]]] = {}
+        segments, new_hash, key = self._index.segments, blake3, self._id_key
+        for chunk_id in set(chunk_ids):
+            for segment in segments:
+                ordinal = segment.ordinal(chunk_id)
+                if ordinal >= 0:
+                    frame = segment.raw(ordinal)[_FRAME]
+                    frames.setdefault((segment, frame), []).append((chunk_id, ordinal))
+                    break
+            else:
+                found[chunk_id] = self.get(chunk_id)
+        for (segment, _), chunks in frames.items():
+            try:
+                payload = self.frame(segment.place(chunks[0][1]))
+            except DamageError:
+                payload = b""
+            for chunk_id, ordinal in chunks:
+                offset, length = _PART.unpack_from(segment.raw(ordinal), _PART_AT)
+                data = payload[offset : offset + length]
+                if new_hash(data, key=key).digest() != chunk_id:
+                    data = self.get(chunk_id)  # Damaged or moved: it knows where else to look and what to say.
+                found[chunk_id] = data
+        return found
 
     def _chunk(self, place: Place, chunk_id: bytes) -> bytes:
         payload = self.frame(place)

@@ -11,9 +11,10 @@ import operator
 import os
 import stat as statmod
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, islice, pairwise
+from functools import partial
+from itertools import accumulate, islice, pairwise, repeat
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -33,6 +34,8 @@ ROOT_MODULE, OTHERS_MODULE = b".", b"/others"
 NO_SUM = bytes(32)
 
 _LEAF_HEAD = struct.Struct("<4sIIII")
+_RECORD, _SUM = struct.Struct(f"{STAT.size}s"), struct.Struct("32s")
+_first = operator.itemgetter(0)
 _COUNT_HEAD = struct.Struct("<4sI")
 _REF = struct.Struct("<32s32sIIIQqII")
 _PART = struct.Struct("<IQ32sH")
@@ -155,20 +158,22 @@ def module_of(path: bytes, mode: int, *, top_modules: bool) -> bytes:
 # ---------------------------------------------------------------- leaves
 
 
-def _parts(rows: Iterable[Row], modes: Sequence[int], sizes: Sequence[int], *, top_modules: bool) -> tuple[Part, ...]:
-    lines: dict[bytes, list[bytes]] = {}
-    files: dict[bytes, int] = {}
-    sizes_of: dict[bytes, int] = {}
-    for row, mode, size in zip(rows, modes, sizes, strict=True):
-        module = module_of(row.path, mode, top_modules=top_modules)
-        lines.setdefault(module, []).append(TYPE_LETTERS[mode & 0xF000] + row.sum + row.path)
-        if mode & 0xF000 == statmod.S_IFREG:
-            files[module] = files.get(module, 0) + 1
-            sizes_of[module] = sizes_of.get(module, 0) + size
-    return tuple(
-        Part(module, files.get(module, 0), sizes_of.get(module, 0), hashlib.sha256(b"\0".join(part) + b"\0").digest())
-        for module, part in lines.items()
-    )
+def leaf_parts(
+    rows: Sequence[Row], modes: Sequence[int], sizes: Sequence[int], *, top_modules: bool
+) -> tuple[Part, ...]:
+    """What each module contributes to a leaf with these rows; `modes` and `sizes` are from their stat records."""
+    groups: dict[bytes, list[int]] = {}
+    for number, (row, mode) in enumerate(zip(rows, modes, strict=True)):
+        groups.setdefault(module_of(row.path, mode, top_modules=top_modules), []).append(number)
+    return tuple(_part(module, numbers, rows, modes, sizes) for module, numbers in groups.items())
+
+
+def _part(
+    module: bytes, numbers: Sequence[int], rows: Sequence[Row], modes: Sequence[int], sizes: Sequence[int]
+) -> Part:
+    lines = [TYPE_LETTERS[modes[n] & 0xF000] + rows[n].sum + rows[n].path for n in numbers]
+    files = [sizes[n] for n in numbers if modes[n] & 0xF000 == statmod.S_IFREG]
+    return Part(module, len(files), sum(files), hashlib.sha256(b"\0".join(lines) + b"\0").digest())
 
 
 def encode_leaf(rows: Sequence[Row], *, top_modules: bool) -> tuple[bytes, LeafRef]:
@@ -189,7 +194,7 @@ def encode_leaf(rows: Sequence[Row], *, top_modules: bool) -> tuple[bytes, LeafR
         ]
     )
     modes, _, _, _, sizes, _, ctimes, _, _ = zip(*STAT.iter_unpack(records), strict=True)
-    parts = _parts(rows, modes, sizes, top_modules=top_modules)
+    parts = leaf_parts(rows, modes, sizes, top_modules=top_modules)
     files, size = sum(part.files for part in parts), sum(part.size for part in parts)
     folders = sum(mode & 0xF000 == statmod.S_IFDIR for mode in modes)
     return data, LeafRef(paths[0], b"", stat_sum(paths, stats), len(rows), folders, files, size, max(ctimes), parts)
@@ -244,7 +249,21 @@ class Leaf:
         )
 
     def rows(self) -> list[Row]:
-        return [self.row(number) for number in range(len(self.paths))]
+        """Every entry, in order."""
+        ids, ends, count = self.ids, self._id_ends, len(self.paths)
+        columns = (
+            self.paths,
+            map(_first, _RECORD.iter_unpack(self._stats)),
+            map(_first, _SUM.iter_unpack(self._sums)),
+            [ids[begin:end] for begin, end in pairwise(ends)] if ids else repeat(b"", count),
+            [self.extras.get(str(number)) for number in range(count)] if self.extras else repeat(None, count),
+        )
+        # Past the constructors of named tuples, which are Python code: a restore does this for every file.
+        return list(map(partial(tuple.__new__, Row), zip(*columns, strict=True)))
+
+    def stats(self) -> list[Stat]:
+        """Every entry's stat record unpacked, in order."""
+        return list(map(partial(tuple.__new__, Stat), STAT.iter_unpack(self._stats)))
 
 
 def _refuse_hostile(paths: Sequence[bytes], names: bytes) -> None:

@@ -18,7 +18,7 @@ from engine.progress import Progress
 from engine.tree_carry import carry_over
 from engine.tree_compare import Comparison, compare_folder
 from engine.tree_format import show_path
-from engine.tree_scan import Exclude, TreeScan, is_staging_name
+from engine.tree_scan import Exclude, count_entries, is_staging_name
 from engine.tree_stage import TreeStage
 from engine.tree_swap import (
     Places,
@@ -158,7 +158,7 @@ def _carry(target: bytes, staging: int, excluded: list[bytes]) -> None:
 
 def _check(view: TreeView, stage: TreeStage, staging: int) -> tuple[Check, ...]:
     """Compare sums and counts; raises TargetError when something is missing, for then nothing may be swapped."""
-    entries = sum(len(span.paths) for span in TreeScan(staging))
+    entries = count_entries(staging)
     wanted = {"entries": view.entry_count - stage.skipped, "files": view.file_count, "bytes": view.byte_count}
     found = {"entries": entries, "files": stage.totals.files, "bytes": stage.totals.bytes}
     summed = stage.totals.sha256

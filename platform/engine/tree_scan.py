@@ -143,6 +143,23 @@ class TreeScan:
         self._problem(code, path, error)
 
 
+def count_entries(root: int) -> int:
+    """How many entries the folder behind the descriptor holds, itself included. Raises OSError.
+
+    Counts what the folders list on disk and asks for no entry's stat record, which a scan would.
+    """
+    total, waiting = 1, [b""]
+    with Folders(root) as folders:
+        while waiting:
+            path = waiting.pop()
+            with os.scandir(folders.open(path)) as listing:
+                prefix = path + b"/" if path else b""
+                found = list(listing)
+                total += len(found)
+                waiting += [prefix + os.fsencode(each.name) for each in found if each.is_dir(follow_symlinks=False)]
+    return total
+
+
 def _names(folder: int) -> list[bytes]:
     """Names in a folder, sorted, without our own staging."""
     found = os.listdir(folder)

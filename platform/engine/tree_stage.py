@@ -12,11 +12,12 @@ import stat as statmod
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 from engine.errors import DamageError, ObjectDamaged
 from engine.progress import Progress
 from engine.tree_folders import Folders
-from engine.tree_format import LeafRef, Row, Totals, encode_leaf, show_path
+from engine.tree_format import LeafRef, Row, Stat, Totals, leaf_parts, show_path
 from engine.tree_sum import add_zeros, blocks_sum
 from engine.tree_view import Entry, TreeView
 
@@ -26,7 +27,11 @@ FETCH_AHEAD = 4
 """Chunks of one large file decoded ahead of the thread that writes it."""
 LARGE_BYTES = 8 << 20
 WARNINGS_MAX = 20
+_OTHER_SUM = "its content has another SHA-256 than was recorded"
 _CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+Item = tuple[Row, Stat]
 
 
 class TreeStage:
@@ -38,6 +43,8 @@ class TreeStage:
     def __init__(self, view: TreeView, root: int, progress: Progress) -> None:
         self._view, self._root, self._progress = view, root, progress
         self._workers = os.cpu_count() or 2
+        self._user = os.geteuid()
+        self._born = Born(root)
         self._first_links: dict[tuple[int, int], Row] = {}
         self._links: list[tuple[bytes, Row]] = []
         self.not_restored: Counter[str] = Counter()
@@ -54,9 +61,10 @@ class TreeStage:
             with Folders(self._root) as folders:
                 for ref in self._view.refs():
                     self._progress.check()
-                    rows = self._view.leaf(ref).rows()
-                    self.totals.add(_checked(ref, rows, top_modules=top_modules))
-                    for batch in self._batches(folders, rows):
+                    leaf = self._view.leaf(ref)
+                    rows, stats = leaf.rows(), leaf.stats()
+                    self.totals.add(_checked(ref, rows, stats, top_modules=top_modules))
+                    for batch in self._batches(folders, rows, stats):
                         pending.append(jobs.submit(self._write_batch, batch, fetchers))
                         if len(pending) > self._workers * 3:
                             pending.popleft().result()
@@ -69,19 +77,21 @@ class TreeStage:
             jobs.shutdown(wait=True, cancel_futures=True)
             fetchers.shutdown(wait=True, cancel_futures=True)
 
-    def _batches(self, folders: Folders, rows: list[Row]) -> Iterator[list[Entry]]:
-        batch: list[Entry] = []
+    def _batches(self, folders: Folders, rows: list[Row], stats: list[Stat]) -> Iterator[list[Item]]:
+        batch: list[Item] = []
         size = 0
-        for row in rows:
-            entry = Entry(row)
-            if statmod.S_ISDIR(entry.stat.mode):
+        for item in zip(rows, stats, strict=True):
+            row, stat = item
+            kind = stat.mode & 0xF000
+            if kind == statmod.S_IFDIR:
                 if row.path:
                     self._make_folder(folders, row.path)
                 continue
-            if entry.is_file and entry.stat.links > 1 and self._is_link(entry):
-                continue
-            batch.append(entry)
-            size += entry.stat.size if entry.is_file else 0
+            if kind == statmod.S_IFREG:
+                if stat.links > 1 and self._is_link(row, stat):
+                    continue
+                size += stat.size
+            batch.append(item)
             if size >= BATCH_BYTES_MAX or len(batch) >= BATCH_FILES_MAX:
                 yield batch
                 batch, size = [], 0
@@ -95,17 +105,12 @@ class TreeStage:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ObjectDamaged(f"{show_path(path)} has no folder to lie in") from error
 
-    def _is_link(self, entry: Entry) -> bool:
+    def _is_link(self, row: Row, stat: Stat) -> bool:
         """True for a further name of a file that is written already and equals this one in all it has."""
-        stat = entry.stat
-        first = self._first_links.setdefault((stat.device, stat.inode), entry.row)
-        if first is entry.row or (first.sum, first.stat, first.extra) != (
-            entry.row.sum,
-            entry.row.stat,
-            entry.row.extra,
-        ):
+        first = self._first_links.setdefault((stat.device, stat.inode), row)
+        if first is row or (first.sum, first.stat, first.extra) != (row.sum, row.stat, row.extra):
             return False  # The first name, or the file changed between the two: then they are kept apart.
-        self._links.append((entry.path, first))
+        self._links.append((row.path, first))
         return True
 
     def _make_links(self) -> None:
@@ -123,26 +128,55 @@ class TreeStage:
 
     # ------------------------------------------------------------ what workers do
 
-    def _write_batch(self, batch: list[Entry], fetchers: ThreadPoolExecutor) -> None:
+    def _write_batch(self, batch: list[Item], fetchers: ThreadPoolExecutor) -> None:
         written = 0
+        contents = self._contents(batch)
         with Folders(self._root) as folders:
-            for entry in batch:
+            for row, stat in batch:
                 try:
-                    folder, name = folders.of(entry.path)
-                    if entry.is_file:
-                        self._write_file(folder, name, entry, fetchers)
-                        written += entry.stat.size
+                    folder, name = folders.of(row.path)
+                    if stat.mode & 0xF000 == statmod.S_IFREG:
+                        data = contents.get(row.ids) if row.extra is None else None
+                        if data is not None and len(data) == stat.size:
+                            self._write_whole(folder, name, row, stat, data)
+                        else:
+                            self._write_file(folder, name, Entry(row, stat), fetchers)
+                        written += stat.size
                     else:
-                        self._write_special(folder, name, entry)
+                        self._write_special(folder, name, Entry(row, stat))
                 except DamageError as error:
-                    raise type(error)(f"{show_path(entry.path)}: {error.message}", hint=error.hint) from error
+                    raise type(error)(f"{show_path(row.path)}: {error.message}", hint=error.hint) from error
         self._progress.advance(bytes=written, items=len(batch))
+
+    def _contents(self, batch: list[Item]) -> dict[bytes, bytes]:
+        """The chunks of the files that have one and fit into memory, by their ids; and none for the empty ones."""
+        wanted = [row.ids for row, stat in batch if len(row.ids) == 32 and stat.size < LARGE_BYTES]
+        try:
+            return {b"": b"", **self._view.reader.get_many(wanted)}
+        except DamageError:
+            return {}  # Each file for itself will meet it again, and name itself.
+
+    def _write_whole(self, folder: int, name: bytes, row: Row, stat: Stat, data: bytes) -> None:
+        """A file whose content is at hand, as nearly all are: with the fewest calls of the system."""
+        if hashlib.sha256(data).digest() != row.sum:
+            raise ObjectDamaged(_OTHER_SUM)
+        ready = self._born.with_mode(stat)
+        descriptor = os.open(name, _CREATE_FLAGS, statmod.S_IMODE(stat.mode) if ready else 0o600, dir_fd=folder)
+        try:
+            if data:
+                _write_fully(descriptor, memoryview(data), 0)
+            if ready:
+                os.utime(descriptor, ns=(stat.mtime_ns, stat.mtime_ns))
+            else:
+                self._set_metadata(descriptor, Entry(row, stat))
+        finally:
+            os.close(descriptor)
 
     def _write_file(self, folder: int, name: bytes, entry: Entry, fetchers: ThreadPoolExecutor | None) -> None:
         descriptor = os.open(name, _CREATE_FLAGS, 0o600, dir_fd=folder)
         try:
             if self._write_content(descriptor, entry, fetchers) != entry.row.sum:
-                raise ObjectDamaged("its content has another SHA-256 than was recorded")
+                raise ObjectDamaged(_OTHER_SUM)
             self._set_metadata(descriptor, entry)
         finally:
             os.close(descriptor)
@@ -194,7 +228,8 @@ class TreeStage:
                 self.not_restored["device"] += 1
                 self.skipped += 1
                 return
-        self._try("owner", lambda: os.chown(name, *self._owner(entry), dir_fd=folder, follow_symlinks=False))
+        if not self._born.with_owner(entry.stat):
+            self._try("owner", lambda: os.chown(name, *self._owner(entry), dir_fd=folder, follow_symlinks=False))
         self._set_xattrs(b"/proc/self/fd/%d/%s" % (folder, name), entry)
         if kind != statmod.S_IFLNK:
             os.chmod(name, statmod.S_IMODE(mode), dir_fd=folder)
@@ -214,14 +249,15 @@ class TreeStage:
 
     def _set_metadata(self, descriptor: int, entry: Entry) -> None:
         """Owner first (it clears setuid), attributes while we may write, then mode, then times."""
-        self._try("owner", lambda: os.fchown(descriptor, *self._owner(entry)))
+        if not self._born.with_owner(entry.stat):
+            self._try("owner", lambda: os.fchown(descriptor, *self._owner(entry)))
         if entry.extra:
             self._set_xattrs(descriptor, entry)
         self._try("mode", lambda: os.fchmod(descriptor, statmod.S_IMODE(entry.stat.mode)))
         os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
 
     def _owner(self, entry: Entry) -> tuple[int, int]:
-        keep = os.geteuid() != 0 and entry.stat.uid == os.geteuid()
+        keep = self._user != 0 and entry.stat.uid == self._user
         return -1 if keep else entry.stat.uid, entry.stat.gid
 
     def _set_xattrs(self, where: int | bytes, entry: Entry) -> None:
@@ -239,12 +275,42 @@ class TreeStage:
             self.not_restored[what] += 1
 
 
-def _checked(ref: LeafRef, rows: list[Row], *, top_modules: bool) -> LeafRef:
+class Born:
+    """What files below a folder are born with: their owner, and the mode bits that creation lets through.
+
+    Seen of a file made for it. A umask, an inherited access list, the set-group bit of the folder, a file system
+    that maps owners: whatever shapes it shapes all that is made below, so that a file of the right owner and mode
+    needs no further call.
+    """
+
+    def __init__(self, root: int) -> None:
+        name = b"lastro-born"
+        descriptor = os.open(name, _CREATE_FLAGS, 0o777, dir_fd=root)
+        try:
+            found = os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+            os.unlink(name, dir_fd=root)
+        self._owner = found.st_uid, found.st_gid
+        self._lost = ~(statmod.S_IMODE(found.st_mode) & 0o777)
+
+    def with_owner(self, stat: Stat) -> bool:
+        """True when a new entry belongs to this one's owner and group at once."""
+        return (stat.uid, stat.gid) == self._owner
+
+    def with_mode(self, stat: Stat) -> bool:
+        """True when a file made with this mode has it, and the owner too. We must be able to write into it."""
+        mode = statmod.S_IMODE(stat.mode)
+        return not mode & self._lost and bool(mode & statmod.S_IWUSR) and (stat.uid, stat.gid) == self._owner
+
+
+def _checked(ref: LeafRef, rows: list[Row], stats: list[Stat], *, top_modules: bool) -> LeafRef:
     """The reference as it follows from the leaf's rows. Raises ObjectDamaged when the list says otherwise."""
-    _, found = encode_leaf(rows, top_modules=top_modules)
-    if found.parts != ref.parts or found.entries != ref.entries:
+    modes, sizes = [stat.mode for stat in stats], [stat.size for stat in stats]
+    parts = leaf_parts(rows, modes, sizes, top_modules=top_modules)
+    if parts != ref.parts or len(rows) != ref.entries:
         raise ObjectDamaged(f"the leaf at {show_path(ref.first)} is not the one its list names")
-    return found
+    return replace(ref, files=sum(part.files for part in parts), size=sum(part.size for part in parts))
 
 
 def _write_fully(descriptor: int, data: memoryview, offset: int) -> None:

@@ -33,19 +33,19 @@ _EXTENT = struct.Struct("<QQ")
 Visit = Callable[[bytes, bool], bool]
 
 
-@dataclass(frozen=True)
 class Entry:
     """One file, folder, link, FIFO or device of a tree; `path` is b"" for the root folder."""
 
-    row: Row
+    __slots__ = ("row", "stat")
+
+    def __init__(self, row: Row, stat: Stat | None = None) -> None:
+        """`stat` is what the row's record says, when that is unpacked already."""
+        self.row = row
+        self.stat = stat or Stat._make(STAT.unpack(row.stat))
 
     @property
     def path(self) -> bytes:
         return self.row.path
-
-    @cached_property
-    def stat(self) -> Stat:
-        return Stat._make(STAT.unpack(self.row.stat))
 
     @property
     def kind(self) -> int:
