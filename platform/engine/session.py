@@ -29,6 +29,7 @@ T = TypeVar("T")
 CHUNK_BYTES_MAX = 8 << 20
 BUNDLE_BYTES = {Kind.DATA_PACK: 2 << 20, Kind.META_PACK: 512 << 10}
 BUNDLE_CHUNKS_MAX = 4096
+FAST_HASH_LOG = 15
 ENTRIES_PENDING_MAX = 1 << 17
 """Index entries held in memory before a segment is written in the middle of a session."""
 
@@ -38,17 +39,20 @@ class Lane:
 
     def __init__(self, session: "Session", kind: Kind) -> None:
         self._session, self._kind = session, kind
-        self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL) if session.compress else None
+        self._compressors: dict[bool, zstandard.ZstdCompressor] = {}
         self._bundle: list[bytes] = []
         self._bundle_chunks: list[tuple[bytes, int, int]] = []
         self._bundle_bytes = 0
 
-    def add(self, data: Buffer) -> bytes:
-        """Store one chunk of at most 8 MiB in a frame of its own, unless it is known; its id."""
+    def add(self, data: Buffer, *, fast: bool = False) -> bytes:
+        """Store one chunk of at most 8 MiB in a frame of its own, unless it is known; its id.
+
+        `fast` compresses in two thirds of the time and 8 % less.
+        """
         assert len(data) <= CHUNK_BYTES_MAX
         chunk_id = blake3(data, key=self._session.id_key).digest()
         if self._session.claim(chunk_id):
-            self._frame(bytes(data), [(chunk_id, 0, len(data))])
+            self._frame(bytes(data), [(chunk_id, 0, len(data))], fast=fast)
         return chunk_id
 
     def add_small(self, data: Buffer) -> bytes:
@@ -71,9 +75,18 @@ class Lane:
             self._bundle, self._bundle_chunks, self._bundle_bytes = [], [], 0
             self._frame(payload, chunks)
 
-    def _frame(self, payload: bytes, chunks: list[tuple[bytes, int, int]]) -> None:
+    def _compressor(self, fast: bool) -> zstandard.ZstdCompressor | None:
+        if self._session.compress and fast not in self._compressors:
+            if fast:
+                parameters = zstandard.ZstdCompressionParameters.from_level(1, hash_log=FAST_HASH_LOG)
+                self._compressors[fast] = zstandard.ZstdCompressor(compression_params=parameters)
+            else:
+                self._compressors[fast] = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
+        return self._compressors.get(fast)
+
+    def _frame(self, payload: bytes, chunks: list[tuple[bytes, int, int]], *, fast: bool = False) -> None:
         try:
-            plain = encode_payload(payload, self._compressor)
+            plain = encode_payload(payload, self._compressor(fast))
             with self._session.builder(self._kind) as builder:
                 builder.add(plain, chunks)
         except BaseException as error:
@@ -90,10 +103,10 @@ class MetaLane(Lane):
         super().__init__(session, Kind.META_PACK)
         self._lock = threading.RLock()
 
-    def add(self, data: Buffer) -> bytes:
+    def add(self, data: Buffer, *, fast: bool = False) -> bytes:
         """See Lane.add."""
         with self._lock:
-            return super().add(data)
+            return super().add(data, fast=fast)
 
     def add_small(self, data: Buffer) -> bytes:
         """See Lane.add_small."""

@@ -64,7 +64,7 @@ DELTA_SHARE_MAX = 5
 class ChunkWriter(Protocol):
     """What runs need of a session's lane."""
 
-    def add(self, data: Buffer) -> bytes: ...
+    def add(self, data: Buffer, *, fast: bool = False) -> bytes: ...
 
     def add_small(self, data: Buffer) -> bytes: ...
 
@@ -78,12 +78,12 @@ class ChunkSource(Protocol):
 # ---------------------------------------------------------------- pieces
 
 
-def pieces_add(lane: ChunkWriter, data: bytes) -> list[str]:
-    """Store data as one chunk, or as several when it is large; b"" needs none."""
+def pieces_add(lane: ChunkWriter, data: bytes, *, fast: bool = False) -> list[str]:
+    """Store data as one chunk, or as several when it is large; b"" needs none. `fast`: see engine.session.Lane."""
     if len(data) <= SMALL_BYTES_MAX:
         return [lane.add_small(data).hex()] if data else []
     view = memoryview(data)
-    return [lane.add(view[at : at + PIECE_BYTES_MAX]).hex() for at in range(0, len(data), PIECE_BYTES_MAX)]
+    return [lane.add(view[at : at + PIECE_BYTES_MAX], fast=fast).hex() for at in range(0, len(data), PIECE_BYTES_MAX)]
 
 
 def pieces_get(reader: ChunkSource, ids: Sequence[str]) -> bytes:

@@ -279,7 +279,7 @@ def _block_write(
         bytes=len(data) + 1,
         last=last.decode("latin-1"),
         leaf=pieces_add(meta, leaf),
-        data=pieces_add(lane, data),
+        data=pieces_add(lane, data, fast=True),
     )
     return block, records
 
