@@ -179,15 +179,17 @@ class TreeBackup:
         return draft
 
     def _await(self, path: bytes, stat: bytes, before: Row | None) -> Awaited:
-        mode, _, _, links, size, *_ = STAT.unpack(stat)
-        regular = statmod.S_ISREG(mode)
+        mode, _, _, links, size, _, _, _, _ = STAT.unpack(stat)
+        regular = mode & 0xF000 == statmod.S_IFREG
         if regular and links > 1:
             # Every name of a hard-linked file bears the same record: its content is read once.
             known = self._links.get(stat)
             if known is not None:
                 return Awaited(*known, path, before)
         place = (
-            self._spread(Job(path, stat)) if regular and size >= SPREAD_BYTES else self._queued(Job(path, stat), size)
+            self._spread(Job(path, stat))
+            if regular and size >= SPREAD_BYTES
+            else self._queued(Job(path, stat), size if regular else 0)
         )
         if regular and links > 1:
             if len(self._links) >= LINKS_KNOWN_MAX:
@@ -206,7 +208,7 @@ class TreeBackup:
     def _queued(self, job: Job, size: int) -> tuple[Batch, int]:
         batch = self._batch
         batch.jobs.append(job)
-        batch.bytes += size if statmod.S_ISREG(STAT.unpack(job.stat)[0]) else 0
+        batch.bytes += size
         place = batch, len(batch.jobs) - 1
         if batch.bytes >= BATCH_BYTES_MAX or len(batch.jobs) >= BATCH_JOBS_MAX:
             self._submit()

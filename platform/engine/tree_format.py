@@ -136,9 +136,10 @@ def begins_leaf(path: bytes) -> bool:
     return not crc32(path) & LEAF_ANCHOR_MASK
 
 
-def entry_weight(path: bytes, mode: int, size: int) -> int:
+def row_weight(row: Row) -> int:
     """What an entry adds to the weight that makes a leaf full."""
-    return len(path) + (size if mode & 0xF000 == statmod.S_IFLNK else 0)
+    # The second byte of a record bears the kind: only links are worth unpacking it.
+    return len(row.path) + (STAT.unpack(row.stat)[4] if row.stat[1] & 0xF0 == 0xA0 else 0)
 
 
 def stat_sum(paths: Sequence[bytes], stats: Sequence[bytes]) -> bytes:

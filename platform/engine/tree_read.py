@@ -215,13 +215,14 @@ class EntryReader:
             return [self._one(folders, job) for job in jobs]
 
     def _one(self, folders: Folders, job: Job) -> Outcome:
-        kind = STAT.unpack(job.stat)[0] & 0xF000
+        fields = STAT.unpack(job.stat)
+        kind = fields[0] & 0xF000
         try:
             if not job.path:
                 return self._described(job, kind, self._root, b".")
             folder, name = folders.of(job.path)
             if kind == statmod.S_IFREG:
-                return self._file(job.path, folder, name)
+                return self._file(job, folder, name, fields[4])
             return self._described(job, kind, folder, name)
         except OSError as error:
             return left_out(error)
@@ -247,9 +248,13 @@ class EntryReader:
 
     # ------------------------------------------------------------ regular files
 
-    def _file(self, path: bytes, folder: int, name: bytes) -> Outcome:
+    def _file(self, job: Job, folder: int, name: bytes, size: int) -> Outcome:
         descriptor = open_file(folder, name)
         try:
+            if size < SMALL_BYTES:
+                row = self._as_scanned(job, descriptor, size)
+                if row is not None:
+                    return Outcome(row)
             for _ in range(READ_TRIES):
                 before = os.fstat(descriptor)
                 if not statmod.S_ISREG(before.st_mode):
@@ -260,9 +265,28 @@ class EntryReader:
                 if stable:
                     break
                 self._progress.check()
-            return self._stored(path, descriptor, content, after, stable=stable)
+            return self._stored(job.path, descriptor, content, after, stable=stable)
         finally:
             os.close(descriptor)
+
+    def _as_scanned(self, job: Job, descriptor: int, size: int) -> Row | None:
+        """The row of a small file that is still what the scan saw after it was read; None for any other.
+
+        Nothing is stored before that is known. The scan's record takes the place of one from before the read.
+        """
+        try:
+            data = os.pread(descriptor, size + 1, 0) if size else b""
+        except OSError:
+            return None  # Not a file any more, or unreadable: the caller finds out which.
+        if data:
+            self._progress.advance(bytes=len(data))
+        info = os.fstat(descriptor)
+        if pack_stat(info) != job.stat or len(data) != size:
+            return None
+        extra: dict[str, Any] = exact_mtime(info)
+        self._keep_xattrs(extra, descriptor)
+        ids = self._keep(self._lane.add_small, data) if data else b""
+        return Row(job.path, job.stat, hashlib.sha256(data).digest(), ids, extra or None)
 
     def _stored(self, path: bytes, descriptor: int, content: Content, info: os.stat_result, *, stable: bool) -> Outcome:
         extra: dict[str, Any] = exact_mtime(info)

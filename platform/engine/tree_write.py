@@ -13,7 +13,6 @@ from engine.tree_format import (
     LEAF_ENTRIES_MAX,
     LEAF_WEIGHT_MAX,
     LIST_LEAVES_MAX,
-    STAT,
     VERSION,
     Leaf,
     LeafRef,
@@ -24,7 +23,7 @@ from engine.tree_format import (
     encode_list,
     encode_root,
     ends_list,
-    entry_weight,
+    row_weight,
 )
 
 
@@ -40,13 +39,12 @@ class LeafCutter:
     def add_rows(self, rows: Sequence[Row]) -> None:
         """Take the next entries, in tree order."""
         for row in rows:
-            mode, _, _, _, size, *_ = STAT.unpack(row.stat)
             if self._full() or begins_leaf(row.path):
                 self._flush()
             elif self._held:
                 self._open_held()
             self._rows.append(row)
-            self._weight += entry_weight(row.path, mode, size)
+            self._weight += row_weight(row)
 
     def add_ref(self, ref: LeafRef, load: Callable[[LeafRef], Leaf]) -> None:
         """Take a leaf as it is when a cut is due before it, else by its rows."""
@@ -72,9 +70,8 @@ class LeafCutter:
         ref, load = self._held
         self._held = None
         for row in load(ref).rows():
-            mode, _, _, _, size, *_ = STAT.unpack(row.stat)
             self._rows.append(row)
-            self._weight += entry_weight(row.path, mode, size)
+            self._weight += row_weight(row)
         if self._full():
             self._rows, self._weight = [], 0
             self._emit_ref(ref)
