@@ -37,6 +37,7 @@ from connectors._postgresql.reader import catalogue_of, is_utf8, selection_of
 from connectors._postgresql.rowtext import RowText
 from connectors._postgresql.scope import Selection
 from connectors._postgresql.staging import Pair, check_required, load_stage, pair_up
+from connectors._postgresql.uniqueness import check_uniqueness
 from engine.errors import SchemaMismatch, TargetError, UsageError
 from engine.faults import kill_point
 from engine.ports import Check, RestoreReport, RestoreRequest, SourceView
@@ -140,6 +141,8 @@ class _Restore:
         self._restore_large_objects()
         missing.complete(self.connection, self._warn)
         links = check_links(self.connection, catalogue, {d.pair.table.oid: d for d in differences if d.any}, lock=quiet)
+        if quiet:
+            check_uniqueness(self.connection, differences)
         self.progress.phase("check")
         checks = [self._compare(pairs), self._schema_check(pairs), self._integrity_check(links)]
         self._advance_sequences(pairs)
