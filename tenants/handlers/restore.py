@@ -214,7 +214,9 @@ def _told(restore: Restore, error: LastroError) -> LastroError:
     if states <= {RestoreSourceState.OLD} or restore.sources.count() < 2 or isinstance(error, RestoreUnproven):
         return error
     saved = f"the safety backup is {restore.safety_backup_id}" if restore.safety_backup_id else "run it again"
-    return RestoreIncomplete(f"{error.message}; {_standing(restore)}", hint=f"{error.hint or ''} {saved}".strip())
+    return RestoreIncomplete(
+        f"{error.message}; {_standing(restore)}", hint="; ".join(filter(None, (error.hint, saved)))
+    )
 
 
 def _since(started: float) -> int:
