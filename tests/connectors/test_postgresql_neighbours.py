@@ -4,7 +4,8 @@ import pytest
 
 from connectors._postgresql.config import PostgresqlConfig
 from engine.errors import TargetError
-from tests.connectors.postgres_views import execute, put_back, table_text, take
+from tests.connectors.postgres_views import execute, put_back, query, table_text, take
+from tests.services.postgres import PostgresServer
 
 SHARED = """
 create table tenant(id int primary key);
@@ -43,3 +44,50 @@ def test_deferrable_constraints_hold(postgres_database: str, constraint: str) ->
             "update door set code = 'a' where id = 3; update door set code = 'c' where id = 3")  # fmt: skip
     put_back(rows_of(postgres_database), view, prove=True)
     assert table_text(postgres_database, "door", "tenant = 1") == ["(1,1,a)", "(2,1,b)", "(5,1,)"]
+
+
+def test_references_from_other_schemas_hold(postgres_database: str) -> None:
+    """Goal: a row that another schema refers to is not deleted. Method: foreign keys across schemas, both ways."""
+    execute(
+        postgres_database,
+        """create schema ours; create schema theirs;
+        create table theirs.land(code text primary key); insert into theirs.land values ('pt');
+        create table ours.guest(id int primary key, land text references theirs.land);
+        create table theirs.visit(id int primary key, guest int references ours.guest on delete cascade);
+        insert into ours.guest values (1, 'pt')""",
+    )
+    ours = schema_of(postgres_database, "ours")
+    view = take(ours)
+    execute(postgres_database, "insert into ours.guest values (2, null); insert into theirs.visit values (1, 2)")
+    with pytest.raises(TargetError, match="theirs.visit"):
+        put_back(ours, view)
+    assert query(postgres_database, "select * from theirs.visit join ours.guest g on g.id = guest") == [(1, 2, 2, None)]
+    execute(postgres_database, "delete from theirs.visit; delete from ours.guest; delete from theirs.land")
+    with pytest.raises(TargetError, match="theirs.land"):
+        put_back(ours, view)
+    assert query(postgres_database, "select * from ours.guest") == []
+
+
+def test_deferred_triggers_are_counted(postgres: PostgresServer, postgres_database: str) -> None:
+    """Goal: what a trigger writes at the very end is seen too. Method: a deferred trigger, a role that cannot silence it."""
+    execute(
+        postgres_database,
+        SHARED + "create table log(what text); create function log() returns trigger language plpgsql as"
+        " $$ begin insert into public.log values ('x'); return null; end $$; insert into note values (1, 1, 'a'), (2, 2, 'b');"
+        "create constraint trigger late after delete or insert on note deferrable initially deferred for each row"
+        " execute function log()",
+    )
+    role = postgres.create_role()
+    try:
+        execute(postgres_database, f"grant all on all tables in schema public to {role}")
+        plain = rows_of(postgres.dsn(postgres_database.rsplit("/", 1)[1], user=role))
+        view = take(plain)
+        execute(postgres_database, "delete from note where id = 1")
+        execute(postgres_database, "delete from log")
+        with pytest.raises(TargetError, match="log"):
+            put_back(plain, view)
+        assert query(postgres_database, "select count(*) from log") == [(0,)]
+        assert query(postgres_database, "select id from note") == [(2,)]
+    finally:
+        execute(postgres_database, f"drop owned by {role}")
+        postgres.drop_role(role)

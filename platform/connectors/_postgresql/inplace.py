@@ -29,7 +29,7 @@ from connectors._postgresql.definitions import SEQUENCES
 from connectors._postgresql.description import sequence_facts
 from connectors._postgresql.difference import Difference, adopted_rows, compute, remaining
 from connectors._postgresql.followers import advance_all, advance_past_rows, refresh_views
-from connectors._postgresql.links import check_links
+from connectors._postgresql.links import check_links, with_linked_schemas
 from connectors._postgresql.missing import Missing
 from connectors._postgresql.neighbours import Ledger, Outside, fingerprint_outside
 from connectors._postgresql.part import copy_lines
@@ -128,8 +128,9 @@ class _Restore:
         if not self.request.prove:
             self._lock(selection)
         self._check_schema_again(selection)
+        linked = with_linked_schemas(self.connection, catalogue, self.config.schema)
         ordered = parents_first(pairs, catalogue.foreign_keys)
-        differences = [compute(self.connection, pair, catalogue.foreign_keys) for pair in ordered]
+        differences = [compute(self.connection, pair, linked.foreign_keys) for pair in ordered]
         adopted = {d.pair.table.oid: adopted_rows(d.pair) for d in differences if d.adopted}
         before = self._fingerprint(catalogue, selection, adopted)
         for difference in differences:
@@ -140,9 +141,7 @@ class _Restore:
         self._apply(differences, ledger, quiet=quiet)
         self._restore_large_objects()
         missing.complete(self.connection, self._warn)
-        links = check_links(self.connection, catalogue, {d.pair.table.oid: d for d in differences if d.any}, lock=quiet)
-        if quiet:
-            check_uniqueness(self.connection, differences)
+        links = self._check_constraints(linked if quiet else catalogue, differences, quiet=quiet)
         self.progress.phase("check")
         checks = [self._compare(pairs), self._schema_check(pairs), self._integrity_check(links)]
         self._advance_sequences(pairs)
@@ -243,6 +242,15 @@ class _Restore:
 
     def _deferred_uniqueness(self) -> None:
         run(self.connection, "SET CONSTRAINTS ALL DEFERRED")
+
+    def _check_constraints(self, catalogue: Catalogue, differences: Sequence[Difference], *, quiet: bool) -> int:
+        """Check what the server could not, and let it check now what it would check at the commit; return how many links."""
+        if quiet:
+            check_uniqueness(self.connection, differences)
+        links = check_links(self.connection, catalogue, {d.pair.table.oid: d for d in differences if d.any}, lock=quiet)
+        # Deferred triggers must have written what they write before anybody counts the rows.
+        run(self.connection, "SET CONSTRAINTS ALL IMMEDIATE")
+        return links
 
     def _restore_large_objects(self) -> None:
         if self.config.layout != "database":

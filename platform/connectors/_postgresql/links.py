@@ -11,11 +11,24 @@ from collections.abc import Mapping
 
 import psycopg
 
-from connectors._postgresql.catalogue import Catalogue, ForeignKey, Table
-from connectors._postgresql.connection import Connection, run, value
+from connectors._postgresql.catalogue import Catalogue, ForeignKey, Table, read_catalogue
+from connectors._postgresql.connection import Connection, rows, run, value
 from connectors._postgresql.difference import Difference
-from connectors._postgresql.quoting import ident
+from connectors._postgresql.quoting import ident, literal
 from engine.errors import TargetError
+
+_LINKED_SCHEMAS = """
+SELECT DISTINCT unnest(ARRAY[a.nspname, b.nspname]) FROM pg_constraint k
+  JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace a ON a.oid = c.relnamespace
+  JOIN pg_class p ON p.oid = k.confrelid JOIN pg_namespace b ON b.oid = p.relnamespace
+ WHERE k.contype = 'f' AND {schema} IN (a.nspname, b.nspname)
+"""
+
+
+def with_linked_schemas(connection: Connection, catalogue: Catalogue, schema: str) -> Catalogue:
+    """A schema's catalogue with the tables of all schemas that foreign keys join it to."""
+    linked = {row[0] for row in rows(connection, _LINKED_SCHEMAS.format(schema=literal(schema)))} if schema else set()
+    return read_catalogue(connection, schemas=sorted(linked)) if linked - {schema} else catalogue
 
 
 def check_links(
