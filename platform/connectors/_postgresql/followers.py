@@ -29,21 +29,22 @@ def advance_all(connection: Connection, stored: Iterable[Mapping[str, Any]]) -> 
 
 def advance(connection: Connection, schema: str, sequence: str, wanted: int) -> None:
     """Make sure that a sequence has given `wanted`; it never moves backwards."""
-    name = f"{literal(ident(schema, sequence))}::regclass"
-    last, step, maximum = rows(
+    quoted = ident(schema, sequence)
+    name = f"{literal(quoted)}::regclass"
+    # pg_sequence_last_value is null for a sequence that was set ahead and not drawn from yet; its relation tells.
+    following, step, maximum = rows(
         connection,
-        f"SELECT pg_sequence_last_value({name}), seqincrement, seqmax FROM pg_sequence WHERE seqrelid = {name}",
+        f"SELECT last_value::numeric + CASE WHEN is_called THEN seqincrement ELSE 0 END, seqincrement, seqmax"
+        f" FROM {quoted}, pg_sequence WHERE seqrelid = {name}",
     )[0]
-    if step < 0 or wanted > maximum or (last is not None and last >= wanted):
+    if step < 0 or wanted > maximum or following > wanted:
         return
-    steps = -(-(wanted - last) // step) if last is not None else NEXTVAL_STEPS_MAX + 1
+    steps = (wanted - int(following)) // step + 1
     if steps <= NEXTVAL_STEPS_MAX:
         # Unlike setval, this cannot undo what a concurrent session has drawn in between.
         run(connection, f"SELECT max(nextval({name})) FROM generate_series(1, {steps})")
     else:
-        run(
-            connection, f"SELECT setval({name}, greatest({wanted}, coalesce(pg_sequence_last_value({name}), {wanted})))"
-        )
+        run(connection, f"SELECT setval({name}, greatest({wanted}, last_value)) FROM {quoted}")
 
 
 def refresh_views(connection: Connection, views: Iterable[tuple[str, str]], warn: Callable[[str], None]) -> None:
