@@ -105,3 +105,17 @@ def test_sequence_that_was_set_ahead_stays_there(postgres_database: str, prepare
         execute(postgres_database, f"delete from one.s where id = 9; {prepared}")
         put_back(config, view)
         assert query(postgres_database, "select nextval('one.s_id_seq')") == [(1000,)]
+
+
+def test_proof_reads_whole_rows(postgres_database: str) -> None:
+    """Goal: the fingerprint covers every column. Method: a table with a column named like the query's own alias."""
+    execute(postgres_database, SHARED + "create table odd(id int primary key, t text, tenant int, v text);"
+            "insert into odd values (1, 'x', 1, 'a'), (2, 'x', 2, 'b')")  # fmt: skip
+    view = take(rows_of(postgres_database))
+    digests = []
+    for value in ("b", "c"):
+        execute(postgres_database, f"update odd set v = '{value}' where id = 2")
+        neighbours = put_back(rows_of(postgres_database), view, prove=True).report.neighbours
+        assert neighbours is not None
+        digests.append(neighbours["fingerprints"]["public.odd"]["digest"])
+    assert digests[0] != digests[1]
