@@ -1,5 +1,6 @@
 """Rows straight into tables that are new: COPY without a difference, and the digests read back."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -8,8 +9,9 @@ from functools import partial
 import psycopg
 
 from connectors._postgresql.catalogue import Catalogue, Table
-from connectors._postgresql.connection import Connection, run, translate, value
-from connectors._postgresql.part import copy_lines
+from connectors._postgresql.connection import Connection, begin_text, run, translate, value
+from connectors._postgresql.part import PIPED_BYTES_MIN, copy_lines
+from connectors._postgresql.piped import Psql
 from connectors._postgresql.quoting import ident, idents, literal
 from connectors._postgresql.reader import is_utf8
 from connectors._postgresql.rowtext import RowText
@@ -102,14 +104,21 @@ def spread(connections: Sequence[Connection], work: Sequence[Job], progress: Pro
             future.result()
 
 
-def digest_of(connection: Connection, table: Table, view: TableView) -> str:
-    """The digest of a whole table read back; a row count where its columns are no longer the backup's."""
+def digest_of(connection: Connection, table: Table, view: TableView, psql: Psql | None = None) -> str:
+    """The digest of a whole table read back; a row count where its columns are no longer the backup's.
+
+    With `psql` a large table is read through it, in a transaction of its own.
+    """
     types = {column.name: column.type for column in table.columns}
     if any(types.get(column.name) != column.type for column in view.columns):
         return count_of(connection, table)
     text = RowText(table, tuple(table.column(c.name) for c in view.columns), view.key, is_utf8(connection))
     query = text.select(Scope(table, "", (), "restored"), version=False, leading=False)
-    return table_digest(copy_lines(connection, query), view.key)[0]
+    lines = copy_lines(connection, query)
+    if psql and view.byte_count >= PIPED_BYTES_MIN and psql.takes(query):
+        lines = psql.lines([begin_text("READ COMMITTED", read_only=True)], query)
+    with contextlib.closing(lines):
+        return table_digest(lines, view.key)[0]
 
 
 def count_of(connection: Connection, table: Table) -> str:
@@ -123,8 +132,16 @@ class Comparison:
     Without `validate` rows are counted only: what went in was checked against the backup's chunks on the way.
     """
 
-    def __init__(self, catalogue: Catalogue, destinations: Sequence[Destination], *, validate: bool) -> None:
-        self._catalogue, self._validate = catalogue, validate
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        destinations: Sequence[Destination],
+        *,
+        validate: bool,
+        psql: Psql | None = None,
+    ) -> None:
+        """`psql` may be given when what was loaded is committed."""
+        self._catalogue, self._validate, self._psql = catalogue, validate, psql
         self._destinations = destinations
         self._actual: dict[str, str] = {}
         self._expected: dict[str, str] = {}
@@ -138,7 +155,7 @@ class Comparison:
         if table is None:
             raise TargetError(f"{destination.quoted} is not there after the restore")
         view = destination.view
-        found = digest_of(connection, table, view) if self._validate else count_of(connection, table)
+        found = digest_of(connection, table, view, self._psql) if self._validate else count_of(connection, table)
         wanted = getattr(view, "sha256", None)
         self._actual[view.name] = found
         self._expected[view.name] = f"{view.row_count} rows" if found.endswith(" rows") or not wanted else wanted

@@ -29,6 +29,7 @@ from connectors._postgresql.loading import (
     set_sequences,
     spread,
 )
+from connectors._postgresql.piped import Psql
 from connectors._postgresql.quoting import ident, literal
 from connectors._postgresql.roles import apply_database, create_roles
 from connectors._postgresql.statements import Runner
@@ -126,7 +127,8 @@ class _Building:
         self._load(destinations)
         kill_point("pg.build.loaded")
         self.progress.phase("indexes")
-        comparison = Comparison(read_catalogue(self.main), destinations, validate=self.request.validate)
+        psql = Psql.find(self.config, server_version=self.main.info.server_version)
+        comparison = Comparison(read_catalogue(self.main), destinations, validate=self.request.validate, psql=psql)
         self._finish_definitions(comparison)
         if SEQUENCES in self.view.documents:
             set_sequences(self.main, self._document(SEQUENCES), rename={})

@@ -18,8 +18,9 @@ from typing import IO
 import psycopg
 from psycopg.conninfo import make_conninfo
 
+from connectors._postgresql.config import PostgresqlConfig
 from connectors._postgresql.connection import complete, parse_dsn
-from connectors._postgresql.tools import client_call
+from connectors._postgresql.tools import client_call, find_psql
 
 PIPE_BYTES = 1 << 20
 QUERY_CHARACTERS_MAX = 100_000
@@ -36,6 +37,12 @@ class Psql:
     program: str
     conninfo: str
     connect_timeout_seconds: int
+
+    @classmethod
+    def find(cls, config: PostgresqlConfig, *, server_version: int) -> "Psql | None":
+        """The psql beside the pg_dump for that server; None where there is none."""
+        program = find_psql(server_version // 10000, folder=config.tools)
+        return cls(program, config.conninfo, config.connect_timeout_seconds) if program else None
 
     def takes(self, query: str) -> bool:
         """Whether the query can be given to it."""

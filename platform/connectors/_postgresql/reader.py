@@ -60,7 +60,6 @@ from connectors._postgresql.piped import Psql
 from connectors._postgresql.quoting import literal
 from connectors._postgresql.rowtext import RowText
 from connectors._postgresql.scope import Selection, select_all, select_tenant
-from connectors._postgresql.tools import find_psql
 from engine.errors import SourceChanged, SourceDenied, SourceError, SourceUnsupported, UsageError
 from engine.ports import DocumentPart, TablePart, TreePart
 from engine.progress import Progress
@@ -207,7 +206,7 @@ class PostgresReader:
             lambda: connect_source(self._config),
             self._snapshot,
             age_seconds_max=self._config.snapshot_age_seconds_max,
-            psql=self._psql(),
+            psql=Psql.find(self._config, server_version=self._main.info.server_version),
             timeouts=(
                 ("statement_timeout", f"{self._config.statement_timeout_seconds}s"),
                 ("lock_timeout", f"{self._config.lock_timeout_seconds}s"),
@@ -220,11 +219,6 @@ class PostgresReader:
             self._progress.warn("postgresql.skipped", f"{name}: {reason}")
         for warning in self._selection.warnings:
             self._progress.warn("postgresql.scope", warning)
-
-    def _psql(self) -> Psql | None:
-        major = self._main.info.server_version // 10000
-        program = find_psql(major, folder=self._config.tools)
-        return Psql(program, self._config.conninfo, self._config.connect_timeout_seconds) if program else None
 
     def _may_read_large_objects(self) -> bool:
         if not large_objects.any_exist(self._main):
