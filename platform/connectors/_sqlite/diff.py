@@ -224,7 +224,7 @@ class TableDiff:
         if table.rowid and self._plan.mode != "alias":
             columns, values = [table.rowid, *columns], ["handle", *values]
         self._run(
-            f"INSERT INTO main.{quote(table.name)} ({', '.join(columns)}) "
+            f"INSERT OR ABORT INTO main.{quote(table.name)} ({', '.join(columns)}) "
             f"SELECT {', '.join(values)} FROM {self._temp} WHERE op IN ({ops}) ORDER BY op DESC, rowid"
         )
 
@@ -238,10 +238,11 @@ class TableDiff:
                 f"{quote(table.name)}.{quote(name)} = source.c{at}" for at, name in enumerate(self._key_columns)
             )
         self._run(
-            f"UPDATE main.{quote(table.name)} SET {pairs} FROM {self._temp} AS source WHERE source.op = {_UPDATE} AND {match}"
+            f"UPDATE OR ABORT main.{quote(table.name)} SET {pairs} FROM {self._temp} AS source WHERE source.op = {_UPDATE} AND {match}"
         )
 
     def _run(self, sql: str) -> None:
+        """Run a statement that says OR ABORT: a schema's own ON CONFLICT REPLACE would delete another tenant's row."""
         before = self._connection.total_changes
         try:
             self._connection.execute(sql)

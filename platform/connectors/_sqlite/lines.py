@@ -108,7 +108,7 @@ def insert_all(connection: sqlite3.Connection, into: str, rows: Iterable[tuple[A
         (odd if RawText in map(type, row) else plain).append(row)
     if plain:
         places = ",".join("?" * len(plain[0]))
-        connection.executemany(f"INSERT INTO {into} VALUES ({places})", plain)
+        connection.executemany(f"INSERT OR ABORT INTO {into} VALUES ({places})", plain)
     for row in odd:
         places = ",".join("CAST(? AS TEXT)" if type(value) is RawText else "?" for value in row)
-        connection.execute(f"INSERT INTO {into} VALUES ({places})", row)
+        connection.execute(f"INSERT OR ABORT INTO {into} VALUES ({places})", row)
