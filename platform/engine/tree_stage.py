@@ -19,6 +19,7 @@ from engine.progress import Progress
 from engine.tree_folders import Folders
 from engine.tree_format import LeafRef, Row, Stat, Totals, leaf_parts, show_path
 from engine.tree_sum import add_zeros, blocks_sum
+from engine.tree_swap import sync_file_system
 from engine.tree_view import Entry, TreeView
 
 BATCH_FILES_MAX = 200
@@ -26,6 +27,8 @@ BATCH_BYTES_MAX = 2 << 20
 FETCH_AHEAD = 4
 """Chunks of one large file decoded ahead of the thread that writes it."""
 LARGE_BYTES = 8 << 20
+FLUSH_BYTES = 64 << 20
+"""So much content waits for the disk when it is told to begin."""
 WARNINGS_MAX = 20
 _OTHER_SUM = "its content has another SHA-256 than was recorded"
 _CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -45,6 +48,8 @@ class TreeStage:
         self._workers = os.cpu_count() or 2
         self._user = os.geteuid()
         self._born = Born(root)
+        self._flush: Future[None] | None = None
+        self._unflushed = 0
         self._first_links: dict[tuple[int, int], Row] = {}
         self._links: list[tuple[bytes, Row]] = []
         self.not_restored: Counter[str] = Counter()
@@ -56,6 +61,7 @@ class TreeStage:
         top_modules = bool(self._view.node["top_modules"])
         jobs = ThreadPoolExecutor(self._workers, "restore")
         fetchers = ThreadPoolExecutor(self._workers, "fetch")
+        flusher = ThreadPoolExecutor(1, "flush")
         pending: deque[Future[None]] = deque()
         try:
             with Folders(self._root) as folders:
@@ -66,16 +72,27 @@ class TreeStage:
                     self.totals.add(_checked(ref, rows, stats, top_modules=top_modules))
                     for batch in self._batches(folders, rows, stats):
                         pending.append(jobs.submit(self._write_batch, batch, fetchers))
+                        self._flush_early(flusher)
                         if len(pending) > self._workers * 3:
                             pending.popleft().result()
             while pending:
                 pending.popleft().result()
             self._make_links()
+            if self._flush is not None:
+                self._flush.result()
         finally:
             for future in pending:
                 future.cancel()
-            jobs.shutdown(wait=True, cancel_futures=True)
-            fetchers.shutdown(wait=True, cancel_futures=True)
+            for pool in (jobs, fetchers, flusher):
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _flush_early(self, flusher: ThreadPoolExecutor) -> None:
+        """Have the disk work while we do, so that the sync at the end finds little left."""
+        if self._unflushed >= FLUSH_BYTES and (self._flush is None or self._flush.done()):
+            if self._flush is not None:
+                self._flush.result()  # The kernel reports a lost write once: it must not be lost here.
+            self._unflushed = 0
+            self._flush = flusher.submit(sync_file_system, self._root)
 
     def _batches(self, folders: Folders, rows: list[Row], stats: list[Stat]) -> Iterator[list[Item]]:
         batch: list[Item] = []
@@ -93,8 +110,10 @@ class TreeStage:
                 size += stat.size
             batch.append(item)
             if size >= BATCH_BYTES_MAX or len(batch) >= BATCH_FILES_MAX:
+                self._unflushed += size
                 yield batch
                 batch, size = [], 0
+        self._unflushed += size
         if batch:
             yield batch
 
