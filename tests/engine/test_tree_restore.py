@@ -45,6 +45,31 @@ def _leftovers(folder: Path) -> list[str]:
     return [name for name in os.listdir(folder) if name.startswith(".lastro-")]
 
 
+@as_root
+@pytest.mark.parametrize(("umask", "parent_mode"), [(0o022, 0o755), (0o077, 0o755), (0o022, 0o2775), (0, 0o2777)])
+def test_mode_and_owner_whatever_shapes_new_files(
+    repository: Repository, tmp_path: Path, umask: int, parent_mode: int
+) -> None:
+    """Goal: every mode and owner exactly, however the place bears files; a umask, a folder that gives its group."""
+    root = tmp_path / "tree"
+    for number, mode in enumerate((0o777, 0o666, 0o644, 0o600, 0o400, 0o000, 0o1644, 0o2755, 0o4755, 0o6777)):
+        for owner in ((0, 0), (0, 4321), (1234, 0)):
+            path = write(root / f"d{number}" / f"{owner[0]}-{owner[1]}", b"x" * number)
+            os.chown(path, *owner)
+            path.chmod(mode)
+    saved, wanted = save(repository, root), fingerprint(root)
+    place = tmp_path / "place"
+    place.mkdir()
+    os.chown(place, 0, 4321)
+    place.chmod(parent_mode)
+    before = os.umask(umask)
+    try:
+        saved.restore(place / "out")
+    finally:
+        os.umask(before)
+    assert fingerprint(place / "out") == wanted
+
+
 def test_counts_and_exact_replacement(repository: Repository, tmp_path: Path) -> None:
     """Goal: in place the folder becomes what it was, and the report says what that changed."""
     root = _sample(tmp_path / "tree")
