@@ -198,6 +198,13 @@ class SqliteConnector:
         stored = view.facts["layout"]
         if stored != self._config.layout:
             raise UsageError(f"the backup has layout {stored}, the source {self._config.layout}")
+        for name, now in (("tenant_column", layout.tenant_column), ("tenant_value", layout.tenant_value)):
+            was = view.facts.get(name, now)
+            if was != now:
+                raise UsageError(
+                    f"the backup was made with {name}={was!r}, the source now says {now!r}",
+                    hint="set the source back; a restore would put one tenant's rows over another's",
+                )
         return layout
 
     def _restore_new(
@@ -207,6 +214,9 @@ class SqliteConnector:
         folder = os.path.dirname(path)
         if not os.path.isdir(folder):
             raise TargetUnreachable(f"there is no folder {folder}", hint="create it first")
+        left = [path + suffix for suffix in ("-wal", "-journal") if os.path.exists(path + suffix)]
+        if left and not request.in_place and not request.overwrite:
+            raise TargetOccupied(f"{left[0]} exists", hint="choose another path, or confirm that it may be removed")
         staged = f"{path}.lastro-{request.label}"
         _remove(staged)
         pragmas = StoredSchema.of(view).pragmas
@@ -307,6 +317,9 @@ def _publish(staged: str, path: str) -> None:
         os.close(descriptor)
     if os.path.exists(path) and os.path.getsize(path) == 0:
         os.unlink(path)
+    # SQLite would replay a lost database's log or journal into this one; it drops them itself beside an empty file.
+    if not os.path.lexists(path):
+        _remove(path)
     try:
         os.link(staged, path)
     except FileExistsError:

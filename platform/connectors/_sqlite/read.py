@@ -103,6 +103,7 @@ class SqliteView:
         self.facts: Mapping[str, Any] = {
             "layout": "database" if layout.whole else "rows",
             "tenant_column": layout.tenant_column,
+            "tenant_value": layout.tenant_value,
             "sqlite_version": sqlite3.sqlite_version,
             "scope": self.scope.through,
         }
