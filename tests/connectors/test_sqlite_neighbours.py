@@ -1,11 +1,14 @@
 """What a restore must not do to anybody else's rows, where SQLite itself would not notice."""
 
+import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from engine.errors import TargetError
-from tests.connectors.sqlite_samples import Bench, everything, run, tenant
+from engine.errors import TargetError, TargetOccupied, UsageError
+from tests.connectors.sqlite_samples import Bench, database, everything, query, run, tenant
 
 
 @pytest.fixture
@@ -48,6 +51,18 @@ def test_conflict_clauses_of_the_schema_do_not_count(
     assert everything(path) == live
 
 
+def test_settings_of_another_tenant_are_refused(bench: Bench, tmp_path: Path) -> None:
+    """Goal: one tenant's backup never empties another. Method: a backup without rows, settings that name a neighbour."""
+    path = tmp_path / "shared.db"
+    run(path, "CREATE TABLE door(id INTEGER PRIMARY KEY, tenant_id INT); INSERT INTO door VALUES (1, 2), (2, 2)")
+    manifest = bench.backup(tenant(path, "1"))
+    with pytest.raises((UsageError, TargetError)):
+        bench.restore(tenant(path, "2"), manifest)
+    with pytest.raises(UsageError):
+        bench.restore(tenant(path, "1", "id"), manifest)
+    assert query(path, "SELECT count(*) FROM door") == [(2,)]
+
+
 BETWEEN = """
 CREATE TABLE account(id INTEGER PRIMARY KEY, tenant_id INT);
 CREATE TABLE transfer(id INTEGER PRIMARY KEY, payer INT REFERENCES account, payee INT REFERENCES account, sum INT);
@@ -58,3 +73,60 @@ INSERT INTO transfer VALUES (1, 1, 3, 10), (2, 1, 2, 20), (3, 2, NULL, 30), (4, 
 INSERT INTO entry VALUES (1, 1, 0), (2, 1, 0), (3, 1, 0), (4, 1, 0);
 INSERT INTO box VALUES (1, 1, NULL), (2, NULL, 1), (3, 2, NULL), (4, NULL, 3), (5, 1, 3), (6, NULL, 5);
 """
+
+
+def test_rows_between_two_tenants_belong_to_neither(bench: Bench, tmp_path: Path) -> None:
+    """Goal: what another tenant sees too is not restored. Method: rows with one parent of each, and what hangs on them."""
+    path = tmp_path / "shared.db"
+    run(path, BETWEEN)
+    connector = tenant(path, "1")
+    manifest = bench.backup(connector)
+    assert {table.name: table.row_count for table in bench.view(manifest).tables} == {
+        "account": 2,
+        "transfer": 2,
+        "entry": 2,
+        "box": 2,
+    }
+    run(
+        path,
+        "UPDATE transfer SET sum = 0; DELETE FROM entry WHERE transfer IN (1, 2); INSERT INTO transfer VALUES (5, 2, 1, 50);"
+        "INSERT INTO entry VALUES (5, 1, 0); DELETE FROM box WHERE id = 2; UPDATE box SET account = NULL WHERE id = 5",
+    )
+    bench.restore(connector, manifest, prove=True)
+    assert query(path, "SELECT id, sum FROM transfer ORDER BY id") == [(1, 10), (2, 0), (3, 0), (4, 40), (5, 0 + 50)]
+    assert query(path, "SELECT transfer FROM entry ORDER BY 1") == [(1,), (3,), (4,), (5,)]
+    assert query(path, "SELECT id, account FROM box ORDER BY id") == [
+        (1, 1), (2, None), (3, 2), (4, None), (5, None), (6, None),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("journal", ["wal", "delete"])
+def test_what_a_lost_file_left_behind_is_not_replayed(bench: Bench, tmp_path: Path, journal: str) -> None:
+    """Goal: a restored file holds the backup alone. Method: the database is gone, its journal or log is still there."""
+    path = tmp_path / "own.db"
+    run(
+        path,
+        f"PRAGMA journal_mode = {journal}; CREATE TABLE t(id INTEGER PRIMARY KEY, v); INSERT INTO t VALUES (1, 'kept')",
+    )
+    manifest = bench.backup(database(path))
+    before = everything(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("PRAGMA cache_size = 5")
+        writer.execute("BEGIN")
+        writer.execute("UPDATE t SET v = 'later'")
+        writer.executemany("INSERT INTO t(v) VALUES (?)", [(str(at) * 900,) for at in range(200)])
+        if journal == "wal":
+            writer.execute("COMMIT")
+        for name in (f"{path}-wal", f"{path}-journal"):
+            if Path(name).exists():
+                shutil.copy(name, name + ".copy")
+    path.unlink()
+    left = [Path(f"{path}{suffix}") for suffix in ("-wal", "-journal") if Path(f"{path}{suffix}.copy").exists()]
+    assert left
+    for name in left:
+        shutil.move(f"{name}.copy", name)
+    with pytest.raises(TargetOccupied):
+        bench.restore(database(tmp_path / "x.db"), manifest, target={"path": str(path)})
+    bench.restore(database(path), manifest)
+    assert everything(path) == before
+    assert query(path, "PRAGMA integrity_check") == [(bytearray(b"ok"),)]

@@ -1,14 +1,15 @@
 """Which rows of shared tables are a tenant's: by the tenant column, or through foreign keys.
 
 Tables with the tenant column are roots. A table without it that refers to a table in scope, at any
-distance, is a child: its rows in scope are those that refer to a row in scope by any of its foreign keys.
-They are listed in temporary tables until no more are found, so that cycles and tables that refer to
+distance, is a child: its rows in scope are those that refer to a row in scope by any of its foreign keys
+while none leads to another tenant's row. A row between two tenants belongs to neither: restoring one of
+them can then never change what the other one sees. They are listed in temporary tables until no more are found, so that cycles and tables that refer to
 themselves need no special case. What roots merely refer to (shared parents) is out of scope.
 """
 
 import sqlite3
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,8 @@ class Scope:
     children: Links = field(default_factory=dict)
     lists: dict[str, str] = field(default_factory=dict)
     """Child table -> the temporary table of its rows in scope."""
+    others: dict[str, str] = field(default_factory=dict)
+    """Conditions for rows that lead to another tenant, of tables whose rows may lie between two."""
 
     def unclaimed(self, table: Table) -> str:
         """The condition for rows of a child table that lead to no row at all, or only to rows in scope."""
@@ -88,8 +91,33 @@ def scope_find(connection: sqlite3.Connection, catalog: Catalog, column: str, va
         scope.lists[table.name] = f"temp.lastro_scope_{number}"
         scope.where[table.name] = _list_create(connection, table, scope.lists[table.name])
         scope.through[table.name] = sorted({key.parent for key, _ in scope.children[table]})
+    _list_others(connection, scope, {name: catalog.tables[name] for name in roots}, column, value)
     _fill(connection, scope, roots)
     return scope
+
+
+def _list_others(
+    connection: sqlite3.Connection, scope: Scope, roots: Mapping[str, Table], column: str, value: str
+) -> None:
+    """List what leads to other tenants: only where a table has several foreign keys can a row lie between two."""
+    wanted = {table for table, links in scope.children.items() if len(links) > 1}
+    pending = list(wanted)
+    while pending:
+        parents = {parent for _, parent in scope.children.get(pending.pop(), ()) if parent in scope.children}
+        pending += parents - wanted
+        wanted |= parents
+    if not wanted:
+        return
+    theirs = Scope(children={table: links for table, links in scope.children.items() if table in wanted})
+    for name, table in roots.items():
+        own = table.column(column)
+        assert own is not None, "a root has the tenant column"
+        theirs.where[name] = f"{quote(own.name)} NOT IN ({tenant_literals(value)})"
+    for number, table in enumerate(theirs.children):
+        theirs.lists[table.name] = f"temp.lastro_others_{number}"
+        theirs.where[table.name] = _list_create(connection, table, theirs.lists[table.name])
+    _fill(connection, theirs, set(roots))
+    scope.others = {table.name: theirs.where[table.name] for table in theirs.children}
 
 
 def _children(catalog: Catalog, reached: set[str]) -> Links:
@@ -144,8 +172,9 @@ def _names(columns: Iterable[str]) -> str:
 
 
 def _insert(connection: sqlite3.Connection, scope: Scope, table: Table, key: ForeignKey, parent: Table) -> None:
+    shared = f" AND NOT {scope.others[table.name]}" if table.name in scope.others else ""
     connection.execute(
         f"INSERT OR IGNORE INTO {scope.lists[table.name]} "
         f"SELECT {', '.join(_handles(table))} FROM main.{quote(table.name)} WHERE ({_names(key.columns)}) IN "
-        f"(SELECT {_names(key.parent_columns)} FROM main.{quote(parent.name)} WHERE {scope.where[parent.name]})"
+        f"(SELECT {_names(key.parent_columns)} FROM main.{quote(parent.name)} WHERE {scope.where[parent.name]}){shared}"
     )
