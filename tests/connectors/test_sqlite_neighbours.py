@@ -1,13 +1,23 @@
 """What a restore must not do to anybody else's rows, where SQLite itself would not notice."""
 
 import shutil
+
+
 import sqlite3
+
+
 from contextlib import closing
+
+
 from pathlib import Path
+
 
 import pytest
 
+
 from engine.errors import TargetError, TargetOccupied, UsageError
+
+
 from tests.connectors.sqlite_samples import Bench, database, everything, query, run, tenant
 
 
@@ -130,3 +140,23 @@ def test_what_a_lost_file_left_behind_is_not_replayed(bench: Bench, tmp_path: Pa
     bench.restore(database(path), manifest)
     assert everything(path) == before
     assert query(path, "PRAGMA integrity_check") == [(bytearray(b"ok"),)]
+
+
+def test_references_are_checked_table_by_table(bench: Bench, tmp_path: Path) -> None:
+    """Goal: one foreign key that cannot be checked does not hide the others. Method: a broken one beside a real one."""
+    path = tmp_path / "shared.db"
+    run(
+        path,
+        """CREATE TABLE door(id INTEGER PRIMARY KEY, tenant_id INT, code TEXT);
+        CREATE TABLE odd(code TEXT REFERENCES door(code));
+        CREATE TABLE theirs(tenant_id INT, door INT, n INT, PRIMARY KEY (tenant_id, n), FOREIGN KEY (door) REFERENCES door)
+            WITHOUT ROWID;
+        INSERT INTO door VALUES (1, 1, 'a'); INSERT INTO theirs VALUES (2, 99, 1)""",
+    )
+    connector = tenant(path, "1")
+    manifest = bench.backup(connector)
+    run(path, "INSERT INTO door VALUES (2, 1, 'b'); INSERT INTO theirs VALUES (2, 2, 2)")
+    live = everything(path)
+    with pytest.raises(TargetError, match="theirs"):
+        bench.restore(connector, manifest)
+    assert everything(path) == live

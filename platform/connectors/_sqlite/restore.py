@@ -9,6 +9,7 @@ none fires on a restored row; foreign keys are off and are checked before the co
 import hashlib
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from threading import RLock
@@ -318,20 +319,26 @@ class SqliteRestore:
             proof["fingerprints"] = after
         return proof
 
-    def _violations(self) -> set[tuple[Any, ...]]:
-        try:
-            rows = self._connection.execute("PRAGMA main.foreign_key_check").fetchall()
-        except sqlite3.OperationalError:
-            return set()  # A foreign key that fits no parent cannot be checked, and is never enforced either.
-        return {tuple(bytes(v) if isinstance(v, bytearray) else v for v in row) for row in rows}
+    def _violations(self) -> Counter[tuple[Any, ...]]:
+        """Broken references, counted: rows without a rowid all look alike."""
+        found: Counter[tuple[Any, ...]] = Counter()
+        for table in catalog_read(self._connection).plain:
+            if not table.foreign_keys:
+                continue
+            try:
+                rows = self._connection.execute(f"PRAGMA main.foreign_key_check({quote(table.name)})").fetchall()
+            except sqlite3.OperationalError:
+                continue  # A foreign key that fits no parent cannot be checked, and is never enforced either.
+            found.update(tuple(bytes(v) if isinstance(v, bytearray) else v for v in row) for row in rows)
+        return found
 
-    def _foreign_keys(self, before: set[tuple[Any, ...]]) -> None:
+    def _foreign_keys(self, before: Counter[tuple[Any, ...]]) -> None:
         """New violations refuse a restore into shared tables; a whole database is kept as it was."""
         new = self._violations() - before
         if not new:
             return
         tables = sorted({row[0].decode() for row in new})
-        message = f"{len(new)} restored rows refer to rows that do not exist, in {', '.join(tables)}"
+        message = f"{new.total()} restored rows refer to rows that do not exist, in {', '.join(tables)}"
         if self._layout.whole or self._fresh:
             self._warnings.append(message)
             return
