@@ -55,6 +55,7 @@ def backends(dsn: str) -> int:
 
 @pytest.mark.parametrize("kind", ["rows", "versions"])
 def test_gives_the_lines_that_the_driver_gives(odd: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: one text of rows whichever program reads. Method: read odd values and their versions both ways."""
     program(odd)
     calls: list[str] = []
     through_psql = Psql.lines
@@ -73,6 +74,7 @@ def test_gives_the_lines_that_the_driver_gives(odd: str, kind: str, monkeypatch:
 
 
 def test_reads_without_psql(odd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: psql is no need. Method: a folder of tools that holds pg_dump alone."""
     dump = Path(program(odd)).parent / "pg_dump"
     (tmp_path / "pg_dump").symlink_to(dump)
     assert shutil.which("psql", path=str(tmp_path)) is None
@@ -81,6 +83,7 @@ def test_reads_without_psql(odd: str, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_password_is_no_argument(odd: str) -> None:
+    """Goal: no secret in the list of processes. Method: look at every command line while psql runs."""
     parts = psycopg.conninfo.conninfo_to_dict(odd)
     dsn = psycopg.conninfo.make_conninfo("", **{**parts, "password": "geheim"})
     psql = Psql(program(odd), dsn, 10)
@@ -101,16 +104,19 @@ def test_a_password_is_no_argument(odd: str) -> None:
     ],
 )
 def test_an_error_is_the_drivers(odd: str, text: str, kind: type[psycopg.Error]) -> None:
+    """Goal: typed errors. Method: fail at once, and after rows were given."""
     with pytest.raises(kind):
         list(Psql(program(odd), odd, 10).lines([], text))
 
 
 def test_no_server_is_an_error_of_the_connection(odd: str) -> None:
+    """Goal: typed errors. Method: a port where nobody listens."""
     with pytest.raises(psycopg.OperationalError, match="connection"):
         list(Psql(program(odd), "host=127.0.0.1 port=1 dbname=none", 10).lines([], "SELECT 1"))
 
 
 def test_the_statement_timeout_holds(odd: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: the settings of a source hold in psql too. Method: a query that sleeps."""
     program(odd)
     monkeypatch.setattr(part_module, "PIPED_BYTES_MIN", 1)
     config = PostgresqlConfig(dsn=odd, statement_timeout_seconds=1)
@@ -122,6 +128,7 @@ def test_the_statement_timeout_holds(odd: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_reader_that_stops_ends_the_query(odd: str) -> None:
+    """Goal: nothing is left running. Method: stop after the first block, look at the server."""
     psql = Psql(program(odd), odd, 10)
     with closing(psql.blocks([], "SELECT repeat('x', 1000) FROM generate_series(1, 1000000)")) as blocks:
         next(blocks)
