@@ -3,7 +3,7 @@
 import pytest
 
 from connectors._postgresql.config import PostgresqlConfig
-from engine.errors import TargetError
+from engine.errors import TargetError, TargetOccupied
 from tests.connectors.postgres_views import execute, put_back, query, table_text, take
 from tests.services.postgres import PostgresServer
 
@@ -105,6 +105,39 @@ def test_sequence_that_was_set_ahead_stays_there(postgres_database: str, prepare
         execute(postgres_database, f"delete from one.s where id = 9; {prepared}")
         put_back(config, view)
         assert query(postgres_database, "select nextval('one.s_id_seq')") == [(1000,)]
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        "create table theirs.t(id int, k ours.kind); insert into theirs.t values (1, 'x')",
+        "create table theirs.t(id int references ours.guest)",
+        "create view theirs.v as select * from ours.guest",
+        "create table theirs.t(id int default ours.one())",
+        "create table theirs.t(id int check (id > ours.one()))",
+        "create table theirs.t(id int); create trigger g after insert on theirs.t execute function ours.told()",
+    ],
+)
+def test_overwriting_a_schema_takes_nothing_from_others(postgres_database: str, theirs: str) -> None:
+    """Goal: a schema is replaced only when nothing outside hangs on it. Method: each kind of thing that CASCADE would drop."""
+    execute(
+        postgres_database,
+        "create schema ours; create schema theirs; create type ours.kind as enum ('x');"
+        "create table ours.guest(id int primary key, k ours.kind); insert into ours.guest values (1, 'x');"
+        "create function ours.one() returns int language sql return 1;"
+        "create function ours.told() returns trigger language plpgsql as $$ begin return null; end $$",
+    )
+    ours = schema_of(postgres_database, "ours")
+    view = take(ours)
+    execute(postgres_database, "create schema copied")
+    execute(postgres_database, "alter schema ours rename to copied_; alter schema copied_ rename to ours; " + theirs)
+    execute(postgres_database, "alter schema copied rename to spare; alter schema ours rename to copied")
+    with pytest.raises(TargetOccupied, match="theirs"):
+        put_back(ours, view, target={"schema": "copied"}, overwrite=True)
+    assert query(postgres_database, "select * from copied.guest") == [(1, "x")]
+    put_back(ours, view, target={"schema": "spare"}, overwrite=True)
+    put_back(ours, view, target={"schema": "spare"}, overwrite=True)
+    assert query(postgres_database, "select * from spare.guest") == [(1, "x")]
 
 
 def test_proof_reads_whole_rows(postgres_database: str) -> None:

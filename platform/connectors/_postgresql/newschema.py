@@ -33,6 +33,27 @@ _INSIDE = """
 SELECT count(*) FROM pg_depend d WHERE d.refclassid = 'pg_namespace'::regclass AND d.refobjid = to_regnamespace({name})
 """
 
+_OUTSIDE = """
+WITH space AS (SELECT oid, nspname FROM pg_namespace WHERE nspname <> {schema} AND nspname !~ '^pg_' AND nspname <> 'information_schema'),
+  relation AS (SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name FROM pg_class c JOIN space n ON n.oid = c.relnamespace)
+SELECT name FROM relation
+ UNION ALL SELECT format('column %s.%I', r.name, a.attname) FROM pg_attribute a JOIN relation r ON r.oid = a.attrelid
+  WHERE a.attnum > 0 AND NOT a.attisdropped
+ UNION ALL SELECT format('default of %s, column %s', r.name, d.adnum) FROM pg_attrdef d JOIN relation r ON r.oid = d.adrelid
+ UNION ALL SELECT format('trigger %I on %s', t.tgname, r.name) FROM pg_trigger t JOIN relation r ON r.oid = t.tgrelid
+  WHERE NOT t.tgisinternal
+ UNION ALL SELECT format('rule %I on %s', w.rulename, r.name) FROM pg_rewrite w JOIN relation r ON r.oid = w.ev_class
+ UNION ALL SELECT format('policy %I on %s', p.polname, r.name) FROM pg_policy p JOIN relation r ON r.oid = p.polrelid
+ UNION ALL SELECT format('constraint %I.%I (%s)', n.nspname, k.conname, k.oid) FROM pg_constraint k JOIN space n ON n.oid = k.connamespace
+ UNION ALL SELECT format('function %I.%I (%s)', n.nspname, f.proname, f.oid) FROM pg_proc f JOIN space n ON n.oid = f.pronamespace
+ UNION ALL SELECT format('type %I.%I', n.nspname, t.typname) FROM pg_type t JOIN space n ON n.oid = t.typnamespace
+ UNION ALL SELECT format('operator %I.%s (%s)', n.nspname, o.oprname, o.oid) FROM pg_operator o JOIN space n ON n.oid = o.oprnamespace
+ UNION ALL SELECT format('operator class %I.%I (%s)', n.nspname, o.opcname, o.oid) FROM pg_opclass o JOIN space n ON n.oid = o.opcnamespace
+ UNION ALL SELECT format('extension %I', extname) FROM pg_extension
+ UNION ALL SELECT format('event trigger %I', evtname) FROM pg_event_trigger
+"""
+"""Everything of other schemas that DROP … CASCADE may take along."""
+
 _TEXT_REFERENCES = """
 SELECT p.proname FROM pg_proc p WHERE p.pronamespace = to_regnamespace({name}) AND position({old} IN p.prosrc) > 0 ORDER BY 1
 """
@@ -65,7 +86,14 @@ class _SchemaWork:
                 f"schema {self.schema} exists and holds {inside} objects",
                 hint="name a new schema, or confirm the overwriting",
             )
+        others = {row[0] for row in rows(self.connection, _OUTSIDE.format(schema=literal(self.schema)))}
         run(self.connection, f"DROP SCHEMA {ident(self.schema)} CASCADE")
+        gone = sorted(others - {row[0] for row in rows(self.connection, _OUTSIDE.format(schema=literal(self.schema)))})
+        if gone:
+            raise TargetOccupied(
+                f"objects outside schema {self.schema} hang on it and would go with it: {', '.join(gone[:5])}",
+                hint="nothing was changed; name a new schema, or detach them first",
+            )
 
     def load(self, destinations: Sequence[Destination]) -> None:
         self.progress.phase("load")
