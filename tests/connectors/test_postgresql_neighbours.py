@@ -3,7 +3,7 @@
 import pytest
 
 from connectors._postgresql.config import PostgresqlConfig
-from engine.errors import TargetError, TargetOccupied
+from engine.errors import SchemaMismatch, TargetError, TargetOccupied
 from tests.connectors.postgres_views import execute, put_back, query, table_text, take
 from tests.services.postgres import PostgresServer
 
@@ -105,6 +105,61 @@ def test_sequence_that_was_set_ahead_stays_there(postgres_database: str, prepare
         execute(postgres_database, f"delete from one.s where id = 9; {prepared}")
         put_back(config, view)
         assert query(postgres_database, "select nextval('one.s_id_seq')") == [(1000,)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "value"),
+    [
+        ("numeric(10,4)", "numeric(10,2)", "1.2345"),
+        ("timestamp", "date", "2026-01-02 03:04:05"),
+        ("float8", "float4", "0.1234567890123"),
+        ("timestamptz", "timestamptz(0)", "2026-01-02 03:04:05.6+00"),
+    ],
+)
+def test_values_that_a_changed_type_would_round_are_refused(
+    postgres_database: str, before: str, after: str, value: str
+) -> None:
+    """Goal: exact values or an error. Method: a column's type is narrowed after the backup."""
+    execute(postgres_database, SHARED + f"create table fact(id int primary key, tenant int, v {before});"
+            f"insert into fact values (1, 1, '{value}'), (2, 1, null)")  # fmt: skip
+    view = take(rows_of(postgres_database))
+    execute(postgres_database, f"delete from fact; alter table fact alter v type {after}")
+    with pytest.raises(SchemaMismatch, match="fact"):
+        put_back(rows_of(postgres_database), view)
+    assert query(postgres_database, "select * from fact") == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "value"),
+    [
+        ("numeric(10,2)", "numeric(12,4)", "1.25"),
+        ("int", "bigint", "-7"),
+        ("int", "text", "7"),
+        ("varchar(5)", "varchar(9)", "a\tb"),
+        ("text", "jsonb", '{"a": 1}'),
+        ("char(3)", "text", "a"),
+    ],
+)
+def test_values_that_a_changed_type_can_hold_come_back(
+    postgres_database: str, before: str, after: str, value: str
+) -> None:
+    """Goal: a type that grew is no obstacle. Method: widen a column after the backup, with and without a key."""
+    execute(postgres_database, SHARED + f"create table fact(id int primary key, tenant int, v {before});"
+            f"insert into fact values (1, 1, '{value}'), (2, 1, null); create table bare as select tenant, v from fact")  # fmt: skip
+    view = take(rows_of(postgres_database))
+    for table in ("fact", "bare"):
+        execute(postgres_database, f"alter table {table} alter v type {after} using v::{after}")
+    tables = {table: table_text(postgres_database, table) for table in ("fact", "bare")}
+    execute(postgres_database, "delete from fact where id = 1; delete from bare")
+    restored = put_back(rows_of(postgres_database), view, prove=True)
+    assert {table: table_text(postgres_database, table) for table in ("fact", "bare")} == tables
+    assert any(
+        "fact" in warning and after.split("(", maxsplit=1)[0] in _plain(warning) for warning in restored.report.warnings
+    )
+
+
+def _plain(warning: str) -> str:
+    return warning.replace("character varying", "varchar")
 
 
 @pytest.mark.parametrize(

@@ -1,23 +1,13 @@
 """What a restore must not do to anybody else's rows, where SQLite itself would not notice."""
 
 import shutil
-
-
 import sqlite3
-
-
 from contextlib import closing
-
-
 from pathlib import Path
-
 
 import pytest
 
-
 from engine.errors import TargetError, TargetOccupied, UsageError
-
-
 from tests.connectors.sqlite_samples import Bench, database, everything, query, run, tenant
 
 
@@ -27,17 +17,9 @@ def bench(tmp_path: Path) -> Bench:
 
 
 UNIQUE = "id INTEGER PRIMARY KEY, tenant_id INT, v TEXT UNIQUE ON CONFLICT REPLACE"
-
-
 IGNORED = "id INT PRIMARY KEY, tenant_id INT, v TEXT, UNIQUE (v) ON CONFLICT IGNORE"
-
-
 ROWID = "id INTEGER PRIMARY KEY ON CONFLICT REPLACE, tenant_id INT, v TEXT"
-
-
 PRIMARY = "id INT, tenant_id INT, v TEXT, PRIMARY KEY (id) ON CONFLICT REPLACE"
-
-
 KEY_TAKEN, VALUE_TAKEN = "(1, 2, 'new')", "(4, 2, 'a')"
 
 

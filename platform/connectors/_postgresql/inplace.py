@@ -191,6 +191,8 @@ class _Restore:
                 self.warnings.append(f"{pair.table.display} no longer has {', '.join(pair.removed)}: not restored")
             if pair.added:
                 self.warnings.append(f"{pair.table.display} now has {', '.join(pair.added)}: kept, or its default")
+            for name, was, now in pair.changed:
+                self.warnings.append(f"{pair.table.display} now has {name} as {now}, not {was}: values are converted")
         return pairs
 
     def _lock(self, selection: Selection) -> None:

@@ -11,6 +11,7 @@ import psycopg
 
 from connectors._postgresql.catalogue import Key, Table
 from connectors._postgresql.connection import Connection, run, translate
+from connectors._postgresql.converting import convert
 from connectors._postgresql.quoting import ident, idents
 from connectors._postgresql.rowtext import RowText, fresh_name
 from connectors._postgresql.scope import Scope
@@ -34,6 +35,13 @@ class Pair:
     added: tuple[str, ...]
     mark: str
     ordinal: str
+
+    @property
+    def changed(self) -> tuple[tuple[str, str, str], ...]:
+        """(column, type at the backup, type now) of columns that both have with different types."""
+        was = {column.name: column.type for column in self.view.columns}
+        now = {column.name: column.type for column in self.table.columns}
+        return tuple((name, was[name], now[name]) for name in self.columns if was[name] != now[name])
 
     @property
     def table(self) -> Table:
@@ -112,13 +120,17 @@ def load_stage(connection: Connection, pair: Pair, progress: Progress) -> None:
         fresh_name(f"lastro_key_{n}", set(pair.columns) | set(pair.removed)) for n in range(pair.view.key.synthetic)
     ]
     names = leading + [column.name for column in pair.view.columns]
-    shared = set(pair.columns)
+    changed = pair.changed
+    loaded = f"{raw}_text" if changed else raw
+    shared = set(pair.columns) - {name for name, _, _ in changed}
     chosen = ", ".join(f"t.{ident(name)}" if name in shared else f"NULL::text AS {ident(name)}" for name in names)
     run(
         connection,
-        f"CREATE TEMPORARY TABLE {raw} ON COMMIT DROP AS SELECT {chosen} FROM {pair.table.source} AS t WITH NO DATA",
+        f"CREATE TEMPORARY TABLE {loaded} ON COMMIT DROP AS SELECT {chosen} FROM {pair.table.source} AS t WITH NO DATA",
     )
-    copy_in(connection, raw, names, pair.view, progress)
+    copy_in(connection, loaded, names, pair.view, progress)
+    if changed:
+        convert(connection, pair.view.name, changed, names, loaded=loaded, into=raw)
     if pair.key is None:
         _mark_rows(connection, pair, raw)
     run(connection, f"ANALYZE {pair.stage}")
