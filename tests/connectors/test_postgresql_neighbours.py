@@ -1,9 +1,13 @@
 """What a restore must not do to anybody else's rows, where PostgreSQL itself would not notice."""
 
+import psycopg
 import pytest
 
 from connectors._postgresql.config import PostgresqlConfig
+from connectors.postgresql import PostgresqlConnector
 from engine.errors import SchemaMismatch, TargetError, TargetOccupied
+from engine.ports import RestoreRequest
+from engine.progress import NullProgress
 from tests.connectors.postgres_views import execute, put_back, query, table_text, take
 from tests.services.postgres import PostgresServer
 
@@ -158,10 +162,6 @@ def test_values_that_a_changed_type_can_hold_come_back(
     )
 
 
-def _plain(warning: str) -> str:
-    return warning.replace("character varying", "varchar")
-
-
 @pytest.mark.parametrize(
     "theirs",
     [
@@ -207,3 +207,24 @@ def test_proof_reads_whole_rows(postgres_database: str) -> None:
         assert neighbours is not None
         digests.append(neighbours["fingerprints"]["public.odd"]["digest"])
     assert digests[0] != digests[1]
+
+
+def test_parents_of_rows_without_a_key_are_held(postgres_database: str) -> None:
+    """Goal: a shared row that restored rows refer to cannot vanish before the commit. Method: delete it just before."""
+    execute(postgres_database, "create table land(code text primary key); insert into land values ('pt');"
+            "create table visit(tenant int, land text references land); insert into visit values (1, 'pt')")  # fmt: skip
+    view = take(rows_of(postgres_database))
+    execute(postgres_database, "delete from visit")
+    with psycopg.connect(postgres_database) as other:
+        other.execute("set lock_timeout = '300ms'")
+
+        class Late(NullProgress):
+            def phase(self, name: str) -> None:
+                if name == "check":
+                    with pytest.raises(psycopg.errors.LockNotAvailable):
+                        other.execute("delete from land")
+
+        PostgresqlConnector(rows_of(postgres_database)).restore(view, RestoreRequest("opr_late", in_place=True), Late())
+    assert query(postgres_database, "select land from visit natural join (select code as land from land) l") == [
+        ("pt",)
+    ]

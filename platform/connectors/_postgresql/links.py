@@ -67,17 +67,15 @@ def _on(link: ForeignKey, parent: str, child: str) -> str:
 
 
 def _touched(writes: Difference) -> str:
-    """The live rows that were inserted or updated, as `WITH … SELECT` parts: (with clause, from, where)."""
+    """The live rows that were inserted or updated, as a FROM item `c`; of tables without a key those of the source."""
     pair = writes.pair
     if pair.key is None:
-        return f"(SELECT t.* FROM {pair.table.source} AS t) AS c"
+        return f"({pair.scope.with_clause}SELECT t.* FROM {pair.table.source} AS t{pair.scope.where}) AS c"
     on = pair.on_diff("t")
     return f"(SELECT t.* FROM {pair.table.source} AS t JOIN {pair.diff} AS d ON {on} WHERE d.change <> 'D') AS c"
 
 
 def _lock_parents(connection: Connection, link: ForeignKey, parent: Table, writes: Difference) -> None:
-    if writes.pair.key is None:
-        return
     run(connection, "SAVEPOINT lastro_parents")
     try:
         run(
