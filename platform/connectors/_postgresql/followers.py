@@ -11,11 +11,14 @@ from connectors._postgresql.quoting import ident, literal
 NEXTVAL_STEPS_MAX = 200_000
 
 
-def advance_past_rows(connection: Connection, stage: str, sequence: Mapping[str, Any]) -> None:
-    """Move the sequence of a column to the highest value that the column holds in `stage`."""
+def advance_past_rows(
+    connection: Connection, stage: str, sequence: Mapping[str, Any], *, at_most: int | None = None
+) -> None:
+    """Move the sequence of a column to the highest value that the column holds in `stage`, but not beyond `at_most`."""
     highest = value(connection, f"SELECT max({ident(sequence['column'])})::int8 FROM {stage}")
     if highest is not None:
-        advance(connection, sequence["schema"], sequence["name"], highest)
+        wanted = highest if at_most is None else min(highest, at_most)
+        advance(connection, sequence["schema"], sequence["name"], wanted)
 
 
 def advance_all(connection: Connection, stored: Iterable[Mapping[str, Any]]) -> None:

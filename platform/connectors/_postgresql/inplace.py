@@ -270,9 +270,16 @@ class _Restore:
         for pair in pairs:
             for sequence in facts.get(pair.table.oid, ()):
                 if sequence["column"] in pair.columns:
-                    advance_past_rows(self.connection, pair.stage, sequence)
+                    advance_past_rows(self.connection, pair.stage, sequence, at_most=self._drawn(pair, sequence))
         if self.config.layout != "rows" and SEQUENCES in self.view.documents:
             advance_all(self.connection, json.loads(self.view.documents[SEQUENCES].read()))
+
+    def _drawn(self, pair: Pair, sequence: Mapping[str, Any]) -> int | None:
+        """The last number that a shared sequence had given at the backup: a tenant's own inventions must not use it up."""
+        if self.config.layout != "rows":
+            return None
+        stood = [s["last_value"] for s in pair.view.facts.get("sequences", ()) if s["column"] == sequence["column"]]
+        return max((int(last) for last in stood if last is not None), default=0) if stood else None
 
     def _refresh(self, differences: Sequence[Difference]) -> None:
         """Materialized views of a tenant's own database or schema show the restored rows."""
