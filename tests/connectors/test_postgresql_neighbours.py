@@ -243,3 +243,36 @@ def test_one_tenants_id_does_not_use_up_a_shared_sequence(postgres_database: str
     put_back(rows_of(postgres_database), view)
     execute(postgres_database, "insert into ticket(tenant) values (2)")
     assert query(postgres_database, "select id from ticket order by id") == [(1,), (2,), (3,), (9223372036854775807,)]
+
+
+def test_proof_sees_children_that_came_meanwhile(postgres_database: str) -> None:
+    """Goal: the proof's one snapshot does not orphan anybody. Method: another's row refers to a row that is to go."""
+    execute(postgres_database, "create table door(id int primary key, tenant int); insert into door values (1, 1);"
+            "create table theirs(id int primary key, door int references door)")  # fmt: skip
+    config = rows_of(postgres_database, ignored_links=("theirs_door_fkey",))
+    view = take(config)
+    execute(postgres_database, "insert into door values (2, 1)")
+
+    class Late(NullProgress):
+        done = False
+
+        def phase(self, name: str) -> None:
+            if name == "apply" and not self.done:
+                self.done = True
+                execute(postgres_database, "insert into theirs values (1, 2)")
+
+    with pytest.raises(TargetError, match="theirs"):
+        PostgresqlConnector(config).restore(view, RestoreRequest("opr_late", in_place=True, prove=True), Late())
+    assert table_text(postgres_database, "door") == ["(1,1)", "(2,1)"]
+
+
+def test_proof_is_not_held_up_by_long_transactions(postgres_database: str) -> None:
+    """Goal: only children that came meanwhile count. Method: an old transaction is open, new children go with their parent."""
+    execute(postgres_database, "create table door(id int primary key, tenant int); insert into door values (1, 1);"
+            "create table key(id int primary key, door int references door)")  # fmt: skip
+    view = take(rows_of(postgres_database))
+    with psycopg.connect(postgres_database) as old:
+        old.execute("select pg_current_xact_id()")
+        execute(postgres_database, "insert into door values (2, 1); insert into key values (1, 2)")
+        put_back(rows_of(postgres_database), view, prove=True)
+    assert query(postgres_database, "select (select count(*) from door), (select count(*) from key)") == [(1, 0)]

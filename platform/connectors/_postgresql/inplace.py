@@ -29,7 +29,7 @@ from connectors._postgresql.definitions import SEQUENCES
 from connectors._postgresql.description import sequence_facts
 from connectors._postgresql.difference import Difference, adopted_rows, compute, remaining
 from connectors._postgresql.followers import advance_all, advance_past_rows, refresh_views
-from connectors._postgresql.links import check_links, with_linked_schemas
+from connectors._postgresql.links import check_links, check_new_children, with_linked_schemas
 from connectors._postgresql.missing import Missing
 from connectors._postgresql.neighbours import Ledger, Outside, fingerprint_outside
 from connectors._postgresql.part import copy_lines
@@ -249,7 +249,11 @@ class _Restore:
         """Check what the server could not, and let it check now what it would check at the commit; return how many links."""
         if quiet:
             check_uniqueness(self.connection, differences)
-        links = check_links(self.connection, catalogue, {d.pair.table.oid: d for d in differences if d.any}, lock=quiet)
+        changed = {d.pair.table.oid: d for d in differences if d.any}
+        links = check_links(self.connection, catalogue, changed, lock=quiet)
+        if quiet and self.request.prove:
+            with contextlib.closing(connect_target(self.config)) as other:
+                check_new_children(self.connection, other, catalogue, changed)
         # Deferred triggers must have written what they write before anybody counts the rows.
         run(self.connection, "SET CONSTRAINTS ALL IMMEDIATE")
         return links

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import psycopg
 
 from connectors._postgresql.catalogue import Catalogue, ForeignKey, Table, read_catalogue
+from connectors._postgresql.changes import ConcurrentChange
 from connectors._postgresql.connection import Connection, rows, run, value
 from connectors._postgresql.difference import Difference
 from connectors._postgresql.quoting import ident, literal
@@ -111,3 +112,46 @@ def _orphans(connection: Connection, link: ForeignKey, child: Table, parent: Tab
             f" d.change <> 'I' AND {was}) AND NOT EXISTS (SELECT FROM {parent.source} AS p WHERE {_on(link, 'p', 'c')})",
         )
     )
+
+
+_INVISIBLE = (
+    "NOT pg_visible_in_snapshot((r.latest - mod(r.latest - c.xmin::text::numeric, 4294967296))::text::xid8, {snapshot})"
+)
+"""Whether another snapshot sees the row `c`: its xmin is made whole by the latest number given out, `r.latest`."""
+
+_LATEST = "(SELECT pg_snapshot_xmax(pg_current_snapshot())::text::numeric AS latest) AS r"
+
+
+def check_new_children(
+    connection: Connection, other: Connection, catalogue: Catalogue, differences: Mapping[int, Difference]
+) -> None:
+    """Look through another connection for children that a transaction of one snapshot cannot see. ConcurrentChange for any.
+
+    Parents that this transaction has deleted are locked, so that no child can come after this look.
+    """
+    snapshot = literal(str(value(connection, "SELECT pg_current_snapshot()::text"))) + "::pg_snapshot"
+    for number, link in enumerate(catalogue.foreign_keys):
+        gone = differences.get(link.parent)
+        if not link.validated or gone is None or not (gone.change.delete or gone.change.update):
+            continue
+        child, parent = catalogue.tables[link.child], catalogue.tables[link.parent]
+        table = f"lastro_gone_{number}"
+        names = ", ".join(map(ident, link.parent_columns))
+        run(other, f"CREATE TEMPORARY TABLE {table} AS SELECT {names} FROM {parent.source} WITH NO DATA")
+        old = ", ".join(f"r{gone.referenced.index(name)}" for name in link.parent_columns)
+        query = f"COPY (SELECT {old} FROM {gone.pair.diff} WHERE change <> 'I') TO STDOUT"
+        with (
+            connection.cursor() as reading,
+            other.cursor() as writing,
+            reading.copy(query.encode()) as source,
+            writing.copy(f"COPY {table} FROM STDIN".encode()) as target,
+        ):
+            for block in source:
+                target.write(block)
+        count = value(
+            other,
+            f"SELECT count(*) FROM {_LATEST}, {child.source} AS c JOIN {table} AS g ON {_on(link, 'g', 'c')}"
+            f" WHERE {_INVISIBLE.format(snapshot=snapshot)}",
+        )
+        if count:
+            raise ConcurrentChange(f"{child.display}: {count} new rows refer to rows of {parent.display}")
