@@ -69,7 +69,7 @@ def test_an_error_that_a_caller_swallows_still_ends_the_session(repository):
     store = FaultyStore(repository.store, [Fault("full", at=1, operations=frozenset({"put"}))])
     faulty = Repository.open(store, repository_id="rep_test", keyring=repository.keyring)
     session = faulty.sealed.session()
-    data = os.urandom(8 << 20)
+    data = os.urandom(3 << 20)
     session.meta.add(b"1" + data[1:])
     with pytest.raises(StoreError):
         session.meta.add(b"2" + data[1:])

@@ -100,10 +100,10 @@ class SqliteRestore:
         self._sequences(catalog)
         self._definitions_create(triggers, catalog)
         phase("check")
-        integrity = self._verify(catalog)
+        verified = self._verify(catalog)
         neighbours = self._neighbours(catalog, others, applied)
         self._foreign_keys(violations)
-        checks = (Check("checksum_verification", True), integrity, self._schema_check())
+        checks = (*verified, self._schema_check())
         return RestoreReport(
             tables=tuple(changes), checks=checks, neighbours=neighbours, warnings=tuple(self._warnings)
         )
@@ -276,21 +276,25 @@ class SqliteRestore:
 
     # ------------------------------------------------ proof
 
-    def _verify(self, catalog: Catalog) -> Check:
+    def _verify(self, catalog: Catalog) -> tuple[Check, Check]:
         """Select what was restored and compare its digest with the manifest's, before anything is final."""
         scope = self._scope(catalog)
-        expected, actual = {}, {}
+        digests, counts = {}, {}
         for table in self._view.tables:
             plan = self._plan(catalog, scope, table)
             found = table_digest((rows for rows, _ in rows_select(self._connection, self._lock, plan)), table.key)
-            expected[table.name], actual[table.name] = table.row_count, found[1]
-            wanted = getattr(table, "sha256", found[0])
-            if found[0] != wanted or found[1] != table.row_count:
+            digests[table.name], counts[table.name], _ = found
+            if found[:2] != (table.sha256, table.row_count):
                 raise TargetError(
                     f"table {table.name} is not what the backup holds after the restore; everything was rolled back",
                     hint="the table's column types or constraints changed values; restore to another place (path=FILE)",
                 )
-        return Check("data_integrity", True, expected=expected, actual=actual)
+        wanted = {table.name: table.sha256 for table in self._view.tables}
+        rows = {table.name: table.row_count for table in self._view.tables}
+        return (
+            Check("checksum_verification", True, expected=wanted, actual=digests),
+            Check("data_integrity", True, expected=rows, actual=counts),
+        )
 
     def _outside(self, catalog: Catalog, scope: Scope) -> Iterator[tuple[Table, str]]:
         for table in catalog.plain:
