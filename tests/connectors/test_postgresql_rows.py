@@ -151,3 +151,14 @@ def test_settings_of_another_tenant_are_refused(hotels: str) -> None:
     other = PostgresqlConfig(dsn=hotels, layout="rows", tenant_column="hotel_id", tenant_value="4")
     with pytest.raises(UsageError, match="tenant_value"):
         put_back(other, view)
+
+
+@pytest.mark.parametrize("setting", ["include", "exclude", "ignored_links"])
+def test_another_scope_than_the_backups_is_refused(hotels: str, setting: str) -> None:
+    """Goal: rows that no backup holds are not deleted. Method: change what belongs to the tenant after the backup."""
+    view = take(config(hotels))
+    other = PostgresqlConfig(
+        dsn=hotels, layout="rows", tenant_column="hotel_id", tenant_value="3", **{setting: ("public.guest",)}
+    )
+    with pytest.raises(UsageError, match=setting):
+        put_back(other, view)

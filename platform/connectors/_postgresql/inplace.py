@@ -95,6 +95,14 @@ def check_same_source(config: PostgresqlConfig, view: SourceView) -> None:
                 f"the backup was made with {name}={was!r}, the source now says {now!r}",
                 hint="restore to another target, or set the source back",
             )
+    for name in ("include", "exclude", "ignored_links"):
+        # A wider scope than the backup's would delete rows that were never backed up.
+        now_listed = sorted(getattr(config, name))
+        if name in view.facts and sorted(view.facts[name]) != now_listed:
+            raise UsageError(
+                f"the backup was made with {name}={sorted(view.facts[name])}, the source now says {now_listed}",
+                hint="restore to another target, set the source back, or take a new backup",
+            )
 
 
 @dataclass

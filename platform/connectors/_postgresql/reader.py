@@ -199,6 +199,9 @@ class PostgresReader:
             "schema": self._config.schema,
             "tenant_column": self._config.tenant_column,
             "tenant_value": self._config.tenant_value,
+            "include": list(self._config.include),
+            "exclude": list(self._config.exclude),
+            "ignored_links": list(self._config.ignored_links),
             "skipped": dict(self._catalogue.skipped),
             "materialized": [] if self._config.layout == "rows" else filled_views(self._main, self._config.schema),
         }
