@@ -112,6 +112,17 @@ def test_restore_on_every_major(postgres_each: PostgresServer) -> None:
         postgres_each.drop_database(name)
 
 
+def test_a_restored_copy_is_not_taken_for_live_data(hotels: str) -> None:
+    """Goal: a look beside the live data changes no later backup. Method: restore to a schema, back up again."""
+    before = take(config(hotels))
+    put_back(config(hotels), before, target={"schema": "look"})
+    after = take(config(hotels))
+    assert [table.name for table in after.tables] == [table.name for table in before.tables]
+    execute(hotels, "delete from item_note; delete from booking_item")
+    put_back(config(hotels), after)
+    assert query(hotels, "select count(*) from look.booking") == [(200,)]
+
+
 def test_unique_values_that_traded_places(hotels: str) -> None:
     """Goal: a unique column whose values were swapped. Method: swap two e-mails, free a third for a new row."""
     view = take(config(hotels))

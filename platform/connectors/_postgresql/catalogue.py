@@ -117,6 +117,8 @@ class Catalogue:
 FIRST_USER_OID = 16384
 """Objects below come with the server."""
 
+COPY_MARK = "lastro: a restored copy of one tenant's rows; not part of its live data"
+"""Comment of a schema that a restore made; remove it to let the schema's tables count as the tenant's."""
 _USER_SCHEMA = "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
 _NOT_EXTENSION = "NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e')"
 
@@ -243,11 +245,14 @@ def key_kind(column: TableColumn) -> KeyKind:
     return "text" if column.base in PLAIN_TEXTS else "hash"
 
 
-def read_catalogue(connection: Connection, *, schemas: Iterable[str] | None = None) -> Catalogue:
-    """Read every user table (of `schemas`, or all) with what a backup and a restore need to know."""
-    where = ""
+def read_catalogue(connection: Connection, *, schemas: Iterable[str] | None = None, copies: bool = True) -> Catalogue:
+    """Read every user table (of `schemas`, or all) with what a backup and a restore need to know.
+
+    Without `copies` schemas that a restore made beside the live tables are passed over: see COPY_MARK.
+    """
+    where = "" if copies else f" AND obj_description(n.oid, 'pg_namespace') IS DISTINCT FROM {literal(COPY_MARK)}"
     if schemas is not None:
-        where = f" AND n.nspname = ANY (ARRAY[{', '.join(map(literal, schemas))}]::text[])"
+        where += f" AND n.nspname = ANY (ARRAY[{', '.join(map(literal, schemas))}]::text[])"
     found = rows(connection, _RELATIONS + where)
     if not found:
         return Catalogue({}, ())

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from connectors._postgresql.catalogue import Catalogue, Table, read_catalogue
+from connectors._postgresql.catalogue import COPY_MARK, Catalogue, Table, read_catalogue
 from connectors._postgresql.committing import commit
 from connectors._postgresql.config import PostgresqlConfig
 from connectors._postgresql.connection import Connection, begin, errors, rows, run, value
@@ -180,6 +180,7 @@ def copy_rows_to_schema(
         begin(connection, "READ COMMITTED")
         work.make_room()
         run(connection, f"CREATE SCHEMA {ident(schema)}")
+        run(connection, f"COMMENT ON SCHEMA {ident(schema)} IS {literal(COPY_MARK)}")
         names = _names(view.tables)
         destinations = [Destination(table, schema, names[table.name]) for table in view.tables]
         for destination in destinations:

@@ -97,7 +97,9 @@ def catalogue_of(connection: Connection, config: PostgresqlConfig) -> Catalogue:
         found = value(connection, f"SELECT count(*) FROM pg_namespace WHERE nspname = {literal(config.schema)}")
         if not found:
             raise UsageError(f"there is no schema {config.schema!r} in the database", hint="psql \\dn lists them")
-    return read_catalogue(connection, schemas=(config.schema,) if config.schema else None)
+    if config.schema:
+        return read_catalogue(connection, schemas=(config.schema,))
+    return read_catalogue(connection, copies=config.layout != "rows")
 
 
 def selection_of(catalogue: Catalogue, config: PostgresqlConfig) -> Selection:
