@@ -77,7 +77,7 @@ def test_links_lead_somewhere() -> None:
 
 def test_nothing_names_this_machine() -> None:
     """Goal: the project can be built anywhere; look for registry addresses and for paths of a developer's machine."""
-    registry = re.compile(r"(index|extra-index)-ur[l]|https?://\S+/simple\b|\"resolve[d]\":\s*\"http")
+    registry = re.compile(r"ind[e]x-url|https?://\S+/simple\b|\"resolve[d]\":\s*\"http")
     home = re.compile(re.escape(f"{ROOT}/"))
     named = [
         f"{shown(path)}:{number}"
