@@ -233,3 +233,15 @@ def test_roles_are_named_in_the_backup(server_database: tuple[PostgresServer, st
     writer = next(role for role in document["roles"] if role["name"] == "lastro_writer")
     assert writer["login"] is True and writer["password"].startswith("SCRAM-SHA-256$")
     assert document["database"]["encoding"] == "UTF8"
+
+
+@pytest.mark.parametrize("made", ["", "create table bare(v text); insert into bare values ('x'), ('x')"])
+def test_a_database_with_little_in_it_is_built_anew(postgres_database: str, made: str) -> None:
+    """Goal: no tables, or none with keys or indexes, is no special case. Method: back up, build anew, compare."""
+    execute(postgres_database, made or "select 1")
+    target = f"{postgres_database.rpartition('/')[0]}/built_{len(made)}_{postgres_database[-6:].strip('_')}"
+    config = PostgresqlConfig(dsn=postgres_database, layout="database")
+    put_back(config, take(config), target={"dsn": target})
+    assert query(target, "select count(*) from pg_tables where schemaname = 'public'") == [(1 if made else 0,)]
+    if made:
+        assert query(target, "select v from bare") == [("x",), ("x",)]

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import IO, Any
 
 from connectors._postgresql.config import PostgresqlConfig
@@ -128,7 +129,7 @@ def items(document: bytes) -> Iterator[Item]:
     """Cut a section into its entries. A text in a function's body may look like a header: see `run_items`."""
     text = document.decode()
     found = list(_HEADER.finditer(text))
-    for match, following in zip(found, [*found[1:], None], strict=True):
+    for match, following in zip_longest(found, found[1:]):
         sql = text[match.end() : following.start() if following else len(text)]
         yield Item(match["kind"], "" if match["schema"] == "-" else match["schema"], match["tag"], sql)
 
