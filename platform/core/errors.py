@@ -5,8 +5,7 @@ LastroError (engine.errors)
     ├── NotFound             no such tenant, backup, operation …
     ├── Conflict             the request does not fit the present state
     │   ├── StateConflict    a transition lost its race or is not allowed
-    │   ├── Busy             (retryable) another operation holds the resource
-    │   └── StalePlan        what was previewed is no longer what would be done
+    │   └── Busy             (retryable) another operation holds the resource
     ├── NotAllowed           the actor may not do this
     ├── ConfirmationNeeded   the command destroys and was not confirmed
     ├── CatalogueUnready     (retryable) the database is not migrated or not reachable
@@ -65,10 +64,6 @@ class Busy(Conflict):
         self.operation = operation
 
 
-class StalePlan(Conflict):
-    code = "plan.stale"
-
-
 class NotAllowed(CatalogueError):
     code = "access.not_allowed"
 
@@ -114,7 +109,7 @@ _MEANINGS: dict[type[LastroError], Meaning] = {
     NotFound: Meaning(Exit.NOT_FOUND, 404, "Not found"),
     Conflict: Meaning(Exit.FAILED, 409, "Conflict"),
     Busy: Meaning(Exit.BUSY, 409, "Busy"),
-    StalePlan: Meaning(Exit.STALE_PLAN, 409, "The plan is out of date"),
+    engine_errors.StalePlan: Meaning(Exit.STALE_PLAN, 409, "The plan is out of date"),
     NotAllowed: Meaning(Exit.NOT_ALLOWED, 403, "Not allowed"),
     ConfirmationNeeded: Meaning(Exit.CONFIRM, 409, "Confirmation needed"),
     CatalogueUnready: Meaning(Exit.FAILED, 503, "Catalogue not ready"),

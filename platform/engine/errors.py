@@ -29,7 +29,9 @@ LastroError
     ├── TargetDenied
     ├── TargetFull
     ├── TargetUnreachable (retryable)
-    └── SchemaMismatch
+    ├── SchemaMismatch
+    ├── StalePlan         what was previewed is no longer what would be done
+    └── CommitUnknown     the last answer was lost, and nobody can tell yet how it ended
 """
 
 
@@ -166,3 +168,11 @@ class TargetUnreachable(TargetError):
 
 class SchemaMismatch(TargetError):
     code = "target.schema_mismatch"
+
+
+class StalePlan(TargetError):
+    code = "plan.stale"
+
+
+class CommitUnknown(TargetError):
+    code = "target.commit_unknown"

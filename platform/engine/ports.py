@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, Self
 
+from engine.plans import SAMPLES_MAX, Policy, Preview, RestoreMode
 from engine.progress import Progress
 
 Buffer = bytes | bytearray | memoryview
@@ -278,21 +279,50 @@ class RestoreRequest:
     """
 
     label: str
-    mode: Literal["full"] = "full"
+    mode: RestoreMode = "full"
     in_place: bool = True
     overwrite: bool = False
     prove: bool = False
     validate: bool = True
     """False leaves out checks that cost a second reading of a target that was made anew."""
+    modules: tuple[str, ...] = ()
+    """Selective: the modules of this source that become what they were; empty means none of this source."""
+    policies: Mapping[str, Policy] = field(default_factory=dict)
+    """Merge: by module; a module that is not named follows `only_missing`."""
+    clocks: Mapping[str, str] = field(default_factory=dict)
+    """Merge, `newest_wins`: by table the column that says when a row changed; found by name where not given."""
+    base: "SourceView | None" = None
+    """Merge: the backup from which both sides went apart, for a three-way merge."""
+    digest: str = ""
+    """The approved plan's; when what would be done now differs, StalePlan is raised and nothing is done."""
+    saved: "SourceView | None" = None
+    """The safety backup's view. A source without change images (files, event log) is undone by it, so that it must
+    still be exactly what the target holds when the target is swapped; StalePlan otherwise."""
+    samples: int = SAMPLES_MAX
+    """Rows (or paths) of each table that a preview shows."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableChange:
+    """Rows of one table, by what a restore does with them.
+
+    `kept`: differ from the backup and stay by the policy; `conflicts`: changed on both sides of a three-way merge,
+    whatever the policy decided; `collisions`: the backup's row is not brought back because its key, or a unique
+    value of it, belongs to another row now; `withheld`: not brought back because it was erased, or because what it
+    refers to is not there and does not come back; `stays`: would be deleted, but something outside the chosen
+    modules refers to it.
+    """
+
     name: str
     insert: int = 0
     update: int = 0
     delete: int = 0
     unchanged: int = 0
+    kept: int = 0
+    conflicts: int = 0
+    collisions: int = 0
+    withheld: int = 0
+    stays: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +331,8 @@ class FileChange:
     replaced: int = 0
     removed: int = 0
     unchanged: int = 0
+    kept: int = 0
+    conflicts: int = 0
 
 
 CHECK_NAMES = ("checksum_verification", "data_integrity", "schema_compatibility", "asset_completeness")
@@ -325,6 +357,43 @@ class RestoreReport:
     neighbours: Mapping[str, Any] | None = None
     """Proof that nothing else was touched: planned and counted row changes, fingerprints with `prove`."""
     warnings: tuple[str, ...] = ()
+    digest: str = ""
+    """engine.plans.ChangeDigest of what was done."""
+
+
+class ImageSink(Protocol):
+    """Takes the change image of one source; engine.images.ImageWriter."""
+
+    def table(self, header: Mapping[str, Any]) -> None:
+        """Begin a section: `{"name", "columns", "key", "rows": "before"|"after", …}` (docs/formats/change-image.md)."""
+
+    def rows(self, lines: Sequence[bytes]) -> None:
+        """Row lines of the section begun last: COPY text without newlines."""
+
+
+class ImageView(Protocol):
+    """A stored change image, read once from its beginning."""
+
+    def sections(self) -> Iterator[tuple[Mapping[str, Any], Iterator[list[bytes]]]]:
+        """Header and row lines of each section; the lines must be read before the next section is."""
+
+
+class PreparedRestore(Protocol):
+    """A restore in place that is done up to its last step. Leaving its context without `commit` undoes it all."""
+
+    report: RestoreReport
+    """What was done and checked, final as soon as the commit is."""
+    token: Mapping[str, Any]
+    """JSON for the journal: by it `Connector.settle` finds out later how a commit with a lost answer ended."""
+
+    def image(self, sink: ImageSink) -> None:
+        """Write the rows as they were before and as they are now; call once, before the commit.
+
+        Writes nothing for a source without change images, whose safety backup serves (`RestoreRequest.saved`).
+        """
+
+    def commit(self) -> None:
+        """The last step. Raises TargetError when the target is as before, CommitUnknown when nobody can tell."""
 
 
 class Connector(Protocol):
@@ -353,6 +422,29 @@ class Connector(Protocol):
 
         Databases change in one transaction by a diff; rows outside the source's scope are never touched.
         """
+
+    def preview(self, view: SourceView, request: RestoreRequest, progress: Progress) -> Preview:
+        """Say what `restore` would do, changing nothing and holding no lock that writers feel.
+
+        Raises what `restore` would raise before it changes anything (SchemaMismatch, UsageError …).
+        """
+
+    def prepare(
+        self, view: SourceView, request: RestoreRequest, progress: Progress
+    ) -> AbstractContextManager[PreparedRestore]:
+        """A restore in place, held open before its last step, for several sources at once and for images."""
+
+    def prepare_undo(
+        self, image: ImageView, request: RestoreRequest, progress: Progress
+    ) -> AbstractContextManager[PreparedRestore]:
+        """Put back the rows of a change image. Raises StalePlan when any of them changed since (unless
+        `request.digest` is that of a `preview_undo`), SourceUnsupported for a source without change images."""
+
+    def preview_undo(self, image: ImageView, request: RestoreRequest, progress: Progress) -> Preview:
+        """What `prepare_undo` would do; rows that changed since the restore count as conflicts."""
+
+    def settle(self, token: Mapping[str, Any]) -> bool | None:
+        """Whether the commit of that token took effect; None when nobody can tell (then the target must be compared)."""
 
     def export(self, view: SourceView, folder: str, progress: Progress) -> list[str]:
         """Write the view as files that standard tools read (`<source>.sql.gz`, `<source>.tar.gz` …) into folder.

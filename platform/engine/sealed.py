@@ -47,6 +47,7 @@ class Kind(IntEnum):
     INDEX = 3
     MANIFEST = 4
     RECORD = 5
+    IMAGE = 6
 
 
 class Envelope:
