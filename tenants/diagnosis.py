@@ -112,17 +112,29 @@ def _store(row: StoreConfig) -> Sign:
     try:
         probe, gone = store_test(row), _repositories_missing(row)
     except LastroError as error:
-        return Sign(f"store {row.name}", CRITICAL, error.message, error.hint)
+        return Sign(f"store {row.name}", CRITICAL, f"{error.message}{_kept_there(row)}", error.hint)
     figures = {"free_bytes": probe.free_bytes}
     if not probe.conditional:
         return Sign(f"store {row.name}", CRITICAL, "two writers can create one object", "use another store", figures)
     if gone:
-        named = ", ".join(gone[:NAMED_MAX]) + (f" and {len(gone) - NAMED_MAX} more" if len(gone) > NAMED_MAX else "")
+        named = _some(gone, len(gone))
         hint = "is it mounted, and is it the right one? Until then these tenants have no backup"
         return Sign(f"store {row.name}", CRITICAL, f"it does not hold the repository of {named}", hint, figures)
     if probe.free_bytes is not None and probe.free_bytes < FREE_BYTES_MIN:
         return Sign(f"store {row.name}", WARNING, "less than 1 GB is free", "free space there", figures)
     return Sign(f"store {row.name}", OK, "written, read back and deleted; conditional create holds", "", figures)
+
+
+def _some(names: list[str], count: int) -> str:
+    more = f" and {count - NAMED_MAX} more" if count > NAMED_MAX else ""
+    return ", ".join(names[:NAMED_MAX]) + more
+
+
+def _kept_there(row: StoreConfig) -> str:
+    """Who is without backups while the store is away."""
+    tenants = Tenant.objects.filter(store=row).order_by("slug")
+    names = list(tenants.values_list("slug", flat=True)[:NAMED_MAX])
+    return f"; it keeps the backups of {_some(names, tenants.count())}" if names else ""
 
 
 def _repositories_missing(row: StoreConfig) -> list[str]:

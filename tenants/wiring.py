@@ -50,6 +50,13 @@ def store_open(row: StoreConfig) -> Iterator[Store]:
         store.close()
 
 
+def store_make(row: StoreConfig) -> None:
+    """Make the place of a store that is being added; one that is there stays as it is. Raises StoreError."""
+    adapter: Any = store_kind(row.kind)
+    make = getattr(adapter, "make", adapter)
+    make(sealing.config_of(adapter.Config, row.config, row.sealed, owner=f"store:{row.pk}")).close()
+
+
 @contextmanager
 def repository_open(tenant: Tenant) -> Iterator[Repository]:
     """Open the tenant's repository for the block; one that a killed `tenant add` left out is made now."""

@@ -7,7 +7,11 @@ from engine.ports import Store
 
 
 class StoreAdapter(Store, Protocol):
-    """What the registry asks of a kind of store beyond storing. Constructing it opens it."""
+    """What the registry asks of a kind of store beyond storing. Constructing it opens it.
+
+    A kind whose place has to be made first has a class method `make(config)` besides, called once, when a store is
+    added; opening must not make anything, or backups would go on into an empty place when the real one is away.
+    """
 
     label: ClassVar[str]
     Config: ClassVar[type]

@@ -4,6 +4,9 @@ An object is written to `.tmp/`, made durable there, and then given its name: by
 when the name is taken, or by rename(2), which replaces. Both are atomic, so a reader sees an object whole or not
 at all; the folder is made durable before the call returns. The order is the one that ext4, xfs, btrfs
 and zfs document for surviving a power cut: data, name, folder, and the folder's own name before that.
+
+The folder is made once, by `make`, with a marker in it. Opening makes nothing: a mount point whose disk is not
+there is an empty folder like any other, and what was written into it would be lost from sight on the next mount.
 """
 
 import datetime
@@ -15,7 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from engine.adapters import setting
 from engine.errors import (
@@ -34,6 +37,10 @@ from stores import registry
 from stores._keys import check_key, check_prefix, is_key_part
 
 TEMP_FOLDER = ".tmp"
+MARKER = ".lastro-store"
+MARKER_TEXT = b'{"format": "lastro-store", "version": 1}\n'
+OBJECTS_FOLDER = "r"
+"""Every repository lies below it: a folder that has it is a store too, made before there were markers."""
 TEMP_AGE_MAX_SECONDS = 24 * 3600
 COMPARE_BYTES = 1 << 20
 READ_BYTES_MAX = 1 << 30  # Linux reads at most 2 GiB - 4 KiB at once
@@ -50,7 +57,7 @@ _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 class LocalConfig:
     """Where the folder is."""
 
-    path: str = setting(label="Folder", help="Absolute path; made when it does not exist.")
+    path: str = setting(label="Folder", help="Absolute path; made when the store is added.")
 
 
 @registry.register
@@ -62,20 +69,30 @@ class LocalStore:
     Config: ClassVar[type] = LocalConfig
 
     def __init__(self, config: LocalConfig) -> None:
-        """Open the folder, making it when needed, and clear what killed writers left more than a day ago.
+        """Open a folder that `make` has made, and clear what killed writers left more than a day ago.
 
-        Raises UsageError for a relative path (it would mean another folder in another process), StoreError
-        when the folder cannot be made.
+        Raises UsageError for a relative path (it would mean another folder in another process), StoreUnreachable
+        when the folder is not there or is no store: its disk is not mounted.
         """
-        if not os.path.isabs(config.path) or "\0" in config.path:
-            raise UsageError(f"{config.path!r} is not an absolute path", hint="give the folder from the root: path=/…")
-        self._root = os.path.normpath(config.path)
+        self._root = _root_of(config)
         self._temp = os.path.join(self._root, TEMP_FOLDER)
         self._durable: set[str] = set()
         with self._errors("opening"):
-            _make_root(self._root)
+            self._require_present()
             self._make_folder(self._temp)
             self._clear_stale()
+
+    @classmethod
+    def make(cls, config: LocalConfig) -> Self:
+        """Make the folder and its marker durable and open it; a store that exists stays as it is.
+
+        Raises UsageError for a path that cannot be a store's, StoreError when the folder cannot be made.
+        """
+        root = _root_of(config)
+        with _errors_of(root, "making the store"):
+            _make_root(root)
+            _make_marker(root)
+        return cls(config)
 
     def put(self, key: str, parts: Sequence[Buffer]) -> None:
         path = self._path(key)
@@ -133,6 +150,7 @@ class LocalStore:
         check_prefix(prefix)
         folder, _, start = prefix.rpartition("/")
         with self._errors(f"listing {prefix or 'the store'}"):
+            self._require_present()
             yield from self._walk(folder, start)
 
     def delete(self, key: str) -> None:
@@ -141,7 +159,7 @@ class LocalStore:
             try:
                 os.unlink(path)
             except OSError as error:
-                if error.errno in _ABSENT and os.path.isdir(self._root):
+                if error.errno in _ABSENT and self._is_present():
                     return
                 raise
             _sync_folder(os.path.dirname(path))
@@ -160,32 +178,37 @@ class LocalStore:
     def _path(self, key: str) -> str:
         return f"{self._root}/{check_key(key)}"
 
+    def _is_present(self) -> bool:
+        """Whether the folder is the store, not the empty place where its disk belongs."""
+        return any(os.path.lexists(os.path.join(self._root, name)) for name in (MARKER, OBJECTS_FOLDER))
+
+    def _require_present(self) -> None:
+        if not self._is_present():
+            os.listdir(self._root)  # One that is missing or may not be read says so itself.
+            raise self._gone(f"the folder {self._root} is no store: it has no {MARKER}")
+
+    def _gone(self, message: str) -> StoreUnreachable:
+        self._durable.clear()
+        return StoreUnreachable(message, hint="is its disk mounted? nothing was written; store add makes a new store")
+
     @contextmanager
     def _errors(self, doing: str, *, key: str | None = None) -> Iterator[None]:
         """Turn an OSError into the error tree; with `key`, absence is ObjectMissing."""
-        try:
-            yield
-        except LastroError:
-            raise
-        except OSError as error:
-            raise self._mapped(error, doing, key) from error
-
-    def _mapped(self, error: OSError, doing: str, key: str | None) -> StoreError:
-        said = f"{doing} in {self._root}: {error.strerror or error}"
-        if error.errno in _ABSENT:
-            if not os.path.isdir(self._root):
+        with _errors_of(self._root, doing):
+            try:
+                yield
+            except OSError as error:
+                if error.errno not in _ABSENT:
+                    raise
+                if not os.path.isdir(self._root):
+                    what = "is no folder" if os.path.lexists(self._root) else "is gone"
+                    raise self._gone(f"the folder {self._root} {what}") from error
+                if not self._is_present():
+                    raise self._gone(f"the folder {self._root} is no store: it has no {MARKER}") from error
+                if key is not None:
+                    raise ObjectMissing(f"there is no object {key}") from error
                 self._durable.clear()
-                return StoreUnreachable(f"the folder {self._root} is gone", hint="is its disk mounted?")
-            if key is not None:
-                return ObjectMissing(f"there is no object {key}")
-            self._durable.clear()
-        if error.errno in _CLASH:
-            return StoreError(said, hint="no key may be the folder of another, and links are not followed")
-        if error.errno in _FULL:
-            return StoreFull(said, hint="free space there, raise the quota, or move the store to a larger disk")
-        if error.errno in _DENIED:
-            return StoreDenied(said, hint="the user that runs Lastro needs to read and write the folder")
-        return StoreUnreachable(said, hint="look at the disk and the system log, then run it again")
+                raise
 
     @contextmanager
     def _written(self, parts: Sequence[Buffer]) -> Iterator[str]:
@@ -242,7 +265,7 @@ class LocalStore:
                 )
         except OSError as error:
             # No such folder: nothing has been written there. A missing root is another matter.
-            if error.errno in (errno.ENOENT, errno.ENOTDIR) and folder and os.path.isdir(self._root):
+            if error.errno in (errno.ENOENT, errno.ENOTDIR) and folder and self._is_present():
                 return
             raise
         for name in names:
@@ -253,6 +276,33 @@ class LocalStore:
                 status = os.lstat(f"{path}/{name}")
                 if stat_bits.S_ISREG(status.st_mode):
                     yield _info(lead + name, status)
+
+
+def _root_of(config: LocalConfig) -> str:
+    if not os.path.isabs(config.path) or "\0" in config.path:
+        raise UsageError(f"{config.path!r} is not an absolute path", hint="give the folder from the root: path=/…")
+    return os.path.normpath(config.path)
+
+
+@contextmanager
+def _errors_of(root: str, doing: str) -> Iterator[None]:
+    """Turn an OSError about the folder `root` into the error tree."""
+    try:
+        yield
+    except LastroError:
+        raise
+    except OSError as error:
+        raise _mapped(error, f"{doing} in {root}: {error.strerror or error}") from error
+
+
+def _mapped(error: OSError, said: str) -> StoreError:
+    if error.errno in _CLASH:
+        return StoreError(said, hint="no key may be the folder of another, and links are not followed")
+    if error.errno in _FULL:
+        return StoreFull(said, hint="free space there, raise the quota, or move the store to a larger disk")
+    if error.errno in _DENIED:
+        return StoreDenied(said, hint="the user that runs Lastro needs to read and write the folder")
+    return StoreUnreachable(said, hint="look at the disk and the system log, then run it again")
 
 
 def _info(key: str, status: os.stat_result) -> ObjectInfo:
@@ -270,6 +320,18 @@ def _make_root(root: str) -> None:
         with suppress(FileExistsError):
             os.mkdir(folder, 0o700)
         _sync_folder(os.path.dirname(folder))
+
+
+def _make_marker(root: str) -> None:
+    """Write the marker whole; one that a killed `make` left empty says as much."""
+    with suppress(FileExistsError):
+        fd = os.open(f"{root}/{MARKER}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            _write(fd, [MARKER_TEXT])
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    _sync_folder(root)
 
 
 def _sync_folder(path: str) -> None:

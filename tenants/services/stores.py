@@ -30,14 +30,16 @@ class StoreProbe:
 
 
 def store_default() -> StoreConfig:
-    """The default store: a local folder `store` in the data folder, recorded on first use."""
+    """The default store: a local folder `store` in the data folder, made and recorded on first use."""
     row = StoreConfig.objects.filter(is_default=True).first()
     if row is not None:
         return row
     values = {"path": str(wiring.data_folder() / "store")}
+    row = StoreConfig(name=DEFAULT_STORE, kind="local", config=values, is_default=True)
+    wiring.store_make(row)  # Before its row: a folder that is missing later has been lost.
     try:
         with transaction.atomic():
-            row = StoreConfig.objects.create(name=DEFAULT_STORE, kind="local", config=values, is_default=True)
+            row.save(force_insert=True)
             record("store.added", message=f"default store in {values['path']}", actor="", data={"store": row.name})
             return row
     except IntegrityError:  # Another process was first.
@@ -55,7 +57,10 @@ def store_get(name: str) -> StoreConfig:
 
 
 def store_add(name: str, *, kind: str, values: Mapping[str, str], actor: str, test: bool = True) -> StoreConfig:
-    """Add a store, tested before it is saved unless told otherwise. Raises Conflict, UsageError, StoreError."""
+    """Add a store and make its place, tested before it is saved unless told otherwise.
+
+    Raises Conflict, UsageError, StoreError.
+    """
     name_checked("store", name)
     store_default()
     if StoreConfig.objects.filter(name__iexact=name).exists():
@@ -65,6 +70,7 @@ def store_add(name: str, *, kind: str, values: Mapping[str, str], actor: str, te
     row = StoreConfig(name=name, kind=kind)
     kept = sealing.seal(adapter.Config, sealing.given(adapter.Config, config, values), owner=f"store:{row.pk}")
     row.config, row.sealed = kept.plain, kept.sealed
+    wiring.store_make(row)
     if test:
         probe = store_test(row)
         if not probe.conditional:

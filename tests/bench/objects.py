@@ -14,7 +14,7 @@ TARGET = 1.5
 PROGRAM = """
 import sys
 from stores.local import LocalConfig, LocalStore
-store, count = LocalStore(LocalConfig(path=sys.argv[1])), int(sys.argv[2])
+store, count = LocalStore.make(LocalConfig(path=sys.argv[1])), int(sys.argv[2])
 block = bytes(1 << 20)
 for number in range(count):
     store.create(f"packs/{number:04x}", [block] * 32)

@@ -78,7 +78,7 @@ class Bench:
         root = RootKey.generate()
         self.folder = folder
         self.repository = Repository.create(
-            LocalStore(LocalConfig(path=str(folder / "store"))),
+            LocalStore.make(LocalConfig(path=str(folder / "store"))),
             repository_id="rep_sqlite",
             tenant_id="ten_sqlite",
             keyring=Keyring.create(root, tenant_id="ten_sqlite", repository_id="rep_sqlite"),

@@ -54,7 +54,7 @@ class View:
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
     root = RootKey.generate()
-    store = LocalStore(LocalConfig(path=str(tmp_path / "store")))
+    store = LocalStore.make(LocalConfig(path=str(tmp_path / "store")))
     keyring = Keyring.create(root, tenant_id="ten_test", repository_id="rep_test")
     return Repository.create(store, repository_id="rep_test", tenant_id="ten_test", keyring=keyring, root=root)
 

@@ -23,7 +23,7 @@ Place = Callable[[], Store]
 
 @contextmanager
 def _local(folder: Path) -> Iterator[Place]:
-    yield lambda: LocalStore(LocalConfig(path=str(folder / "store")))
+    yield lambda: LocalStore.make(LocalConfig(path=str(folder / "store")))
 
 
 PLACES: dict[str, Callable[[Path], AbstractContextManager[Place]]] = {"local": _local}

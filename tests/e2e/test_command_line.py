@@ -107,6 +107,35 @@ def test_refusals_have_their_exit_codes(program: Program, folder: Path, tmp_path
     assert [row["id"] for row in program("backup", "list", "aurora")["data"]] == [backup]
 
 
+@pytest.mark.parametrize("there", ["nothing", "an empty mount point"])
+def test_a_store_that_is_away_is_never_begun_anew(program: Program, folder: Path, there: str) -> None:
+    """Goal: an unmounted disk ends everything with exit 9 and a hint; take the folder away, try, and bring it back."""
+    program.tenant("aurora", assets=folder)
+    backup = program.backup("aurora")["id"]
+    store, away = program.data / "store", program.data / "away"
+    store.rename(away)
+    if there != "nothing":
+        store.mkdir()
+    needing = [
+        ("backup", "create", "aurora", "--here"),
+        ("backup", "verify", backup, "--here"),
+        ("backup", "prune", "aurora"),
+        ("tenant", "add", "borealis", "--name", "Borealis"),
+        ("store", "test", "default"),
+    ]
+    for args in needing:
+        assert "mounted" in program(*args, code=9)["error"]["hint"], args
+    doctor = program.raw("doctor", "--json").json
+    (sign,) = [check for check in doctor["checks"] if check["name"] == "store default"]
+    assert (sign["status"], "aurora" in sign["message"]) == ("critical", True)
+    assert not store.exists() if there == "nothing" else list(store.iterdir()) == []
+    if store.exists():
+        store.rmdir()
+    away.rename(store)
+    assert program.backup("aurora", "incremental")["type"] == "incremental"
+    assert [row["slug"] for row in program("tenant", "list")["data"]] == ["aurora"]
+
+
 def test_a_noun_that_needs_no_verb_tells_its_verbs(program: Program) -> None:
     """Goal: `demo remove` can be found; ask `demo` for help."""
     said = program.raw("demo", "--help")

@@ -16,7 +16,7 @@ def root_key() -> RootKey:
 
 @pytest.fixture
 def store(tmp_path: Path) -> LocalStore:
-    return LocalStore(LocalConfig(path=str(tmp_path / "store")))
+    return LocalStore.make(LocalConfig(path=str(tmp_path / "store")))
 
 
 @pytest.fixture

@@ -255,7 +255,7 @@ def test_creating_twice_keeps_the_first_keyring(repository, root_key, tmp_path):
     before = repository.store.get(repository.prefix + "keyring")
     other = Keyring.create(root_key, tenant_id="ten_test", repository_id="rep_test")
     create: Callable[[Keyring], Repository] = lambda keyring: Repository.create(  # noqa: E731
-        LocalStore(LocalConfig(path=str(tmp_path / "store"))),
+        LocalStore.make(LocalConfig(path=str(tmp_path / "store"))),
         repository_id="rep_test",
         tenant_id="ten_test",
         keyring=keyring,

@@ -187,7 +187,7 @@ def test_other_tenants_key_opens_nothing(repository, root_key, tmp_path):
 
     ids, _ = _write(repository, [b"mine" * 100])
     keyring = Keyring.create(root_key, tenant_id="ten_other", repository_id="rep_other")
-    store = LocalStore(LocalConfig(path=str(tmp_path / "store")))
+    store = LocalStore.make(LocalConfig(path=str(tmp_path / "store")))
     other = Repository.create(store, repository_id="rep_other", tenant_id="ten_other", keyring=keyring, root=root_key)
     for info in list(store.list("r/rep_test/")):
         if "/index/" in info.key or "/data/" in info.key:

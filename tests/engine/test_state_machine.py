@@ -31,7 +31,7 @@ class Life(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="lastro-life-"))
-        self.store = LocalStore(LocalConfig(path=str(self.folder / "store")))
+        self.store = LocalStore.make(LocalConfig(path=str(self.folder / "store")))
         root = RootKey.generate()
         self.keyring = Keyring.create(root, tenant_id="t", repository_id="r")
         Repository.create(self.store, repository_id="r", tenant_id="t", keyring=self.keyring, root=root)

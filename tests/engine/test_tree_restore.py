@@ -374,7 +374,7 @@ if way == "entries":
     import engine.tree_restore
     engine.tree_restore.exchange = lambda places: False
 root = RootKey.from_text((home / "root.key").read_text())
-store = LocalStore(LocalConfig(path=str(home / "store")))
+store = LocalStore.make(LocalConfig(path=str(home / "store")))
 keyring = Keyring.from_bytes(store.get("r/rep_test/keyring"), root)
 repository = Repository.open(store, repository_id="rep_test", keyring=keyring, cache=home / "cache")
 view = TreeView(repository.sealed.reader(), json.loads((home / "node.json").read_text()))

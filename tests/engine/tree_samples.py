@@ -26,7 +26,7 @@ def fresh_repository(folder: Path) -> Repository:
     root = RootKey.generate()
     (folder / "root.key").write_text(root.to_text())
     keyring = Keyring.create(root, tenant_id="ten_test", repository_id="rep_test")
-    store = LocalStore(LocalConfig(path=str(folder / "store")))
+    store = LocalStore.make(LocalConfig(path=str(folder / "store")))
     return Repository.create(
         store, repository_id="rep_test", tenant_id="ten_test", keyring=keyring, root=root, cache=folder / "cache"
     )

@@ -24,7 +24,7 @@ def written(tmp_path: Path) -> tuple[Repository, RootKey]:
     """A small repository with a pack of each sort, index, manifest, void and forget record, both domains."""
     root = RootKey.generate()
     keyring = Keyring.create(root, tenant_id="t", repository_id="r")
-    store = LocalStore(LocalConfig(path=str(tmp_path / "store")))
+    store = LocalStore.make(LocalConfig(path=str(tmp_path / "store")))
     repository = Repository.create(store, repository_id="r", tenant_id="t", keyring=keyring, root=root)
     source = MemorySource([MemoryTable("rows", {1: "one", 2: "two"})], None, b"ddl")
     backup(repository, source, 1)

@@ -72,7 +72,7 @@ class Life:
     def __init__(self, folder: Path, seed: int) -> None:
         self.rng = random.Random(seed)
         self.folder = folder
-        self.store = LocalStore(LocalConfig(path=str(folder / "store")))
+        self.store = LocalStore.make(LocalConfig(path=str(folder / "store")))
         root = RootKey.generate()
         self.keyring = Keyring.create(root, tenant_id="t", repository_id="r")
         Repository.create(self.store, repository_id="r", tenant_id="t", keyring=self.keyring, root=root)

@@ -127,7 +127,7 @@ def describe(repository: Repository, manifest: Manifest) -> dict[str, Any]:
 def make(folder: Path) -> None:
     """Write store, kit and expected.json into the new folder."""
     folder.mkdir(parents=True)
-    store = LocalStore(LocalConfig(path=str((folder / "store").resolve())))
+    store = LocalStore.make(LocalConfig(path=str((folder / "store").resolve())))
     keyring = Keyring.create(ROOT_KEY, tenant_id=TENANT, repository_id=REPOSITORY)
     repository = Repository.create(store, repository_id=REPOSITORY, tenant_id=TENANT, keyring=keyring, root=ROOT_KEY)
     with tempfile.TemporaryDirectory() as scratch:

@@ -119,7 +119,7 @@ class Rows:
 def test_reader_extracts_tables_with_deltas(tmp_path: Path, key: KeySpec, seed: int) -> None:
     """Goal: the table format is as documented. Method: random histories, the last backup extracted and compared."""
     source = Rows(key, random.Random(seed))
-    store = LocalStore(LocalConfig(path=str(tmp_path / "store")))
+    store = LocalStore.make(LocalConfig(path=str(tmp_path / "store")))
     keyring = Keyring.create(ROOT_KEY, tenant_id=TENANT, repository_id=REPOSITORY)
     repository = Repository.create(store, repository_id=REPOSITORY, tenant_id=TENANT, keyring=keyring, root=ROOT_KEY)
     parent: Manifest | None = None

@@ -23,7 +23,7 @@ from engine.errors import (
     StoreUnreachable,
     UsageError,
 )
-from stores.local import TEMP_AGE_MAX_SECONDS, LocalConfig, LocalStore
+from stores.local import MARKER, TEMP_AGE_MAX_SECONDS, LocalConfig, LocalStore
 from tests.stores.disk import Disk
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(folder: Path) -> LocalStore:
-    return LocalStore(LocalConfig(path=str(folder)))
+    return LocalStore.make(LocalConfig(path=str(folder)))
 
 
 def temporary_files(folder: Path) -> list[str]:
@@ -57,7 +57,7 @@ def write(store: LocalStore, how: str, key: str, content: bytes) -> None:
 def test_relative_paths_are_refused(path: str) -> None:
     """Goal: a store is the same folder in every process; try paths that depend on who opens them."""
     with pytest.raises(UsageError) as caught:
-        LocalStore(LocalConfig(path=path))
+        LocalStore.make(LocalConfig(path=path))
     assert caught.value.hint
 
 
@@ -107,6 +107,51 @@ def test_a_vanished_folder_is_no_empty_store(store: LocalStore, folder: Path) ->
     folder.with_name("elsewhere").rename(folder)
     store.put("b/k", [b"z"])
     assert [info.key for info in store.list("")] == ["a/k", "b/k"]
+
+
+def test_an_empty_mount_point_is_no_empty_store(store: LocalStore, folder: Path) -> None:
+    """Goal: the same where the folder stays, as a mount point does; put an empty one in its place, open one anew."""
+    store.put("a/k", [b"x"])
+    folder.rename(folder.with_name("elsewhere"))
+    folder.mkdir()
+    operations: list[Callable[[], object]] = [
+        lambda: LocalStore(LocalConfig(path=str(folder))),
+        lambda: store.get("a/k"),
+        lambda: store.stat("a/k"),
+        lambda: list(store.list("")),
+        lambda: list(store.list("a/")),
+        lambda: store.delete("a/k"),
+        lambda: store.put("a/k", [b"y"]),
+        lambda: store.create("a/l", [b"y"]),
+    ]
+    for operation in operations:
+        with pytest.raises(StoreUnreachable) as caught:
+            operation()
+        assert "mounted" in caught.value.hint
+    assert os.listdir(folder) == []
+    folder.rmdir()
+    folder.with_name("elsewhere").rename(folder)
+    assert LocalStore(LocalConfig(path=str(folder))).get("a/k") == b"x"
+
+
+@pytest.mark.parametrize("there", ["nothing", "a file", "an empty folder"])
+def test_opening_makes_nothing(folder: Path, there: str) -> None:
+    """Goal: a store begins only where one was added; open what is none and look what is there afterwards."""
+    if there == "a file":
+        folder.write_text("no folder")
+    elif there == "an empty folder":
+        folder.mkdir()
+    before = sorted(folder.parent.rglob("*"))
+    with pytest.raises(StoreUnreachable):
+        LocalStore(LocalConfig(path=str(folder)))
+    assert sorted(folder.parent.rglob("*")) == before
+
+
+def test_a_store_made_before_there_were_markers_opens(store: LocalStore, folder: Path) -> None:
+    """Goal: no store that exists is refused; take the marker away, and keep the repositories' folder."""
+    store.put("r/one/config", [b"x"])
+    (folder / MARKER).unlink()
+    assert LocalStore(LocalConfig(path=str(folder))).get("r/one/config") == b"x"
 
 
 def test_free_bytes_is_the_file_systems(store: LocalStore, folder: Path) -> None:
@@ -168,7 +213,7 @@ def test_acknowledged_writes_survive_a_power_cut(
     if made:
         for below in ("/.tmp", "/a", "/a/b"):
             disk._after_mkdir(path + below)
-    store = LocalStore(LocalConfig(path=path))
+    store = LocalStore.make(LocalConfig(path=path))
     assert disk.in_danger(ignore=f"{path}/a") == []
     write(store, how, "a/b/k", b"content")
     assert disk.in_danger(ignore=f"{path}/.tmp/") == []
@@ -212,14 +257,14 @@ def test_a_failing_fsync_is_never_acknowledged(how: str, folder: Path, monkeypat
         monkeypatch.setattr(os, "fsync", fsync)
         place = folder / str(number)
         try:
-            write(LocalStore(LocalConfig(path=str(place))), how, "a/k", b"x")
+            write(LocalStore.make(LocalConfig(path=str(place))), how, "a/k", b"x")
         except StoreUnreachable:
             failed_at = number
         monkeypatch.setattr(os, "fsync", real)
         assert not (place / ".tmp").exists() or temporary_files(place) == []
         if left > 0:
             break
-        write(LocalStore(LocalConfig(path=str(place))), how, "a/k", b"x")
+        write(LocalStore.make(LocalConfig(path=str(place))), how, "a/k", b"x")
     assert failed_at >= 5  # the root, .tmp, the bytes, the folder's name, the object's name
 
 
@@ -254,7 +299,7 @@ def test_a_full_disk_is_a_typed_error_and_leaves_no_rest(tmp_path: Path) -> None
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", mounted], capture_output=True).returncode:
         pytest.skip("only root may mount; test_a_file_size_limit_is_a_full_store tries the same path")
     try:
-        store = LocalStore(LocalConfig(path=str(mounted / "store")))
+        store = LocalStore.make(LocalConfig(path=str(mounted / "store")))
         store.create("kept", [b"x" * 300_000])
         for how in WRITERS:
             with pytest.raises(StoreFull) as caught:
@@ -392,7 +437,7 @@ def test_missing_rights_are_denied(store: LocalStore, folder: Path) -> None:
         codes = [
             _as_nobody(lambda: store.put("a/k", [b"y"])),
             _as_nobody(lambda: list(store.list("")) and None),
-            _as_nobody(lambda: LocalStore(LocalConfig(path=str(folder))) and None),
+            _as_nobody(lambda: LocalStore.make(LocalConfig(path=str(folder))) and None),
         ]
     finally:
         folder.chmod(0o700)
@@ -405,7 +450,7 @@ def test_two_processes_and_one_key(store: LocalStore, folder: Path) -> None:
 import json, sys
 from engine.errors import ObjectExists
 from stores.local import LocalConfig, LocalStore
-store, me, won = LocalStore(LocalConfig(path=sys.argv[1])), sys.argv[2], []
+store, me, won = LocalStore.make(LocalConfig(path=sys.argv[1])), sys.argv[2], []
 sys.stdin.readline()
 for n in range(100):
     try:

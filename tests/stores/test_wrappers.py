@@ -36,7 +36,7 @@ class Clock:
 
 @pytest.fixture
 def inner(tmp_path: Path) -> LocalStore:
-    return LocalStore(LocalConfig(path=str(tmp_path / "store")))
+    return LocalStore.make(LocalConfig(path=str(tmp_path / "store")))
 
 
 @pytest.fixture
@@ -273,7 +273,7 @@ class Overwriting(LocalStore):
 
 def test_the_probe_finds_a_store_that_overwrites(tmp_path: Path) -> None:
     """Goal: no repository on a store that cannot decide; probe one, and see that it is left clean."""
-    store = Overwriting(LocalConfig(path=str(tmp_path / "store")))
+    store = Overwriting.make(LocalConfig(path=str(tmp_path / "store")))
     with pytest.raises(StoreError, match="conditional create"):
         probe_store(store)
     assert list(store.list("")) == []

@@ -7,6 +7,7 @@ import pytest
 
 from core import clock
 from core.rootkey import root_key
+from stores.local import LocalConfig, LocalStore
 from tenants.diagnosis import diagnose, worst
 from tenants.management.commands.doctor import Command
 from tenants.models import Source
@@ -56,8 +57,15 @@ def test_a_store_that_is_not_mounted_is_critical(house: House) -> None:
     """Goal: an empty folder in the store's place is not taken for the store; take the folder away and look twice."""
     house.tenant()
     (house.data / "store").rename(house.data / "elsewhere")
-    for _ in range(2):
-        assert "aurora" in _signs("store default")["critical"]
+    for there in ("nothing", "an empty mount point"):
+        if there != "nothing":
+            (house.data / "store").mkdir()
+        said = _signs("store default")["critical"]
+        assert "aurora" in said
+        assert "mounted" in said
+    (house.data / "store").rmdir()
+    LocalStore.make(LocalConfig(path=str(house.data / "store"))).close()  # Another store in its place.
+    assert "aurora" in _signs("store default")["critical"]
     shutil.rmtree(house.data / "store")
     (house.data / "elsewhere").rename(house.data / "store")
     assert "ok" in _signs("store default")
