@@ -57,6 +57,13 @@ class ForeignKey:
     """parent column OPERATOR child column"""
     deferrable: bool
     validated: bool
+    child_part: str = ""
+    """Quoted name of the one partition of the child that the constraint is on, "" for the whole table."""
+    parent_part: str = ""
+    """Quoted name of the one partition that it refers to, "" for the whole table."""
+    child_leaves: tuple[int, ...] = ()
+    """Where the rows of `child_part` lie: oids that their `tableoid` has."""
+    parent_leaves: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +82,8 @@ class Table:
     """Some column prints names of other objects (regclass …)."""
     tablespaces: tuple[str, ...] = ()
     foreign: bool = False
-    partitions: tuple[tuple[str, str], ...] = ()
-    """(schema, name) of everything below a partitioned table."""
+    partitions: tuple[tuple[str, str, str], ...] = ()
+    """(schema, name, bound) of everything below a partitioned table, those above first."""
 
     @property
     def quoted(self) -> str:
@@ -129,7 +136,8 @@ SELECT c.oid::int8, n.nspname, c.relname, c.relkind::text, coalesce(s.spcname, '
           FROM pg_partition_tree(c.oid) l JOIN pg_class k ON k.oid = l.relid LEFT JOIN pg_am m ON m.oid = k.relam
          WHERE l.isleaf AND c.relkind = 'p'),
        coalesce(a.amname, ''), pg_get_partkeydef(c.oid),
-       (SELECT coalesce(json_agg(json_build_array(m.nspname, k.relname) ORDER BY l.level, k.oid), '[]')
+       (SELECT coalesce(json_agg(json_build_array(m.nspname, k.relname, pg_get_expr(k.relpartbound, k.oid))
+                        ORDER BY l.level, k.oid), '[]')
           FROM pg_partition_tree(c.oid) l JOIN pg_class k ON k.oid = l.relid JOIN pg_namespace m ON m.oid = k.relnamespace
          WHERE l.level > 0 AND c.relkind = 'p')
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -163,16 +171,28 @@ HAVING bool_and(a.attnotnull) AND count(*) = i.indnkeyatts
  ORDER BY i.indrelid, i.indisprimary DESC, i.indnkeyatts, x.relname
 """
 
-_FOREIGN_KEYS = """
-SELECT c.conname, c.conrelid::int8, c.confrelid::int8,
+_PART = "CASE WHEN {0}.relispartition THEN format('%I.%I', {0}n.nspname, {0}.relname) ELSE '' END"
+_LEAVES = (
+    "CASE WHEN {0}.relispartition"
+    " THEN ARRAY(SELECT l.relid::oid::int8 FROM pg_partition_tree({0}.oid) l WHERE l.isleaf ORDER BY 1) ELSE '{{}}' END"
+)
+
+# A constraint may be on one partition, or refer to one: it is the whole tables', limited to those rows.
+_FOREIGN_KEYS = f"""
+SELECT c.conname, coalesce(pg_partition_root(f.oid), f.oid)::oid::int8, coalesce(pg_partition_root(p.oid), p.oid)::oid::int8,
        array_agg(a.attname ORDER BY k.n), array_agg(b.attname ORDER BY k.n),
-       array_agg(format('OPERATOR(%I.%s)', n.nspname, o.oprname) ORDER BY k.n), c.condeferrable, c.convalidated
+       array_agg(format('OPERATOR(%I.%s)', n.nspname, o.oprname) ORDER BY k.n), c.condeferrable, c.convalidated,
+       {_PART.format("f")}, {_PART.format("p")}, {_LEAVES.format("f")}, {_LEAVES.format("p")}
   FROM pg_constraint c CROSS JOIN LATERAL generate_subscripts(c.conkey, 1) AS k(n)
+  JOIN pg_class f ON f.oid = c.conrelid JOIN pg_namespace fn ON fn.oid = f.relnamespace
+  JOIN pg_class p ON p.oid = c.confrelid JOIN pg_namespace pn ON pn.oid = p.relnamespace
   JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[k.n]
   JOIN pg_attribute b ON b.attrelid = c.confrelid AND b.attnum = c.confkey[k.n]
   JOIN pg_operator o ON o.oid = c.conpfeqop[k.n] JOIN pg_namespace n ON n.oid = o.oprnamespace
  WHERE c.contype = 'f' AND c.conparentid = 0
- GROUP BY c.oid, c.conname, c.conrelid, c.confrelid, c.condeferrable, c.convalidated ORDER BY c.conrelid, c.conname
+ GROUP BY c.oid, c.conname, c.condeferrable, c.convalidated, f.oid, f.relname, f.relispartition, fn.nspname,
+          p.oid, p.relname, p.relispartition, pn.nspname
+ ORDER BY 2, c.conname, f.oid
 """
 
 _TYPES = """
@@ -271,8 +291,8 @@ def read_catalogue(connection: Connection, *, schemas: Iterable[str] | None = No
             continue
         tables[row[0]] = _table(row, attributes.get(row[0], []), tuple(keys.get(row[0], ())), types)
     links = (
-        ForeignKey(n, c, p, tuple(cc), tuple(pc), tuple(eq), d, v)
-        for n, c, p, cc, pc, eq, d, v in rows(connection, _FOREIGN_KEYS)
+        ForeignKey(n, c, p, tuple(cc), tuple(pc), tuple(eq), d, v, child_part, parent_part, tuple(cl), tuple(pl))
+        for n, c, p, cc, pc, eq, d, v, child_part, parent_part, cl, pl in rows(connection, _FOREIGN_KEYS)
     )
     return Catalogue(tables, tuple(link for link in links if link.child in tables and link.parent in tables), skipped)
 
@@ -306,5 +326,5 @@ def _table(row: tuple[Any, ...], attributes: list[tuple[Any, ...]], keys: tuple[
         names_objects=any(t.name in NAMED_BY_REFERENCE and t.schema == "pg_catalog" for t in reachable.values()),
         tablespaces=(tablespace,) if tablespace else (),
         foreign=any(leaf[1] == "f" for leaf in leaves),
-        partitions=tuple((each[0], each[1]) for each in partitions),
+        partitions=tuple((each[0], each[1], each[2]) for each in partitions),
     )

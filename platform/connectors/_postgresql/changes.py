@@ -14,7 +14,8 @@ from connectors._postgresql.connection import Connection, run
 from connectors._postgresql.difference import Difference
 from connectors._postgresql.neighbours import Ledger
 from connectors._postgresql.quoting import ident, idents
-from connectors._postgresql.staging import Pair
+from connectors._postgresql.staging import Pair, lost_partitions
+from engine.errors import SchemaMismatch
 
 
 class ConcurrentChange(Exception):
@@ -57,7 +58,12 @@ class Applier:
                 self._insert(difference)
 
     def _expect(self, difference: Difference, statement: str, count: int, *, what: str) -> None:
-        touched = run(self.connection, statement).rowcount
+        try:
+            touched = run(self.connection, statement).rowcount
+        except psycopg.errors.CheckViolation as error:
+            if error.diag.constraint_name or not error.diag.table_name:
+                raise
+            raise _nowhere_to_go(difference.pair, error.diag.message_primary or "") from None
         if touched != count:
             raise ConcurrentChange(f"{difference.pair.table.display}: {what} {touched} rows instead of {count}")
         self.ledger.plan(difference.pair.table.oid, what, count)
@@ -137,6 +143,16 @@ class Applier:
             what="insert",
         )
         self.replaced.add(pair.table.oid)
+
+
+def _nowhere_to_go(pair: Pair, said: str) -> SchemaMismatch:
+    """No partition takes a row of the backup."""
+    lost = [f"{schema}.{name} {bound}" for schema, name, bound in lost_partitions(pair.view, pair.table)]
+    return SchemaMismatch(
+        f"{pair.table.display}: {said}" + (f"; it has lost the partitions {', '.join(lost[:5])}" if lost else ""),
+        hint="nothing was changed; create partitions that take the backup's rows (CREATE TABLE … PARTITION OF …),"
+        " or restore into another schema or database",
+    )
 
 
 def _has_fixed_column(pair: Pair) -> bool:

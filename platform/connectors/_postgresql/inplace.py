@@ -121,7 +121,7 @@ class _Restore:
         if self.request.prove:
             self._lock(selection)
         missing = Missing.among(self.view, selection)
-        if missing.views:
+        if missing:
             missing.create(self.connection, self._warn)
             catalogue, selection = self._read_schema()
         pairs = self._pair(selection)

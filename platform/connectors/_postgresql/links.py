@@ -20,8 +20,8 @@ from engine.errors import TargetError
 
 _LINKED_SCHEMAS = """
 SELECT DISTINCT unnest(ARRAY[a.nspname, b.nspname]) FROM pg_constraint k
-  JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace a ON a.oid = c.relnamespace
-  JOIN pg_class p ON p.oid = k.confrelid JOIN pg_namespace b ON b.oid = p.relnamespace
+  JOIN pg_class c ON c.oid = coalesce(pg_partition_root(k.conrelid), k.conrelid) JOIN pg_namespace a ON a.oid = c.relnamespace
+  JOIN pg_class p ON p.oid = coalesce(pg_partition_root(k.confrelid), k.confrelid) JOIN pg_namespace b ON b.oid = p.relnamespace
  WHERE k.contype = 'f' AND {schema} IN (a.nspname, b.nspname)
 """
 
@@ -67,13 +67,14 @@ def _on(link: ForeignKey, parent: str, child: str) -> str:
     return " AND ".join(f"{parent}.{ident(p)} {equals} {child}.{ident(c)}" for p, equals, c in pairs)
 
 
-def _touched(writes: Difference) -> str:
+def _touched(link: ForeignKey, writes: Difference) -> str:
     """The live rows that were inserted or updated, as a FROM item `c`; of tables without a key those of the source."""
     pair = writes.pair
+    source = link.child_part or pair.table.source
     if pair.key is None:
-        return f"({pair.scope.with_clause}SELECT t.* FROM {pair.table.source} AS t{pair.scope.where}) AS c"
+        return f"({pair.scope.with_clause}SELECT t.* FROM {source} AS t{pair.scope.where}) AS c"
     on = pair.on_diff("t")
-    return f"(SELECT t.* FROM {pair.table.source} AS t JOIN {pair.diff} AS d ON {on} WHERE d.change <> 'D') AS c"
+    return f"(SELECT t.* FROM {source} AS t JOIN {pair.diff} AS d ON {on} WHERE d.change <> 'D') AS c"
 
 
 def _lock_parents(connection: Connection, link: ForeignKey, parent: Table, writes: Difference) -> None:
@@ -81,7 +82,7 @@ def _lock_parents(connection: Connection, link: ForeignKey, parent: Table, write
     try:
         run(
             connection,
-            f"SELECT count(*) FROM (SELECT FROM {parent.source} AS p WHERE EXISTS (SELECT FROM {_touched(writes)}"
+            f"SELECT count(*) FROM (SELECT FROM {link.parent_part or parent.source} AS p WHERE EXISTS (SELECT FROM {_touched(link, writes)}"
             f" WHERE {_on(link, 'p', 'c')}) FOR KEY SHARE OF p) AS locked",
         )
     except psycopg.errors.InsufficientPrivilege:
@@ -95,8 +96,8 @@ def _missing_parents(connection: Connection, link: ForeignKey, parent: Table, wr
     return int(
         value(
             connection,
-            f"SELECT count(*) FROM {_touched(writes)} WHERE {filled} AND NOT EXISTS"
-            f" (SELECT FROM {parent.source} AS p WHERE {_on(link, 'p', 'c')})",
+            f"SELECT count(*) FROM {_touched(link, writes)} WHERE {filled} AND NOT EXISTS"
+            f" (SELECT FROM {link.parent_part or parent.source} AS p WHERE {_on(link, 'p', 'c')})",
         )
     )
 
@@ -108,8 +109,8 @@ def _orphans(connection: Connection, link: ForeignKey, child: Table, parent: Tab
     return int(
         value(
             connection,
-            f"SELECT count(*) FROM {child.source} AS c WHERE EXISTS (SELECT FROM {gone.pair.diff} AS d WHERE"
-            f" d.change <> 'I' AND {was}) AND NOT EXISTS (SELECT FROM {parent.source} AS p WHERE {_on(link, 'p', 'c')})",
+            f"SELECT count(*) FROM {link.child_part or child.source} AS c WHERE EXISTS (SELECT FROM {gone.pair.diff} AS d WHERE"
+            f" d.change <> 'I' AND {was}) AND NOT EXISTS (SELECT FROM {link.parent_part or parent.source} AS p WHERE {_on(link, 'p', 'c')})",
         )
     )
 
@@ -150,7 +151,7 @@ def check_new_children(
                 target.write(block)
         count = value(
             other,
-            f"SELECT count(*) FROM {_LATEST}, {child.source} AS c JOIN {table} AS g ON {_on(link, 'g', 'c')}"
+            f"SELECT count(*) FROM {_LATEST}, {link.child_part or child.source} AS c JOIN {table} AS g ON {_on(link, 'g', 'c')}"
             f" WHERE {_INVISIBLE.format(snapshot=snapshot)}",
         )
         if count:

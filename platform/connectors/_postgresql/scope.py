@@ -82,6 +82,14 @@ def select_tenant(
     return _Closure(catalogue, column, value, include, exclude, ignored_links).selection()
 
 
+RELATION = "lastro_relation"
+"""Where a parent's row lies, for foreign keys that refer to one partition."""
+
+
+def _lies_in(relation: str, leaves: Sequence[int]) -> str:
+    return f"{relation} = ANY (ARRAY[{', '.join(map(str, leaves))}]::oid[])"
+
+
 class _Closure:
     def __init__(
         self,
@@ -198,9 +206,11 @@ class _Closure:
             else:
                 mine, others = self._child_conditions(oid, label)
                 reason = "through " + ", ".join(sorted(link.name for link in self._through[oid]))
-            columns = sorted({c for link in self._links if link.parent == oid for c in link.parent_columns})
+            referring = [link for link in self._links if link.parent == oid]
+            columns = [f"t.{ident(c)}" for c in sorted({c for link in referring for c in link.parent_columns})]
             if columns:
-                select = f"SELECT {', '.join(f't.{ident(c)}' for c in columns)} FROM {table.source} AS t WHERE "
+                columns += [f"t.tableoid AS {RELATION}"] if any(link.parent_leaves for link in referring) else []
+                select = f"SELECT {', '.join(columns)} FROM {table.source} AS t WHERE "
                 ctes[oid] = (f"{label[oid]} AS ({select}{mine})", f"{label[oid]}o AS ({select}{others})")
             needed = self._needed(oid, mine, ctes)
             scopes.append(Scope(table, mine, needed, reason, others, self._needed(oid, others, ctes)))
@@ -218,8 +228,10 @@ class _Closure:
     @staticmethod
     def _exists(link: ForeignKey, cte: str) -> str:
         pairs = zip(link.parent_columns, link.equals, link.columns, strict=True)
-        on = " AND ".join(f"{cte}.{ident(parent)} {equals} t.{ident(child)}" for parent, equals, child in pairs)
-        return f"EXISTS (SELECT FROM {cte} WHERE {on})"
+        on = [f"{cte}.{ident(parent)} {equals} t.{ident(child)}" for parent, equals, child in pairs]
+        on += [_lies_in(f"{cte}.{RELATION}", link.parent_leaves)] if link.parent_leaves else []
+        exists = f"EXISTS (SELECT FROM {cte} WHERE {' AND '.join(on)})"
+        return f"({_lies_in('t.tableoid', link.child_leaves)} AND {exists})" if link.child_leaves else exists
 
     def _needed(self, oid: int, condition: str, ctes: dict[int, tuple[str, str]]) -> tuple[str, ...]:
         """The WITH queries that this condition reads, parents first."""

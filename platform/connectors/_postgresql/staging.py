@@ -73,6 +73,13 @@ class Pair:
         return " AND ".join(f"{side}.{ident(name)} {equals} d.k{n}" for n, (name, equals) in pairs)
 
 
+def lost_partitions(view: TableView, table: Table) -> list[tuple[str, str, str]]:
+    """(schema, name, bound) of partitions that the table had at the backup and no longer has."""
+    present = {(schema, name) for schema, name, _ in table.partitions}
+    known = (tuple(each) for each in view.facts.get("partitions", ()))
+    return [(each[0], each[1], each[2]) for each in known if (each[0], each[1]) not in present]
+
+
 def pair_up(view: TableView, scope: Scope, number: int) -> Pair:
     """Match columns and key; SchemaMismatch with the reason when the rows cannot go there."""
     table = scope.table
