@@ -239,14 +239,25 @@ class TableView(Protocol):
     module: str
     columns: tuple[Column, ...]
     key: KeySpec
-    row_count: int
-    byte_count: int
     sha256: str
-    """engine.table_runs.table_digest of its rows."""
+    """engine.table_runs.table_digest of its rows; "" when rows are withheld that were erased since (engine.erasures)."""
     facts: Mapping[str, Any]
+
+    @property
+    def row_count(self) -> int: ...
+
+    @property
+    def byte_count(self) -> int:
+        """Bytes of the row lines."""
 
     def rows(self) -> Iterator[list[bytes]]:
         """Every row line (no version), in key order, in batches; each verified against its chunk id."""
+
+    def rows_for(self, keys: Sequence[bytes]) -> Iterator[list[bytes]]:
+        """Row lines of those key texts (in any order) that exist, in key order."""
+
+    def rows_after(self, key_text: bytes | None, *, limit: int) -> list[bytes]:
+        """At most `limit` row lines behind a key, from the first when None; an empty list at the end."""
 
 
 class TreeView(Protocol):

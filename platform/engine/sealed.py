@@ -48,6 +48,7 @@ class Kind(IntEnum):
     MANIFEST = 4
     RECORD = 5
     IMAGE = 6
+    ERASURE = 7
 
 
 class Envelope:

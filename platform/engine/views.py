@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.chunks import ChunkReader
+from engine.erasures import ErasureLedger, LedgeredTable
 from engine.errors import ObjectDamaged
 from engine.manifest import Manifest
 from engine.ports import DocumentView, TableView, TreeView
@@ -47,9 +48,19 @@ class StoredSource:
     documents: Mapping[str, DocumentView]
 
 
-def source_views(repository: Repository, manifest: Manifest) -> dict[str, StoredSource]:
-    """Every source of the backup by name; reads nothing yet."""
+def source_views(repository: Repository, manifest: Manifest, *, erasures: int = 0) -> dict[str, StoredSource]:
+    """Every source of the backup by name, without what was erased since; reads the ledger and no more yet.
+
+    `erasures` is the number of the newest ledger record that the catalogue knows of. Raises ManifestDamaged when the
+    ledger is not whole.
+    """
     reader = repository.reader(manifest)
+    ledger = ErasureLedger.load(repository, at_least=erasures)
+
+    def table(source: str, node: Mapping[str, Any]) -> TableView:
+        view = StoredTable(reader, node)
+        return LedgeredTable(view, source, ledger) if ledger.knows(source, view.name) else view
+
     return {
         node["name"]: StoredSource(
             name=node["name"],
@@ -57,7 +68,7 @@ def source_views(repository: Repository, manifest: Manifest) -> dict[str, Stored
             category=node["category"],
             position=node["position"],
             facts=node["facts"],
-            tables=tuple(StoredTable(reader, each) for each in node["tables"]),
+            tables=tuple(table(node["name"], each) for each in node["tables"]),
             trees=tuple(StoredTree(reader, each) for each in node["trees"]),
             documents={each["name"]: StoredDocument(reader, each) for each in node["documents"]},
         )
