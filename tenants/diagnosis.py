@@ -18,7 +18,7 @@ from operations.leases import lease_duration
 from operations.models import ACTIVE_STATES, Operation
 from tenants import wiring
 from tenants.models import Backup, Criticality, Source, StoreConfig, Tenant
-from tenants.selectors import AGE_MAX
+from tenants.selectors import AGE_MAX, source_guarded
 from tenants.services.stores import store_default, store_test
 
 OK, WARNING, CRITICAL = "ok", "warning", "critical"
@@ -74,7 +74,7 @@ def _catalogue() -> Iterator[Sign]:
     if missing:
         yield Sign("catalogue", CRITICAL, f"{len(missing)} migrations are not applied", "run: manage.py migrate")
     else:
-        yield Sign("catalogue", OK, f"{connection.vendor}, {Tenant.objects.count()} tenants")
+        yield Sign("catalogue", OK, f"{connection.vendor}, {Tenant.objects.filter(archived_at=None).count()} tenants")
 
 
 def _settings() -> Iterator[Sign]:
@@ -187,7 +187,7 @@ def _operations() -> Iterator[Sign]:
 
 def _ages() -> Iterator[Sign]:
     now = clock.now()
-    sources = Source.objects.filter(enabled=True)
+    sources = source_guarded()
     late = sources.filter(
         Q(last_good_at=None)
         | Q(last_good_at__lt=now - AGE_MAX)

@@ -17,6 +17,7 @@ def tenant(row: Tenant) -> dict[str, Any]:
         "store": row.store.name,
         "repository_id": row.repository_id,
         "created_at": _time(row.created_at),
+        "archived_at": _time(row.archived_at),
     }
 
 
@@ -45,6 +46,7 @@ def source(row: Source) -> dict[str, Any]:
         "tested": row.tested_summary,
         "last_good_backup": row.last_good_backup_id,
         "last_good_at": _time(row.last_good_at),
+        "archived_at": _time(row.archived_at),
     }
 
 

@@ -33,10 +33,20 @@ def source_get(tenant: Tenant, name: str) -> Source:
     try:
         return Source.objects.select_related("tenant").get(tenant=tenant, name=name)
     except Source.DoesNotExist:
+        if Source.every.filter(tenant=tenant, name=name).exists():
+            raise NotFound(
+                f"source {name} of tenant {tenant.slug} was removed",
+                hint=f"bring it back: source reinstate {tenant.slug} {name}",
+            ) from None
         known = ", ".join(Source.objects.filter(tenant=tenant).order_by("name").values_list("name", flat=True)[:20])
         raise NotFound(
             f"tenant {tenant.slug} has no source {name!r}", hint=f"it has: {known}" if known else "source add adds one"
         ) from None
+
+
+def source_guarded() -> QuerySet[Source]:
+    """Sources that ought to have a recent backup: none that is left out or removed, of no archived tenant."""
+    return Source.objects.filter(enabled=True, tenant__archived_at=None)
 
 
 def source_list(tenant: Tenant) -> list[Source]:
@@ -147,10 +157,10 @@ class ProtectionCounts:
 
 def protection_counts(*, now: datetime.datetime) -> ProtectionCounts:
     """Count what is protected at this moment; sources that are left out do not count."""
-    sources = Source.objects.filter(enabled=True)
+    sources = source_guarded()
     limit = now - AGE_MAX
     return ProtectionCounts(
-        tenants=Tenant.objects.count(),
+        tenants=Tenant.objects.filter(archived_at=None).count(),
         sources=sources.count(),
         unprotected=sources.filter(Q(last_good_at=None) | Q(last_good_at__lt=limit)).count(),
         hours=round(AGE_MAX.total_seconds() / 3600),
@@ -169,13 +179,14 @@ class TenantLine:
 
 def tenant_list(*, after: str = "", limit: int = LIST_MAX) -> list[TenantLine]:
     """Tenants by slug; `after` is the slug after which the page goes on. Two queries, whatever the page."""
+    guarded = Q(sources__enabled=True, sources__archived_at=None)
     newest = Backup.objects.filter(tenant=OuterRef("pk")).exclude(state=BackupState.DELETED).order_by("-id")
     rows = list(
-        Tenant.objects.filter(slug__gt=after)
+        Tenant.objects.filter(slug__gt=after, archived_at=None)
         .annotate(
-            source_count=Count("sources", filter=Q(sources__enabled=True)),
-            never_count=Count("sources", filter=Q(sources__enabled=True, sources__last_good_at=None)),
-            oldest=Min("sources__last_good_at", filter=Q(sources__enabled=True)),
+            source_count=Count("sources", filter=guarded),
+            never_count=Count("sources", filter=guarded & Q(sources__last_good_at=None)),
+            oldest=Min("sources__last_good_at", filter=guarded),
             newest_id=Subquery(newest.values("pk")[:1]),
         )
         .order_by("slug")[: min(limit, LIST_MAX + 1)]

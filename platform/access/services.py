@@ -10,6 +10,7 @@ from django.db import IntegrityError, transaction
 
 import audit.services
 from access.models import Account, Scope, Token
+from access.tenancy import tenants_unknown
 from core import clock
 from core.errors import Conflict, NotFound
 from engine.errors import UsageError
@@ -17,14 +18,16 @@ from engine.errors import UsageError
 PASSWORD_BYTES = 18
 SECRET_BYTES = 32
 PREFIX_BYTES = 5
+NAME_CHARS_MAX = 150
 LAST_USED_STEP = datetime.timedelta(minutes=1)
 """The time of last use is kept to this step, so that reading requests do not each write a row."""
 
 
 def master_add(username: str, *, actor: str) -> tuple[Account, str]:
     """Make an account with the master role and a made-up password, which is returned and kept nowhere."""
-    if not username or not username.isprintable() or len(username) > 150 or username != username.strip():
-        raise UsageError(f"{username!r} is no name for an account", hint="1 to 150 printable characters")
+    if not username or not username.isprintable() or len(username) > NAME_CHARS_MAX or username != username.strip():
+        hint = f"1 to {NAME_CHARS_MAX} printable characters"
+        raise UsageError(f"{username[:60]!r} is no name for an account", hint=hint)
     password = secrets.token_urlsafe(PASSWORD_BYTES)
     account = Account(username=username, is_master=True)
     account.set_password(password)
@@ -55,6 +58,10 @@ def token_add(
     unknown = sorted(set(scopes) - set(Scope.values))
     if unknown or not scopes:
         raise UsageError(f"unknown scope {unknown[0]}" if unknown else "a token needs a scope", hint=", ".join(Scope))
+    for slug in tenants_unknown(sorted(set(tenants))):
+        raise NotFound(f"there is no tenant {slug[:60]!r}", hint="tenant list shows them")
+    if not name.strip() or not name.isprintable() or len(name) > NAME_CHARS_MAX:
+        raise UsageError(f"{name[:60]!r} is no name for a token", hint=f"1 to {NAME_CHARS_MAX} printable characters")
     account, secret = _master_get(master), secrets.token_urlsafe(SECRET_BYTES)
     token = Token(
         account=account,
@@ -93,7 +100,7 @@ def token_revoke(prefix: str, *, actor: str) -> Token:
     """End a token for good; ending it twice is no error."""
     token = Token.objects.filter(prefix=prefix).first()
     if token is None:
-        raise NotFound(f"no token {prefix}", hint="token list shows them")
+        raise NotFound(f"no token {prefix[:60]!r}", hint="token list shows them")
     with transaction.atomic():
         if Token.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=clock.now()):
             audit.services.record(
@@ -108,7 +115,7 @@ def _master_get(username: str) -> Account:
     if username:
         account = masters.filter(username=username).first()
         if account is None:
-            raise NotFound(f"no master {username}", hint="master add makes one")
+            raise NotFound(f"no master {username[:60]!r}", hint="master add makes one")
         return account
     found = list(masters[:2])
     if len(found) == 1:

@@ -65,12 +65,21 @@ class Tenant(Record):
     """The highest sequence number ever given to a session; raised only under the tenant's lease."""
     numbers_closed = models.PositiveBigIntegerField(default=0)
     """All numbers up to this one are known to hold a manifest or a void record."""
+    archived_at = models.DateTimeField(null=True)
+    """Removed: it takes no backups and is in no list; its keys, backups and sources stay, so that they can be restored."""
 
     class Meta:
         ordering = ["slug"]
 
     def __str__(self) -> str:
         return self.slug
+
+
+class SourceManager(models.Manager["Source"]):
+    """Sources that were not removed."""
+
+    def get_queryset(self) -> models.QuerySet["Source"]:
+        return super().get_queryset().filter(archived_at=None)
 
 
 class Source(Record):
@@ -92,11 +101,18 @@ class Source(Record):
     last_good_backup = models.ForeignKey("tenants.Backup", null=True, on_delete=models.SET_NULL, related_name="+")
     last_good_at = models.DateTimeField(null=True)
     """When the data of the last good backup was read: the age of a source counts from here."""
+    archived_at = models.DateTimeField(null=True)
+    """Removed: its name is free again, and its backups stay."""
+
+    objects = SourceManager()
+    every = models.Manager["Source"]()
 
     class Meta:
         ordering = ["tenant", "name"]
         constraints = [
-            models.UniqueConstraint("tenant", Lower("name"), name="source_name_unique"),
+            models.UniqueConstraint(
+                "tenant", Lower("name"), condition=models.Q(archived_at=None), name="source_name_unique"
+            ),
         ]
         indexes = [models.Index(fields=["last_good_at"], name="source_last_good")]
 

@@ -35,6 +35,7 @@ def backup_start(
     tenant: Tenant, wish: BackupWish, *, actor: str, reason: str = "", here: bool = False
 ) -> tuple[Backup, Operation]:
     """Queue a backup. Raises NotFound for an unknown source, UsageError when there is none or a tag is bad."""
+    tenant_active(tenant)
     sources = _chosen(tenant, wish.sources)
     tags_checked(wish.tags)
     with transaction.atomic():
@@ -58,6 +59,7 @@ def backup_import_start(
 ) -> tuple[Backup, Operation]:
     """Queue the taking in of a portable package as a full backup of the source."""
     tenant = source.tenant
+    tenant_active(tenant)
     wish = BackupWish(type=BackupType.FULL, tags=tags, trigger="import")
     with transaction.atomic():
         backup = backup_create(tenant, wish, [source], actor=actor, origin=Origin.IMPORTED)
@@ -115,7 +117,8 @@ def backup_again(old: Backup, *, actor: str) -> Backup:
         compress=old.compress,
         trigger=old.trigger,
     )
-    sources = [each.source for each in old.sources.select_related("source") if each.source is not None]
+    rows = old.sources.select_related("source")
+    sources = [each.source for each in rows if each.source is not None and each.source.archived_at is None]
     return backup_create(old.tenant, wish, sources, actor=actor, origin=old.origin)
 
 
@@ -194,6 +197,15 @@ def _subject_start(
             actor=actor,
             reason=reason,
             here=here,
+        )
+
+
+def tenant_active(tenant: Tenant) -> None:
+    """Raise Conflict for a tenant that was removed: it is kept for restores, and takes nothing new."""
+    if tenant.archived_at is not None:
+        raise Conflict(
+            f"tenant {tenant.slug} was removed on {tenant.archived_at:%Y-%m-%d}",
+            hint=f"bring it back first: tenant reinstate {tenant.slug}",
         )
 
 

@@ -7,14 +7,17 @@ from django.db import IntegrityError, transaction
 
 from audit.services import record
 from core import clock
-from core.errors import Conflict
+from core.errors import Conflict, NotFound
 from engine.adapters import parse_config, secret_fields
 from engine.errors import UsageError
 from engine.ports import Probe
 from tenants import sealing, wiring
-from tenants.models import Source, Tenant
+from tenants.models import BackupSource, Source, Tenant
+from tenants.models.backup import GOOD_STATES
 from tenants.places import source_folder_checked
 from tenants.rules import name_checked
+from tenants.selectors import source_get
+from tenants.services.tenants import idle_checked
 
 _SUMMARY_CHARS_MAX = 500
 
@@ -57,17 +60,53 @@ def source_add(
 
 
 def source_update(
-    source: Source, *, values: Mapping[str, str], actor: str, test: bool = True
+    source: Source, *, values: Mapping[str, str], actor: str, criticality: str = "", test: bool = True
 ) -> tuple[Source, Probe | None]:
-    """Change settings; those not named keep their values, secrets included. Raises as `source_add`."""
+    """Change settings and class; those not named keep their values, secrets included. Raises as `source_add`."""
+    if not values and not criticality:
+        raise UsageError("nothing to change was named", hint="give --set KEY=VALUE or --class")
     adapter: Any = wiring.connector_kind(source.kind)
     present: dict[str, Any] = {**source.config, **sealing.unseal(source.sealed, owner=_owner(source))}
     _settings_put(source, adapter, {**present, **sealing.resolved(adapter.Config, values)})
     probe = _tested(source) if test else None
     with transaction.atomic():
-        source.save(update_fields=["config", "sealed", "tested_at", "tested_summary"])
-        _audit("source.changed", source, actor, changed=sorted(values))
+        source.criticality = criticality or source.criticality
+        source.save(update_fields=["config", "sealed", "tested_at", "tested_summary", "criticality"])
+        _audit("source.changed", source, actor, changed=sorted([*values, *(["class"] if criticality else [])]))
     return source, probe
+
+
+def source_archive(source: Source, *, actor: str) -> Source:
+    """Remove a source from the tenant; its backups stay, and its settings until it is reinstated.
+
+    Raises Busy while an operation of the tenant is under way.
+    """
+    idle_checked(source.tenant)
+    with transaction.atomic():
+        Source.objects.filter(pk=source.pk).update(archived_at=clock.now())
+        _audit("source.removed", source, actor, backups=source_backup_count(source))
+    source.refresh_from_db(from_queryset=Source.every.all())
+    return source
+
+
+def source_reinstate(tenant: Tenant, name: str, *, actor: str) -> Source:
+    """Bring back the source of this name that was removed last. Raises NotFound, Conflict for a name in use."""
+    source = Source.every.filter(tenant=tenant, name=name).exclude(archived_at=None).order_by("-archived_at").first()
+    if source is None:
+        raise NotFound(f"no source {name!r} of tenant {tenant.slug} was removed", hint=f"source list {tenant.slug}")
+    try:
+        with transaction.atomic():
+            Source.every.filter(pk=source.pk).update(archived_at=None)
+            _audit("source.reinstated", source, actor)
+    except IntegrityError:
+        raise _taken(tenant, name) from None
+    return source_get(tenant, name)
+
+
+def source_backup_count(source: Source) -> int:
+    """How many good backups hold the source."""
+    kept = BackupSource.objects.filter(source=source, state=BackupSource.State.KEPT)
+    return kept.filter(backup__state__in=GOOD_STATES).count()
 
 
 def source_test(source: Source, *, actor: str) -> Probe:

@@ -1,15 +1,20 @@
 """Tenants: added with keys and a repository of their own."""
 
+import datetime
+
 from django.db import IntegrityError, transaction
 
 from audit.services import record
-from core.errors import Conflict
+from core import clock
+from core.errors import Busy, Conflict
 from core.ids import new_id
 from core.rootkey import root_key
 from engine.errors import LastroError, UsageError
 from engine.keys import Keyring
+from operations.selectors import operations_active
 from tenants import wiring
-from tenants.models import Criticality, Tenant
+from tenants.models import Backup, Criticality, Tenant
+from tenants.models.backup import GOOD_STATES
 from tenants.rules import slug_checked, title_checked, version_checked
 from tenants.services.stores import store_default, store_get
 
@@ -89,5 +94,46 @@ def tenant_update(
     return tenant
 
 
+def tenant_archive(tenant: Tenant, *, actor: str) -> Tenant:
+    """Remove a tenant from the work: no new backups, in no list. Keys, sources and backups stay, also in the store.
+
+    Raises Busy while an operation of the tenant is under way. Its slug is never given to another tenant.
+    """
+    idle_checked(tenant)
+    return _archived_put(tenant, clock.now(), "tenant.removed", actor)
+
+
+def tenant_reinstate(tenant: Tenant, *, actor: str) -> Tenant:
+    """Take a removed tenant back into the work. Repeating it is no error."""
+    return _archived_put(tenant, None, "tenant.reinstated", actor)
+
+
+def tenant_backup_count(tenant: Tenant) -> int:
+    """How many good backups the tenant has."""
+    return Backup.objects.filter(tenant=tenant, state__in=GOOD_STATES).count()
+
+
+def idle_checked(tenant: Tenant) -> None:
+    """Raise Busy while something of the tenant is queued or runs."""
+    active = operations_active(tenant=tenant.slug)
+    if active:
+        raise Busy(
+            f"{active[0].kind} {active[0].pk} of tenant {tenant.slug} is {active[0].state}",
+            hint="wait for its end, or: operation cancel",
+            operation=active[0].pk,
+        )
+
+
+def _archived_put(tenant: Tenant, at: datetime.datetime | None, event: str, actor: str) -> Tenant:
+    with transaction.atomic():
+        if Tenant.objects.filter(pk=tenant.pk, archived_at__isnull=at is not None).update(archived_at=at):
+            data = {"backups": tenant_backup_count(tenant)}
+            record(event, message=f"tenant {tenant.slug}", actor=actor, tenant=tenant.slug, level="warning", data=data)
+    tenant.refresh_from_db()
+    return tenant
+
+
 def _taken(slug: str) -> Conflict:
+    if Tenant.objects.filter(slug=slug).exclude(archived_at=None).exists():
+        return Conflict(f"a tenant {slug!r} was removed", hint=f"choose another slug, or: tenant reinstate {slug}")
     return Conflict(f"a tenant {slug!r} exists already", hint="choose another slug, or use the tenant that exists")

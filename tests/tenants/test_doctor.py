@@ -2,8 +2,10 @@
 
 import datetime
 import shutil
+import sqlite3
 
 import pytest
+from django.db import connection
 
 from core import clock
 from core.rootkey import root_key
@@ -69,6 +71,16 @@ def test_a_store_that_is_not_mounted_is_critical(house: House) -> None:
     shutil.rmtree(house.data / "store")
     (house.data / "elsewhere").rename(house.data / "store")
     assert "ok" in _signs("store default")
+
+
+def test_a_library_that_can_damage_the_catalogue_is_told(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: nobody has to know `check --deploy`; pretend to have SQLite before and after the WAL-reset fix."""
+    if connection.vendor != "sqlite":
+        pytest.skip("the catalogue lies in PostgreSQL")
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 40, 1))
+    assert "WAL-reset" in _signs("settings")["warning"]
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 51, 3))
+    assert not [sign for sign in diagnose() if "WAL-reset" in sign.message]
 
 
 def test_a_missing_root_key_is_critical(house: House) -> None:

@@ -9,6 +9,9 @@ _CATEGORIES = ("database", "assets", "configurations")
 _CLASSES = ("critical", "important", "normal")
 _SET = argument("--set", action="append", metavar="KEY=VALUE", help="a setting; a secret may be @FILE or env:NAME")
 _NO_TEST = argument("--no-test", action="store_true", help="save it untested")
+_CLASS = argument(
+    "--class", dest="criticality", choices=_CLASSES, default="", help="how much it matters; at first as the tenant does"
+)
 _WHICH = (argument("tenant", metavar="TENANT"), argument("name", metavar="NAME"))
 
 
@@ -36,7 +39,11 @@ def _set(call: Call) -> Answer:
     from tenants.services.sources import source_update
 
     row, probe = source_update(
-        _source(call), values=settings_of(call.options.set), actor=call.actor, test=not call.options.no_test
+        _source(call),
+        values=settings_of(call.options.set),
+        criticality=call.options.criticality,
+        actor=call.actor,
+        test=not call.options.no_test,
     )
     return _told(call, row, probe, "")
 
@@ -97,6 +104,32 @@ def _switch(call: Call, *, enabled: bool) -> Mapping[str, Any]:
     return outputs.source(source_enable(_source(call), enabled=enabled, actor=call.actor))
 
 
+def _remove(call: Call) -> Answer:
+    from tenants import outputs
+    from tenants.services.sources import source_archive, source_backup_count
+
+    row = _source(call)
+    count = source_backup_count(row)
+    if count:
+        what = f"remove source {row.name} of {row.tenant.slug}, which {count} backups hold; they stay"
+        call.confirm(row.tenant.slug, what=what)
+    row = source_archive(row, actor=call.actor)
+    return Answer(
+        {**outputs.source(row), "backups": count},
+        [
+            f"Source {row.name} is removed; its {count} backups stay. Back: source reinstate {row.tenant.slug} {row.name}"
+        ],
+    )
+
+
+def _reinstate(call: Call) -> Mapping[str, Any]:
+    from tenants import outputs, selectors
+    from tenants.services.sources import source_reinstate
+
+    tenant = selectors.tenant_get(call.options.tenant)
+    return outputs.source(source_reinstate(tenant, call.options.name, actor=call.actor))
+
+
 def _kinds(call: Call) -> Answer:
     import connectors
     from tenants.commanding import kinds_answer
@@ -124,16 +157,18 @@ class Command(NounCommand):
                     "--kind", required=True, help="files, sqlite, postgresql, eventlog, …; source kinds lists them"
                 ),
                 argument("--category", required=True, choices=_CATEGORIES, help="what it holds"),
-                argument("--class", dest="criticality", choices=_CLASSES, default="", help="the tenant's by default"),
+                _CLASS,
                 _SET,
                 _NO_TEST,
             ),
         ),
-        Verb("set", _set, "change settings; the others stay", (*_WHICH, _SET, _NO_TEST)),
+        Verb("set", _set, "change settings, tested; the others stay", (*_WHICH, _SET, _CLASS, _NO_TEST)),
         Verb("test", _test, "connect and check rights", _WHICH),
         Verb("list", _list, "list a tenant's sources", (argument("tenant", metavar="TENANT"),)),
         Verb("show", _show, "show a source; secrets are only said to be set", _WHICH),
         Verb("enable", _enable, "take it into backups of the whole tenant", _WHICH),
         Verb("disable", _disable, "leave it out of backups of the whole tenant", _WHICH),
+        Verb("remove", _remove, "remove it; its backups stay", _WHICH, confirm=True),
+        Verb("reinstate", _reinstate, "bring a removed one back", _WHICH),
         Verb("kinds", _kinds, "list the kinds of sources and their settings"),
     )

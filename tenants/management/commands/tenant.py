@@ -60,6 +60,30 @@ def _set(call: Call) -> Answer:
     return Answer(outputs.tenant(row), [f"Tenant {row.slug} is changed; backups taken from now on record it."])
 
 
+def _remove(call: Call) -> Answer:
+    from tenants import outputs
+    from tenants.selectors import tenant_get
+    from tenants.services.tenants import tenant_archive, tenant_backup_count
+
+    row = tenant_get(call.options.slug)
+    count = tenant_backup_count(row)
+    if count and row.archived_at is None:
+        call.confirm(row.slug, what=f"remove tenant {row.slug}, which has {count} backups; they stay")
+    row = tenant_archive(row, actor=call.actor)
+    return Answer(
+        {**outputs.tenant(row), "backups": count},
+        [f"Tenant {row.slug} is removed; its {count} backups stay. Back: tenant reinstate {row.slug}"],
+    )
+
+
+def _reinstate(call: Call) -> Mapping[str, Any]:
+    from tenants import outputs
+    from tenants.selectors import tenant_get
+    from tenants.services.tenants import tenant_reinstate
+
+    return outputs.tenant(tenant_reinstate(tenant_get(call.options.slug), actor=call.actor))
+
+
 def _show(call: Call) -> Mapping[str, Any]:
     from tenants import outputs, selectors
 
@@ -101,5 +125,13 @@ class Command(NounCommand):
                 argument("--platform-version", metavar="V", help="what its application runs; kept in each backup"),
             ),
         ),
+        Verb(
+            "remove",
+            _remove,
+            "take no more backups of it; those it has stay, in the store too",
+            (argument("slug", metavar="SLUG"),),
+            confirm=True,
+        ),
+        Verb("reinstate", _reinstate, "bring a removed one back", (argument("slug", metavar="SLUG"),)),
         Verb("show", _show, "show a tenant and its sources", (argument("slug", metavar="SLUG"),)),
     )
