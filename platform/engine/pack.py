@@ -56,7 +56,7 @@ def padded_size(size: int) -> int:
     return -(-size // step) * step
 
 
-def encode_payload(payload: bytes, compressor: zstandard.ZstdCompressor | None) -> bytes:
+def encode_payload(payload: Buffer, compressor: zstandard.ZstdCompressor | None) -> bytes:
     """Codec byte and payload; stored when compression saves less than 1 in 32.
 
     What was compressed is decompressed and compared before it counts: a codec's bug must not be found
@@ -65,7 +65,9 @@ def encode_payload(payload: bytes, compressor: zstandard.ZstdCompressor | None) 
     if compressor is not None and len(payload) > 32:
         packed = compressor.compress(payload)
         if len(packed) < len(payload) - (len(payload) >> 5):
-            if zstandard.ZstdDecompressor().decompress(packed, max_output_size=len(payload)) != payload:
+            restored = zstandard.ZstdDecompressor().decompress(packed, max_output_size=len(payload))
+            # Not `!=`: that compares a memoryview byte by byte through Python's own types.
+            if len(restored) != len(payload) or not restored.startswith(payload):
                 raise ObjectDamaged("zstd did not give back what it was given", hint="check this machine's memory")
             return CODEC_ZSTD + packed
     return CODEC_STORED + payload
@@ -89,6 +91,7 @@ class PackBuilder:
         self._parts: list[bytes] = [self._envelope.header]
         self.size = HEADER_BYTES
         self.frames: list[Frame] = []
+        self._digest = hashlib.sha256(self._envelope.header)
         self._chunk_count = 0
         self._bytes_target = PACK_BYTES_TARGET[kind]
 
@@ -106,6 +109,7 @@ class PackBuilder:
         sealed = self._envelope.seal(self.size, plain, last=False)
         self.frames.append(Frame(self.size, len(sealed), chunks))
         self._parts.append(sealed)
+        self._digest.update(sealed)  # While it still lies in the core's cache.
         self.size += len(sealed)
         self._chunk_count += len(chunks)
 
@@ -115,13 +119,11 @@ class PackBuilder:
         trailer = self._envelope.seal(trailer_offset, _encode_trailer(self.frames), last=True)
         bare = trailer_offset + len(trailer) + FOOTER_BYTES
         total = padded_size(bare)
-        self._parts += [trailer, os.urandom(total - bare)]
-        footer = _FOOTER.pack(trailer_offset, len(trailer), total)
-        self._parts.append(self._envelope.seal(_FOOTER_NUMBER, footer, last=True))
-        digest = hashlib.sha256()
-        for part in self._parts:
-            digest.update(part)
-        return digest.hexdigest(), self._parts, total
+        footer = self._envelope.seal(_FOOTER_NUMBER, _FOOTER.pack(trailer_offset, len(trailer), total), last=True)
+        for part in (trailer, os.urandom(total - bare), footer):
+            self._parts.append(part)
+            self._digest.update(part)
+        return self._digest.hexdigest(), self._parts, total
 
 
 def _encode_trailer(frames: Sequence[Frame]) -> bytes:

@@ -4,12 +4,12 @@ Nothing a session stores counts until a manifest names it: a session that dies l
 next one deduplicates against (its index segments) and prune removes.
 """
 
-import heapq
+import itertools
 import os
 import queue
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ from engine.faults import kill_point
 from engine.index import pack_place
 from engine.index_set import IndexSet
 from engine.keys import Keyring
-from engine.pack import ZSTD_LEVEL, PackBuilder, encode_payload
+from engine.pack import PackBuilder, encode_payload
 from engine.ports import Buffer, Store
 from engine.sealed import Kind
 
@@ -29,7 +29,9 @@ T = TypeVar("T")
 CHUNK_BYTES_MAX = 8 << 20
 BUNDLE_BYTES = {Kind.DATA_PACK: 2 << 20, Kind.META_PACK: 512 << 10}
 BUNDLE_CHUNKS_MAX = 4096
-FAST_HASH_LOG = 15
+ZSTD_LEVEL, FAST_ZSTD_LEVEL = 2, 1
+ZSTD_HASH_LOG = 15
+"""A match table of 128 KiB stays in a core's cache: level 2 with it takes 0.7 of level 3's time for 3 % more bytes."""
 ENTRIES_PENDING_MAX = 1 << 17
 """Index entries held in memory before a segment is written in the middle of a session."""
 
@@ -52,7 +54,7 @@ class Lane:
         assert len(data) <= CHUNK_BYTES_MAX
         chunk_id = blake3(data, key=self._session.id_key).digest()
         if self._session.claim(chunk_id):
-            self._frame(bytes(data), [(chunk_id, 0, len(data))], fast=fast)
+            self._frame(data, [(chunk_id, 0, len(data))], fast=fast)
         return chunk_id
 
     def add_small(self, data: Buffer) -> bytes:
@@ -61,12 +63,24 @@ class Lane:
             return self.add(data)
         chunk_id = blake3(data, key=self._session.id_key).digest()
         if self._session.claim(chunk_id):
-            self._bundle.append(bytes(data))
-            self._bundle_chunks.append((chunk_id, self._bundle_bytes, len(data)))
-            self._bundle_bytes += len(data)
-            if self._bundle_bytes >= BUNDLE_BYTES[self._kind] or len(self._bundle) >= BUNDLE_CHUNKS_MAX:
-                self.flush()
+            self._bundle_up(chunk_id, bytes(data))
         return chunk_id
+
+    def add_many(self, pieces: Sequence[bytes]) -> list[bytes]:
+        """Like `add_small` for each of some small pieces, with one look at what is known."""
+        key = self._session.id_key
+        chunk_ids = [blake3(piece, key=key).digest() for piece in pieces]
+        for piece, chunk_id, new in zip(pieces, chunk_ids, self._session.claim_many(chunk_ids), strict=True):
+            if new:
+                self._bundle_up(chunk_id, piece)
+        return chunk_ids
+
+    def _bundle_up(self, chunk_id: bytes, data: bytes) -> None:
+        self._bundle.append(data)
+        self._bundle_chunks.append((chunk_id, self._bundle_bytes, len(data)))
+        self._bundle_bytes += len(data)
+        if self._bundle_bytes >= BUNDLE_BYTES[self._kind] or len(self._bundle) >= BUNDLE_CHUNKS_MAX:
+            self.flush()
 
     def flush(self) -> None:
         """Write the open bundle out."""
@@ -77,14 +91,12 @@ class Lane:
 
     def _compressor(self, fast: bool) -> zstandard.ZstdCompressor | None:
         if self._session.compress and fast not in self._compressors:
-            if fast:
-                parameters = zstandard.ZstdCompressionParameters.from_level(1, hash_log=FAST_HASH_LOG)
-                self._compressors[fast] = zstandard.ZstdCompressor(compression_params=parameters)
-            else:
-                self._compressors[fast] = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
+            level = FAST_ZSTD_LEVEL if fast else ZSTD_LEVEL
+            parameters = zstandard.ZstdCompressionParameters.from_level(level, hash_log=ZSTD_HASH_LOG)
+            self._compressors[fast] = zstandard.ZstdCompressor(compression_params=parameters)
         return self._compressors.get(fast)
 
-    def _frame(self, payload: bytes, chunks: list[tuple[bytes, int, int]], *, fast: bool = False) -> None:
+    def _frame(self, payload: Buffer, chunks: list[tuple[bytes, int, int]], *, fast: bool = False) -> None:
         try:
             plain = encode_payload(payload, self._compressor(fast))
             with self._session.builder(self._kind) as builder:
@@ -112,6 +124,11 @@ class MetaLane(Lane):
         """See Lane.add_small."""
         with self._lock:
             return super().add_small(data)
+
+    def add_many(self, pieces: Sequence[bytes]) -> list[bytes]:
+        """See Lane.add_many."""
+        with self._lock:
+            return super().add_many(pieces)
 
     def flush(self) -> None:
         """See Lane.flush."""
@@ -142,8 +159,9 @@ class Session:
         self._generation = index.generation
         self._rewriting = rewriting
         self._workers = workers or max(2, min(8, os.cpu_count() or 2))
-        self._claimed: dict[bytes, object] = {}
+        self._claimed: set[bytes] = set()
         self._lock = threading.Lock()
+        self._claim_lock = threading.Lock()
         self._index_lock = threading.Lock()
         self._open: dict[Kind, list[PackBuilder]] = {Kind.DATA_PACK: [], Kind.META_PACK: []}
         self._stored: list[tuple[str, PackBuilder]] = []
@@ -162,13 +180,22 @@ class Session:
 
     def claim(self, chunk_id: bytes) -> bool:
         """True for exactly one caller when the chunk is in no index and no other thread took it."""
-        token = object()
-        if self._claimed.setdefault(chunk_id, token) is not token:
-            return False
-        if not self._rewriting and chunk_id in self._index:
-            self._claimed.pop(chunk_id, None)
-            return False
-        return True
+        return self.claim_many((chunk_id,))[0]
+
+    def claim_many(self, chunk_ids: Sequence[bytes]) -> list[bool]:
+        """What `claim` says to each, in order."""
+        claimed, new = self._claimed, []
+        with self._claim_lock:
+            for chunk_id in chunk_ids:
+                new.append(chunk_id not in claimed)
+                claimed.add(chunk_id)
+        # Only then the index: what moves from the claimed ones to the index is never in neither.
+        if not self._rewriting and self._index.segments:
+            for number, chunk_id in enumerate(chunk_ids):
+                if new[number] and chunk_id in self._index:
+                    claimed.discard(chunk_id)
+                    new[number] = False
+        return new
 
     def submit(self, work: Callable[[Lane], T]) -> Future[T]:
         """Run work(lane) in a worker thread; blocks while the queue is full.
@@ -253,12 +280,11 @@ class Session:
                 return
             packs = [(name, builder.header) for name, builder in stored]
             runs = (_entries(n, builder) for n, (_, builder) in enumerate(stored))
-            entries = list(heapq.merge(*runs)) if len(stored) < 64 else sorted(e for run in runs for e in run)
+            entries = sorted(itertools.chain.from_iterable(runs))
             size = self._index.write(packs, entries, generation=self._generation)
             with self._lock:
                 self._bytes += size
-            for entry in entries:
-                self._claimed.pop(entry[:32], None)
+            self._claimed.difference_update([entry[:32] for entry in entries])
 
     def finish(self) -> None:
         """Store everything that is open and the index.
@@ -298,8 +324,8 @@ class Session:
 
 
 def _entries(pack_number: int, builder: PackBuilder) -> list[bytes]:
-    return sorted(
+    return [
         chunk_id + pack_place(pack_number, frame.offset, frame.length, offset, length)
         for frame in builder.frames
         for chunk_id, offset, length in frame.chunks
-    )
+    ]
