@@ -1,4 +1,4 @@
-"""The end of a transaction: a COMMIT whose answer may be lost."""
+"""The end of a transaction: a COMMIT that is durable when it is answered, and whose answer may be lost."""
 
 import contextlib
 import time
@@ -10,14 +10,17 @@ from connectors._postgresql.connection import Connection, run, value
 from engine.errors import TargetUnreachable
 
 SETTLE_SECONDS_MAX = 60
+DURABLE = "SELECT CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', {local}) END"
+"""A server, database or role may be set to answer before the disk has the commit; what is stricter is left as it is."""
 
 
 def commit(connection: Connection, reconnect: Callable[[], Connection]) -> None:
-    """Commit; when the answer is lost, ask the server what became of the transaction.
+    """Commit to disk; when the answer is lost, ask the server what became of the transaction.
 
     Raises TargetUnreachable when it was rolled back, or when nobody can say.
     """
     transaction = value(connection, "SELECT pg_current_xact_id_if_assigned()::text")
+    run(connection, DURABLE.format(local="true"))
     try:
         run(connection, "COMMIT")
     except psycopg.OperationalError as error:

@@ -52,6 +52,7 @@ PINS: tuple[tuple[str, str], ...] = (
     ("default_transaction_deferrable", "off"),
     ("synchronize_seqscans", "off"),
     ("idle_in_transaction_session_timeout", "0"),
+    ("idle_session_timeout", "0"),
     ("work_mem", "64MB"),
     ("jit", "off"),
 )
@@ -113,16 +114,28 @@ def complete(parts: dict[str, Any], *, connect_timeout: int) -> None:
 def pin(connection: Connection, *, statement_timeout: int, lock_timeout: int) -> None:
     """Set every pinned setting for the session."""
     timeouts = (("statement_timeout", f"{statement_timeout}s"), ("lock_timeout", f"{lock_timeout}s"))
-    settings = ", ".join(f"pg_catalog.set_config('{name}', '{value}', false)" for name, value in (*PINS, *timeouts))
+    pins = (*PINS, *server_pins(connection), *timeouts)
+    settings = ", ".join(f"pg_catalog.set_config('{name}', '{value}', false)" for name, value in pins)
     run(connection, f"SELECT {settings}")
 
 
+def server_pins(connection: Connection) -> tuple[tuple[str, str], ...]:
+    """Settings that are pinned on this server beside PINS, which every server has."""
+    return (("transaction_timeout", "0"),) if connection.info.server_version >= 170000 else ()
+
+
+def session_settings(connection: Connection) -> tuple[tuple[str, str], ...]:
+    """What another session needs beside PINS to behave as this one does: the server's own pins and our timeouts."""
+    timeouts = rows(connection, "SELECT current_setting('statement_timeout'), current_setting('lock_timeout')")[0]
+    return (*server_pins(connection), *zip(("statement_timeout", "lock_timeout"), timeouts, strict=True))
+
+
 def begin(connection: Connection, isolation: str, *, read_only: bool = False) -> None:
-    """Begin a transaction and pin the settings in it too, so that a pooler between us and the server cannot lose them.
+    """Begin a transaction and pin the settings in it too, so that none of a trigger's or function's making is left.
 
     None of these statements takes the snapshot yet.
     """
-    run(connection, begin_text(isolation, read_only=read_only))
+    run(connection, begin_text(isolation, read_only=read_only, more=server_pins(connection)))
 
 
 def begin_text(isolation: str, *, read_only: bool, more: Sequence[tuple[str, str]] = ()) -> str:

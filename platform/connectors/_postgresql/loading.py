@@ -9,7 +9,7 @@ from functools import partial
 import psycopg
 
 from connectors._postgresql.catalogue import Catalogue, Table
-from connectors._postgresql.connection import Connection, begin_text, run, translate, value
+from connectors._postgresql.connection import Connection, begin_text, run, session_settings, translate, value
 from connectors._postgresql.part import PIPED_BYTES_MIN, copy_lines
 from connectors._postgresql.piped import Psql
 from connectors._postgresql.quoting import ident, idents, literal
@@ -116,7 +116,7 @@ def digest_of(connection: Connection, table: Table, view: TableView, psql: Psql 
     query = text.select(Scope(table, "", (), "restored"), version=False, leading=False)
     lines = copy_lines(connection, query)
     if psql and view.byte_count >= PIPED_BYTES_MIN and psql.takes(query):
-        lines = psql.lines([begin_text("READ COMMITTED", read_only=True)], query)
+        lines = psql.lines([begin_text("READ COMMITTED", read_only=True, more=session_settings(connection))], query)
     with contextlib.closing(lines):
         return table_digest(lines, view.key)[0]
 

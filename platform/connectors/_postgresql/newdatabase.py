@@ -78,13 +78,18 @@ def create_missing_database(config: PostgresqlConfig, view: SourceView) -> None:
     wanted = str(parse_dsn(config.conninfo).get("dbname") or "")
     try:
         connect_target(config).close()
-    except LastroError as error:
-        if f'database "{wanted}" does not exist' not in error.message:
-            raise
+    except TargetError as error:
+        refused = error
     else:
         return
-    maintenance = connect(config.conninfo, side="target", database="postgres")
+    try:
+        maintenance = connect(config.conninfo, side="target", database="postgres")
+    except LastroError:
+        raise refused from None
     with contextlib.closing(maintenance):
+        # The server may say what is wrong in any language; its catalogue tells whether the database is there.
+        if value(maintenance, f"SELECT EXISTS (SELECT FROM pg_database WHERE datname = {literal(wanted)})"):
+            raise refused
         facts = json.loads(view.documents[ROLES].read())["database"] if ROLES in view.documents else {}
         encoding = facts.get("encoding") or view.facts.get("encoding") or "UTF8"
         locale = ""
@@ -138,6 +143,8 @@ class _Building:
         if not self.shared and ROLES in self.view.documents:
             apply_database(self.main, self._document(ROLES), self._warn)
         kill_point("pg.build.applied")
+        # A commit that waits for the disk takes everything before it along, on whichever connection it was.
+        run(self.main, "SET synchronous_commit = on")
         run(self.main, f"DROP SCHEMA {ident(MARK)}")
         kill_point("pg.build.committed")
         return RestoreReport(changes_of(destinations), None, checks, None, tuple(self.warnings))

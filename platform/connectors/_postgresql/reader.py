@@ -35,7 +35,7 @@ import psycopg
 from connectors._postgresql import large_objects
 from connectors._postgresql.catalogue import Catalogue, Table, read_catalogue
 from connectors._postgresql.config import PostgresqlConfig
-from connectors._postgresql.connection import Connection, begin, connect, errors, rows, run, value
+from connectors._postgresql.connection import Connection, begin, connect, errors, rows, run, session_settings, value
 from connectors._postgresql.definitions import (
     POST_DATA,
     PRE_DATA,
@@ -212,10 +212,7 @@ class PostgresReader:
             self._snapshot,
             age_seconds_max=self._config.snapshot_age_seconds_max,
             psql=Psql.find(self._config, server_version=self._main.info.server_version),
-            timeouts=(
-                ("statement_timeout", f"{self._config.statement_timeout_seconds}s"),
-                ("lock_timeout", f"{self._config.lock_timeout_seconds}s"),
-            ),
+            timeouts=session_settings(self._main),
         )
         self._resources.callback(self._pool.close)
         self._large_objects = self._config.layout == "database" and self._may_read_large_objects()
