@@ -7,6 +7,7 @@ its ctime lies so close to the parent's scan that a later change could bear the 
 
 import os
 import stat as statmod
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Mapping
@@ -93,7 +94,7 @@ class Batch:
 
     jobs: list[Job] = field(default_factory=list)
     bytes: int = 0
-    future: Future[list[Outcome]] | None = None
+    future: Future[list[Row | Outcome]] | None = None
 
 
 @dataclass(slots=True)
@@ -106,13 +107,27 @@ class Awaited:
     before: Row | None = None
 
 
+@dataclass(slots=True)
+class Stretch:
+    """Neighbouring places in a draft, filled by a worker with what it makes of these jobs of a batch."""
+
+    batch: Batch
+    begin: int
+    end: int
+
+
 class Draft:
     """A leaf in the making: rows, and places that wait for theirs."""
 
     __slots__ = ("slots",)
 
     def __init__(self) -> None:
-        self.slots: list[Row | Awaited] = []
+        self.slots: list[Row | Awaited | Stretch] = []
+
+    def ready(self) -> bool:
+        """True when nothing is waited for, or hardly: batches end nearly in the order in which they began."""
+        last = self.slots[-1]
+        return isinstance(last, Row) or (last.batch.future is not None and last.batch.future.done())
 
 
 class TreeBackup:
@@ -126,7 +141,8 @@ class TreeBackup:
         self._writer = TreeWriter(session.meta, top_modules=part.top_modules)
         self._drafts: deque[Draft | LeafRef] = deque()
         self._batch = Batch()
-        self._futures: deque[Future[list[Outcome]]] = deque()
+        self._futures: deque[Future[list[Row | Outcome]]] = deque()
+        self._turn = threading.Lock()
         self._links: dict[bytes, tuple[Batch, int]] = {}
         self._stop = False
         self.counts: Counter[str] = Counter()
@@ -145,7 +161,7 @@ class TreeBackup:
                 self._progress.check()
                 self._take(span)
                 self._progress.advance(items=len(span.paths))
-                while len(self._drafts) > DRAFTS_MAX:
+                while self._drafts and (len(self._drafts) > DRAFTS_MAX or self._is_ready(self._drafts[0])):
                     self._settle(self._drafts.popleft())
             while self._drafts:
                 self._settle(self._drafts.popleft())
@@ -171,31 +187,45 @@ class TreeBackup:
         draft, parent, full = Draft(), self._parent, self._full
         if parent is not None:
             parent.begin(span)
-        for path, stat in zip(span.paths, span.stats, strict=True):
+        records = STAT.iter_unpack(b"".join(span.stats))
+        for path, stat, fields in zip(span.paths, span.stats, records, strict=True):
             before = parent.find(path) if parent is not None else None
             if before is not None and (before.stat != stat or not parent.settled(stat)):  # type: ignore[union-attr]
                 before = None
-            draft.slots.append(before if before is not None and not full else self._await(path, stat, before))
+            if before is not None and not full:
+                draft.slots.append(before)
+            else:
+                self._await(draft, (path, stat), fields, before)
         return draft
 
-    def _await(self, path: bytes, stat: bytes, before: Row | None) -> Awaited:
-        mode, _, _, links, size, _, _, _, _ = STAT.unpack(stat)
-        regular = mode & 0xF000 == statmod.S_IFREG
-        if regular and links > 1:
-            # Every name of a hard-linked file bears the same record: its content is read once.
-            known = self._links.get(stat)
-            if known is not None:
-                return Awaited(*known, path, before)
-        place = (
-            self._spread(Job(path, stat))
-            if regular and size >= SPREAD_BYTES
-            else self._queued(Job(path, stat), size if regular else 0)
-        )
-        if regular and links > 1:
+    def _await(self, draft: Draft, job: Job, fields: tuple[int, ...], before: Row | None) -> None:
+        mode, _, _, links, size, *_ = fields
+        if mode & 0xF000 != statmod.S_IFREG:
+            size = 0
+        elif links > 1 or size >= SPREAD_BYTES:
+            draft.slots.append(Awaited(*self._linked(job, size, links), job[0], before))
+            return
+        batch, number = self._queued(job, size)
+        if before is not None:
+            draft.slots.append(Awaited(batch, number, job[0], before))
+            return
+        last = draft.slots[-1] if draft.slots else None
+        if isinstance(last, Stretch) and last.batch is batch and last.end == number:
+            last.end = number + 1
+        else:
+            draft.slots.append(Stretch(batch, number, number + 1))
+
+    def _linked(self, job: Job, size: int, links: int) -> tuple[Batch, int]:
+        """The place of a large file, or of one with several names: all bear one record, and it is read once."""
+        known = self._links.get(job[1]) if links > 1 else None
+        if known is not None:
+            return known
+        place = self._spread(job) if size >= SPREAD_BYTES else self._queued(job, size)
+        if links > 1:
             if len(self._links) >= LINKS_KNOWN_MAX:
                 self._links.clear()
-            self._links[stat] = place
-        return Awaited(*place, path, before)
+            self._links[job[1]] = place
+        return place
 
     def _spread(self, job: Job) -> tuple[Batch, int]:
         """Read a large file here and now; its chunks go to all workers."""
@@ -216,11 +246,11 @@ class TreeBackup:
 
     def _submit(self) -> None:
         batch, self._batch = self._batch, Batch()
-        root, meta, progress = self._root, self._session.meta, self._progress
+        root, meta, progress, turn = self._root, self._session.meta, self._progress, self._turn
         jobs = batch.jobs
 
-        def read(lane: Lane) -> list[Outcome]:
-            return [] if self._stop else EntryReader(root, lane, meta, progress).read(jobs)
+        def read(lane: Lane) -> list[Row | Outcome]:
+            return [] if self._stop else EntryReader(root, lane, meta, progress, turn).read(jobs)
 
         batch.future = self._session.submit(read)
         batch.jobs = []
@@ -230,33 +260,46 @@ class TreeBackup:
 
     # ------------------------------------------------------------ from drafts to leaves
 
+    def _is_ready(self, draft: Draft | LeafRef) -> bool:
+        return isinstance(draft, LeafRef) or draft.ready()
+
     def _settle(self, draft: Draft | LeafRef) -> None:
         if isinstance(draft, LeafRef):
             assert self._parent is not None
             self._writer.cutter.add_ref(draft, self._parent.leaf)
             return
-        rows = []
+        rows: list[Row] = []
         for slot in draft.slots:
-            row = slot if isinstance(slot, Row) else self._arrived(slot)
-            if row is not None:
-                rows.append(row)
+            if isinstance(slot, Row):
+                rows.append(slot)
+            elif isinstance(slot, Awaited):
+                rows += self._arrived(slot.batch, slot.number, slot.number + 1, slot)
+            else:
+                rows += self._arrived(slot.batch, slot.begin, slot.end)
         self._writer.cutter.add_rows(rows)
 
-    def _arrived(self, slot: Awaited) -> Row | None:
-        if slot.batch.future is None:
+    def _arrived(self, batch: Batch, begin: int, end: int, slot: Awaited | None = None) -> list[Row]:
+        if batch.future is None:
             self._submit()
-        assert slot.batch.future is not None
-        row, code, detail = slot.batch.future.result()[slot.number]
-        if code:
-            self._warn(code, slot.path, detail)
-        if row is None:
-            return None
-        if row.path != slot.path:
-            row = row._replace(path=slot.path)
+        assert batch.future is not None
+        rows = []
+        for found in batch.future.result()[begin:end]:
+            row: Row | None
+            if isinstance(found, Row):
+                row = found
+            else:
+                row = found.row
+                self._warn(found.code, slot.path if slot else found.path, found.detail)
+            if row is not None:
+                rows.append(row if slot is None else self._compared(slot, row))
+        return rows
+
+    def _compared(self, slot: Awaited, row: Row) -> Row:
+        """The row under the place's own name; a difference to the parent's row is noted."""
         if slot.before is not None and slot.before.stat == row.stat and slot.before.sum != row.sum:
             self.missed += 1
             self._warn("file.change_missed", slot.path, "its content differs although its times do not")
-        return row
+        return row if row.path == slot.path else row._replace(path=slot.path)
 
     # ------------------------------------------------------------ warnings
 

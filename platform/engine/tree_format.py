@@ -40,7 +40,8 @@ _COUNT_HEAD = struct.Struct("<4sI")
 _REF = struct.Struct("<32s32sIIIQqII")
 _PART = struct.Struct("<IQ32sH")
 _LIST_REF = struct.Struct("<32sII")
-_TIME_MAX = (1 << 63) - 1
+TIME_MAX = (1 << 63) - 1
+"""Times in a stat record lie within; one at the bound stands for any beyond it."""
 _U32_MAX = (1 << 32) - 1
 
 stat_fields = operator.attrgetter(
@@ -122,13 +123,13 @@ def pack_stat(info: os.stat_result) -> bytes:
         return STAT.pack(*fields)
     except struct.error:
         mode, uid, gid, links, size, mtime, ctime, inode, device = fields
-        mtime, ctime = (max(-_TIME_MAX, min(_TIME_MAX, time)) for time in (mtime, ctime))
+        mtime, ctime = (max(-TIME_MAX, min(TIME_MAX, time)) for time in (mtime, ctime))
         return STAT.pack(mode, uid, gid, min(links, _U32_MAX), size, mtime, ctime, inode, device)
 
 
 def exact_mtime(info: os.stat_result) -> dict[str, str]:
     """The extra that keeps a modification time before 1678 or after 2261."""
-    return {} if -_TIME_MAX < info.st_mtime_ns < _TIME_MAX else {"mtime": str(info.st_mtime_ns)}
+    return {} if -TIME_MAX < info.st_mtime_ns < TIME_MAX else {"mtime": str(info.st_mtime_ns)}
 
 
 def begins_leaf(path: bytes) -> bool:

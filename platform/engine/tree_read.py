@@ -14,6 +14,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from pyfastcdc import FastCDC
@@ -23,7 +24,7 @@ from engine.ports import Buffer
 from engine.progress import Progress
 from engine.session import Lane, Session
 from engine.tree_folders import Folders
-from engine.tree_format import NO_SUM, STAT, Row, encode_xattrs, exact_mtime, pack_stat
+from engine.tree_format import NO_SUM, STAT, TIME_MAX, Row, encode_xattrs, exact_mtime, pack_stat, stat_fields
 from engine.tree_sum import (
     BLOCK_BYTES,
     EMPTY_BLOCKS_MAX,
@@ -48,6 +49,7 @@ _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_C
 _EXTENT = struct.Struct("<QQ")
 _EMPTY_SUM = hashlib.sha256().digest()
 
+D = TypeVar("D")
 T = TypeVar("T")
 _local = threading.local()
 
@@ -60,6 +62,9 @@ class ChunkSink(Protocol):
 
     def add_small(self, data: Buffer) -> bytes:
         """Store a chunk bundled with its neighbours."""
+
+    def add_many(self, pieces: Sequence[bytes]) -> list[bytes]:
+        """Store several small chunks."""
 
 
 class SpreadLane:
@@ -80,20 +85,22 @@ class SpreadLane:
         """The file turned out to be small: it shrank since the scan."""
         return self.add(data).result()
 
+    def add_many(self, pieces: Sequence[bytes]) -> list[bytes]:
+        """The same for several."""
+        return [self.add_small(piece) for piece in pieces]
+
 
 class Outcome(NamedTuple):
-    """What became of one entry: its row, or None when it is left out; and what the operator must read."""
-
-    row: Row | None
-    code: str = ""
-    detail: str = ""
-
-
-class Job(NamedTuple):
-    """An entry to be described and, for a file, read."""
+    """What became of an entry of which the operator must read: its row, or None when it is left out."""
 
     path: bytes
-    stat: bytes
+    row: Row | None
+    code: str
+    detail: str
+
+
+Job = tuple[bytes, bytes]
+"""An entry to be described and, for a file, read: its path and the stat record of the scan."""
 
 
 def _thread_tools() -> tuple[FastCDC, bytearray]:
@@ -204,37 +211,64 @@ def cut(source: ExtentSource) -> Iterator[memoryview]:
 
 
 class EntryReader:
-    """Reads one batch of entries below the root folder `root` into a lane; used by one thread."""
+    """Reads one batch of entries below the root folder `root` into a lane; used by one thread.
 
-    def __init__(self, root: int, lane: ChunkSink, meta: Lane, progress: Progress) -> None:
-        self._root, self._lane, self._meta, self._progress = root, lane, meta, progress
+    Small files are read under `turn`, which the threads of one backup share: a small read is nothing but calls
+    too short to be worth a change of threads, and two threads at it spend a third of their time on handing the
+    interpreter to each other. While one reads, the others hash, compress and encrypt.
+    """
 
-    def read(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """One outcome per job, in order."""
+    def __init__(
+        self,
+        root: int,
+        lane: ChunkSink,
+        meta: Lane,
+        progress: Progress,
+        turn: AbstractContextManager[Any] = nullcontext(),  # noqa: B008 - it holds no state.
+    ) -> None:
+        self._root, self._lane, self._meta, self._progress, self._turn = root, lane, meta, progress, turn
+
+    def read(self, jobs: Sequence[Job]) -> list[Row | Outcome]:
+        """One outcome per job, in order; a row when there is nothing to be said about it."""
         with Folders(self._root) as folders:
-            return [self._one(folders, job) for job in jobs]
+            with self._turn:
+                small = _read_small(folders, jobs, self._progress)
+            pieces = [data for data, _ in small.values() if data]
+            ids = iter(self._keep(self._lane.add_many, pieces))
+            found: list[Row | Outcome] = []
+            for number, job in enumerate(jobs):
+                if number not in small:
+                    found.append(self._one(folders, job))
+                    continue
+                data, xattrs = small[number]
+                extra: dict[str, Any] = {}
+                if xattrs:
+                    self._keep_xattrs(extra, xattrs)
+                found.append(Row(*job, hashlib.sha256(data).digest(), next(ids) if data else b"", extra or None))
+        return found
 
-    def _one(self, folders: Folders, job: Job) -> Outcome:
-        fields = STAT.unpack(job.stat)
-        kind = fields[0] & 0xF000
+    def _one(self, folders: Folders, job: Job) -> Row | Outcome:
+        path, stat = job
+        kind = STAT.unpack(stat)[0] & 0xF000
         try:
-            if not job.path:
+            if not path:
                 return self._described(job, kind, self._root, b".")
-            folder, name = folders.of(job.path)
+            folder, name = folders.of(path)
             if kind == statmod.S_IFREG:
-                return self._file(job, folder, name, fields[4])
+                return self._file(path, folder, name)
             return self._described(job, kind, folder, name)
         except OSError as error:
-            return left_out(error)
+            return left_out(path, error)
 
     # ------------------------------------------------------------ what is not opened
 
-    def _described(self, job: Job, kind: int, folder: int, name: bytes) -> Outcome:
+    def _described(self, job: Job, kind: int, folder: int, name: bytes) -> Row | Outcome:
+        path, stat = job
         info = os.lstat(name, dir_fd=folder)
         if info.st_mode & 0xF000 != kind:
-            return Outcome(None, "file.vanished", "it was replaced by something else")
+            return Outcome(path, None, "file.vanished", "it was replaced by something else")
         extra: dict[str, Any] = exact_mtime(info)
-        content_sum, stat = NO_SUM, job.stat
+        content_sum = NO_SUM
         if kind == statmod.S_IFLNK:
             target = os.readlink(name, dir_fd=folder)
             content_sum, stat = hashlib.sha256(target).digest(), pack_stat(info)
@@ -243,66 +277,45 @@ class EntryReader:
             numbers = [os.major(info.st_rdev), os.minor(info.st_rdev)]
             content_sum = hashlib.sha256(b"%d:%d" % tuple(numbers)).digest()
             extra["rdev"] = numbers
-        self._keep_xattrs(extra, b"/proc/self/fd/%d/%s" % (folder, name))
-        return Outcome(Row(job.path, stat, content_sum, b"", extra or None))
+        self._keep_xattrs(extra, read_xattrs(b"/proc/self/fd/%d/%s" % (folder, name)))
+        return Row(path, stat, content_sum, b"", extra or None)
 
     # ------------------------------------------------------------ regular files
 
-    def _file(self, job: Job, folder: int, name: bytes, size: int) -> Outcome:
+    def _file(self, path: bytes, folder: int, name: bytes) -> Row | Outcome:
         descriptor = open_file(folder, name)
         try:
-            if size < SMALL_BYTES:
-                row = self._as_scanned(job, descriptor, size)
-                if row is not None:
-                    return Outcome(row)
             for _ in range(READ_TRIES):
                 before = os.fstat(descriptor)
                 if not statmod.S_ISREG(before.st_mode):
-                    return Outcome(None, "file.vanished", "it was replaced by something else")
+                    return Outcome(path, None, "file.vanished", "it was replaced by something else")
                 content = self._content(descriptor, before)
                 after = os.fstat(descriptor)
                 stable = pack_stat(before) == pack_stat(after) and content.length == after.st_size
                 if stable:
                     break
                 self._progress.check()
-            return self._stored(job.path, descriptor, content, after, stable=stable)
+            return self._stored(path, descriptor, content, after, stable=stable)
         finally:
             os.close(descriptor)
 
-    def _as_scanned(self, job: Job, descriptor: int, size: int) -> Row | None:
-        """The row of a small file that is still what the scan saw after it was read; None for any other.
-
-        Nothing is stored before that is known. The scan's record takes the place of one from before the read.
-        """
-        try:
-            data = os.pread(descriptor, size + 1, 0) if size else b""
-        except OSError:
-            return None  # Not a file any more, or unreadable: the caller finds out which.
-        if data:
-            self._progress.advance(bytes=len(data))
-        info = os.fstat(descriptor)
-        if pack_stat(info) != job.stat or len(data) != size:
-            return None
-        extra: dict[str, Any] = exact_mtime(info)
-        self._keep_xattrs(extra, descriptor)
-        ids = self._keep(self._lane.add_small, data) if data else b""
-        return Row(job.path, job.stat, hashlib.sha256(data).digest(), ids, extra or None)
-
-    def _stored(self, path: bytes, descriptor: int, content: Content, info: os.stat_result, *, stable: bool) -> Outcome:
+    def _stored(
+        self, path: bytes, descriptor: int, content: Content, info: os.stat_result, *, stable: bool
+    ) -> Row | Outcome:
         extra: dict[str, Any] = exact_mtime(info)
         if content.mostly_empty:
             extra["sum"] = "blocks"
         if content.extents is not None:
             self._keep_extents(extra, content.extents)
-        self._keep_xattrs(extra, descriptor)
-        stat, code, detail = pack_stat(info), "", ""
-        if not stable:
-            # Size and sum fit what was read last; a ctime of 0 makes the next backup read it again.
-            fields = list(STAT.unpack(stat))
-            fields[4], fields[6] = content.length, 0
-            stat, extra["unstable"] = STAT.pack(*fields), True
-            code, detail = "file.changed_while_read", f"it changed during each of {READ_TRIES} reads"
-        return Outcome(Row(path, stat, content.sum, self._keep_ids(extra, content.ids), extra or None), code, detail)
+        self._keep_xattrs(extra, read_xattrs(descriptor))
+        ids, stat = self._keep_ids(extra, content.ids), pack_stat(info)
+        if stable:
+            return Row(path, stat, content.sum, ids, extra or None)
+        # Size and sum fit what was read last; a ctime of 0 makes the next backup read it again.
+        fields = list(STAT.unpack(stat))
+        fields[4], fields[6] = content.length, 0
+        row = Row(path, STAT.pack(*fields), content.sum, ids, {**extra, "unstable": True})
+        return Outcome(path, row, "file.changed_while_read", f"it changed during each of {READ_TRIES} reads")
 
     def _content(self, descriptor: int, info: os.stat_result) -> Content:
         size = info.st_size
@@ -332,7 +345,7 @@ class EntryReader:
         known = [each if isinstance(each, bytes) else each.result() for each in ids]
         return Content(source.sum(), known, source.length, None if whole else source.extents, as_blocks)
 
-    def _keep(self, add: Callable[[Buffer], T], data: Buffer) -> T:
+    def _keep(self, add: Callable[[D], T], data: D) -> T:
         """Store a chunk; an error of the store must never be taken for one of the file."""
         try:
             return add(data)
@@ -356,8 +369,7 @@ class EntryReader:
         packed = [b"".join([_EXTENT.pack(*extent) for extent in group]) for group in groups]
         extra["extents_chunks"] = [self._keep(self._meta.add_small, chunk).hex() for chunk in packed]
 
-    def _keep_xattrs(self, extra: dict[str, Any], where: int | bytes) -> None:
-        xattrs = read_xattrs(where)
+    def _keep_xattrs(self, extra: dict[str, Any], xattrs: dict[bytes, bytes]) -> None:
         if not xattrs:
             return
         encoded = encode_xattrs(xattrs)
@@ -366,6 +378,33 @@ class EntryReader:
             extra["xattrs"] = encoded
         else:
             extra["xattrs_chunk"] = self._keep(self._meta.add_small, data).hex()
+
+
+def _read_small(
+    folders: Folders, jobs: Sequence[Job], progress: Progress
+) -> dict[int, tuple[bytes, dict[bytes, bytes]]]:
+    """Content and attributes, by job number, of the small files that still were what the scan saw when read.
+
+    The scan's record takes the place of one from before the read. All others are left to be read with more care.
+    """
+    found: dict[int, tuple[bytes, dict[bytes, bytes]]] = {}
+    unpack, pack, fields_of, pread, fstat, close = STAT.unpack, STAT.pack, stat_fields, os.pread, os.fstat, os.close
+    for number, (path, stat) in enumerate(jobs):
+        mode, _, _, _, size, mtime, _, _, _ = unpack(stat)
+        if mode & 0xF000 != statmod.S_IFREG or size >= SMALL_BYTES or not -TIME_MAX < mtime < TIME_MAX:
+            continue
+        try:
+            descriptor = open_file(*folders.of(path))
+            try:
+                data = pread(descriptor, size + 1, 0) if size else b""
+                progress.advance(bytes=len(data))
+                if pack(*fields_of(fstat(descriptor))) == stat and len(data) == size:
+                    found[number] = data, read_xattrs(descriptor)
+            finally:
+                close(descriptor)
+        except (OSError, struct.error):
+            continue  # Not a file any more, unreadable, or beyond the record: the caller finds out which.
+    return found
 
 
 def read_xattrs(where: int | bytes) -> dict[bytes, bytes]:
@@ -388,7 +427,7 @@ def open_file(folder: int, name: bytes) -> int:
         return os.open(name, _OPEN_FLAGS, dir_fd=folder)
 
 
-def left_out(error: OSError) -> Outcome:
+def left_out(path: bytes, error: OSError) -> Outcome:
     """The outcome of an entry that could not be read."""
     gone = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-    return Outcome(None, "file.vanished" if gone else "file.unreadable", error.strerror or str(error))
+    return Outcome(path, None, "file.vanished" if gone else "file.unreadable", error.strerror or str(error))

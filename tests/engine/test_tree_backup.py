@@ -292,7 +292,7 @@ def test_worker_errors_reach_the_caller(
     def fail(lane: Lane, data: object) -> bytes:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Lane, "add_small", fail)
+    monkeypatch.setattr(Lane, "add_many", fail)
     with pytest.raises(StoreError, match="No space"):
         save(repository, tmp_path / "tree")
 
