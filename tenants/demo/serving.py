@@ -1,5 +1,6 @@
 """Serving the page and running a worker as children, stopped together."""
 
+import ctypes
 import os
 import signal
 import socket
@@ -17,6 +18,7 @@ HOST = "127.0.0.1"
 PORTS = range(8000, 8020)
 STOP_SECONDS_MAX = 30
 POLL_SECONDS = 0.2
+_PDEATHSIG = 1  # PR_SET_PDEATHSIG, <linux/prctl.h>
 
 
 class Stopped(Exception):
@@ -58,7 +60,13 @@ def serve(port: int, *, ready: Callable[[], None]) -> int:
     children: list[subprocess.Popen[bytes]] = []
     try:
         for command in commands:  # One by one, so that those started are stopped when the next cannot be.
-            child = subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
+            child = subprocess.Popen(
+                command,
+                env=environment,
+                start_new_session=True,
+                stdout=subprocess.DEVNULL,
+                preexec_fn=_bound_to(os.getpid()),  # noqa: PLW1509 - one prctl call, nothing that could deadlock
+            )
             children.append(child)
         _wait_for_port(port, children[0])
         ready()
@@ -70,6 +78,19 @@ def serve(port: int, *, ready: Callable[[], None]) -> int:
     finally:
         signal.signal(signal.SIGTERM, before)
         _stop_all(children)
+
+
+def _bound_to(parent: int) -> Callable[[], None]:
+    """What a child does first: ask the kernel for SIGTERM as soon as this process is gone, SIGKILL included."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux; found before the fork, which must not load anything.
+
+    def bind() -> None:
+        if prctl is not None:
+            prctl(_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != parent:  # It went before it could be asked for.
+                os._exit(1)
+
+    return bind
 
 
 def _environment() -> dict[str, str]:

@@ -1,14 +1,17 @@
 """The demo: equal at its end, repeatable, removable, and serving."""
 
+import contextlib
 import http.cookiejar
 import re
 import signal
 import socket
 import sqlite3
+import time
 import urllib.parse
 import urllib.request
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 
@@ -97,6 +100,30 @@ def test_the_demo_serves_page_and_worker_until_it_is_stopped(program: Program, t
             assert probe.connect_ex(("127.0.0.1", port)) != 0
     finally:
         stop(process)
+
+
+def test_nothing_of_a_killed_demo_stays(program: Program) -> None:
+    """Goal: SIGKILL leaves no page and no worker behind; kill the serving demo, wait for all it had started."""
+    port = _free_port()
+    process = program.start("demo", "--port", port, PYTHONUNBUFFERED="1")
+    started: list[psutil.Process] = []
+    try:
+        assert process.stdout is not None
+        assert any("password (shown once)" in line for line in process.stdout)
+        deadline = time.monotonic() + 60
+        while len(started) < 6 and time.monotonic() < deadline:  # Page and worker have started theirs.
+            started = psutil.Process(process.pid).children(recursive=True)
+        assert len(started) >= 6
+        process.kill()
+        _, left = psutil.wait_procs(started, timeout=60)
+        assert left == []
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) != 0
+    finally:
+        stop(process)
+        for each in started:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
 
 
 def _log_in(address: str, name: str, password: str) -> str:
