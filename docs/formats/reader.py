@@ -4,11 +4,11 @@
     reader.py STORE KIT list
     reader.py STORE KIT extract BACKUP FOLDER      (FOLDER must be new)
 
-The passphrase is in LASTRO_KIT_PASSPHRASE or is asked for. Needs Python 3.10, cryptography, zstandard and blake3. No index
-is needed. Signatures, AEAD, chunk ids and sums of tables are verified (exit code 1). The format is in repository.md.
+The passphrase is in LASTRO_KIT_PASSPHRASE or is asked for. Needs cryptography, zstandard and blake3, and no index. All
+that is read is verified; whatever is wrong ends with one line and exit code 1. The format is in repository.md.
 """
 
-import base64
+import binascii
 import getpass
 import hashlib
 import json
@@ -18,7 +18,6 @@ import sqlite3
 import stat
 import struct
 import sys
-import zlib
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
@@ -78,21 +77,18 @@ def open_kit(path, passphrase):
     return bytes.fromhex(root), {row["repository_id"]: row["public_key"] for row in kit["repositories"]}
 
 
-def unwrap(root, text, context):
-    blob = bytes.fromhex(text)
-    key = hkdf(root, blob[12:44], b"lastro/v1/root\0" + context.encode())
-    return AESGCM(key).decrypt(bytes(12), blob[44:], context.encode())
-
-
 class Repository:
     def __init__(self, folder, root, public_keys):
+        def unwrap(text, name):
+            blob, context = bytes.fromhex(text), f"keyring:{self.tenant}:{self.id}:{name}".encode()
+            key = hkdf(root, blob[12:44], b"lastro/v1/root\0" + context)
+            return AESGCM(key).decrypt(bytes(12), blob[44:], context)
+
         ring = json.loads((folder / "keyring").read_bytes())
         self.folder, self.id, self.tenant = folder, ring["repository_id"], ring["tenant_id"]
-        at = f"keyring:{self.tenant}:{self.id}:"
-        self.id_key = unwrap(root, ring["id_key"], at + "id")
-        self.epochs = {int(n): unwrap(root, key, f"{at}epoch-{n}") for n, key in ring["epochs"].items()}
-        seed = unwrap(root, ring["signing_seed"], at + "signing")
-        self.verifier = Ed25519PrivateKey.from_private_bytes(seed).public_key()
+        self.id_key = unwrap(ring["id_key"], "id")
+        self.epochs = {int(n): unwrap(key, f"epoch-{n}") for n, key in ring["epochs"].items()}
+        self.verifier = Ed25519PrivateKey.from_private_bytes(unwrap(ring["signing_seed"], "signing")).public_key()
         public = self.verifier.public_bytes_raw().hex()
         need(self.id == folder.name and public_keys.get(self.id, public) == public, "keyring")
 
@@ -199,7 +195,7 @@ class Repository:
                     out.write((row.split(b"\t", synthetic)[synthetic] if synthetic else row) + b"\n")
                     bucket.update(row + b"\n")
                     count, in_bucket = count + 1, in_bucket + 1
-                    if not zlib.crc32(key) & 31 or in_bucket == 256:
+                    if not binascii.crc32(key) & 31 or in_bucket == 256:
                         digest.update(bucket.digest())
                         bucket, in_bucket = hashlib.sha256(), 0
         digest.update(bucket.digest() if in_bucket else b"")
@@ -230,11 +226,9 @@ class Repository:
                 yield path, fields, parts[2][32 * n : 32 * n + 32], content, extra
 
     def write_file(self, target, size, ids, extra):
-        extents, pieces, held = extra.get("extents", [[0, size]]), map(self.get, ids), b""
-        if "extents_chunks" in extra:
-            extents = list(struct.iter_unpack("<QQ", self.join(extra["extents_chunks"])))
+        extents, pieces, held = self.join(extra.get("extents_chunks", ())), map(self.get, ids), b""
         with open(target, "xb") as out:
-            for offset, length in extents:
+            for offset, length in list(struct.iter_unpack("<QQ", extents)) or extra.get("extents", [[0, size]]):
                 out.seek(offset)
                 while length:
                     held = held or next(pieces)
@@ -252,7 +246,7 @@ class Repository:
                 os.mkdir(target)
                 folders.add(path)
             elif stat.S_ISLNK(mode):
-                os.symlink(base64.b64decode(extra["target"]), target)
+                os.symlink(binascii.a2b_base64(extra["target"]), target)
             elif not stat.S_ISREG(mode):
                 print(f"left out, no file, folder or link: {path!r}", file=sys.stderr)
             elif count > 1 and links.setdefault((device, inode, digest), target) != target:
@@ -262,8 +256,7 @@ class Repository:
             if stat.S_ISDIR(mode) or stat.S_ISREG(mode):
                 metadata.append((target, mode, uid, gid, int(extra.get("mtime", mtime))))
         for target, mode, uid, gid, mtime in reversed(metadata):  # Folders after what they hold.
-            if os.geteuid() == 0:
-                os.chown(target, uid, gid)
+            os.chown(target, *((uid, gid) if os.geteuid() == 0 else (-1, -1)))
             os.chmod(target, stat.S_IMODE(mode))
             os.utime(target, ns=(mtime, mtime))
 
@@ -283,17 +276,24 @@ class Repository:
 
 
 def main(store, kit, verb, backup=None, folder=None):
-    root, public_keys = open_kit(kit, os.environ.get("LASTRO_KIT_PASSPHRASE") or getpass.getpass("passphrase: "))
-    for ring in sorted(Path(store).glob("r/*/keyring")):
-        repository = Repository(ring.parent, root, public_keys)
-        for manifest in repository.manifests():
-            if verb == "list":
-                sources = ",".join(source["name"] for source in manifest["sources"])
-                print(*(manifest[name] for name in ("id", "timestamp", "type", "tenant_id")), sources, sep="\t")
-            elif manifest["id"] == backup:
-                return repository.extract(manifest, Path(folder))
-    return sys.exit(f"there is no backup {backup}") if backup else None
+    doing = f"{kit} does not open: the passphrase is another, or it is no kit"
+    try:
+        root, public_keys = open_kit(kit, os.environ.get("LASTRO_KIT_PASSPHRASE") or getpass.getpass("passphrase: "))
+        doing = f"{kit} does not fit {store}"
+        repositories = [Repository(ring.parent, root, public_keys) for ring in sorted(Path(store).glob("r/*/keyring"))]
+        doing = f"cannot {verb}"
+        for repository in repositories:
+            for manifest in repository.manifests():
+                if verb == "list":
+                    sources = ",".join(source["name"] for source in manifest["sources"])
+                    print(*(manifest[name] for name in ("id", "timestamp", "type", "tenant_id")), sources, sep="\t")
+                elif manifest["id"] == backup:
+                    sys.exit(repository.extract(manifest, Path(folder)))
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - one line for a person, whatever it is.
+        sys.exit(f"{doing} ({type(error).__name__}: {error})")
+    if backup or not repositories:
+        sys.exit(f"{store} holds no {f'backup {backup}' if repositories else 'repository; is it the right folder?'}")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:]) if len(sys.argv) in (4, 6) else sys.exit(__doc__)
+    main(*sys.argv[1:]) if [*sys.argv[3:4], len(sys.argv)] in (["list", 4], ["extract", 6]) else sys.exit(__doc__)

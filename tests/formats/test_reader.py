@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 
 from engine.errors import WrongKey
+from engine.keys import RootKey
 from engine.kit import kit_export, kit_open
 from engine.progress import NullProgress
 from engine.rebuild import index_rebuild
 from engine.verify import verify_backup
+from stores.local import LocalConfig, LocalStore
 from tests.formats.golden import (
     GOLDEN,
     PASSPHRASE,
@@ -178,6 +180,66 @@ def test_reader_refuses_wrong_passphrase_unknown_backup_and_foreign_keyring(gold
     document["repositories"][0]["public_key"] = "00" * 32
     kit.write_text(json.dumps(document))
     assert run(store, kit, "list").returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("mistake", "said"),
+    [
+        ("wrong passphrase", "passphrase"),
+        ("no passphrase", "passphrase"),
+        ("no kit", "No such file"),
+        ("garbage for a kit", "no kit"),
+        ("another kit", "does not fit"),
+        ("wrong folder", "holds no repository"),
+        ("no folder", "holds no repository"),
+        ("empty store", "holds no repository"),
+        ("a file for a store", "holds no repository"),
+        ("unknown backup", "holds no backup bkp_other"),
+        ("folder exists", "File exists"),
+        ("damaged keyring", "does not fit"),
+        ("damaged manifest", "cannot"),
+        ("unknown verb", "reader.py STORE KIT list"),
+        ("too many words", "reader.py STORE KIT list"),
+        ("nothing", "reader.py STORE KIT list"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["list", "extract"])
+def test_reader_says_in_one_line_what_is_wrong(
+    golden: Path, tmp_path: Path, mistake: str, said: str, verb: str
+) -> None:
+    """Goal: somebody in trouble reads no traceback. Method: make each mistake; one line (or the usage), exit code 1."""
+    out = tmp_path / "out"
+    more = ["bkp_golden_1", out] if verb == "extract" else []
+    words, passphrase = [golden / "store", golden / "kit.json", verb, *more], PASSPHRASE
+    base = golden / "store" / "r" / REPOSITORY
+    if mistake in ("wrong passphrase", "no passphrase"):
+        passphrase = "another one altogether" if mistake == "wrong passphrase" else "\n"
+    elif mistake == "no kit":
+        words[1] = tmp_path / "none.json"
+    elif mistake == "garbage for a kit":
+        words[1].write_bytes(b"\xff\x00 no JSON")
+    elif mistake == "another kit":
+        words[1].write_bytes(kit_export(RootKey.generate(), PASSPHRASE, []))
+    elif mistake in ("wrong folder", "no folder", "empty store", "a file for a store"):
+        words[0] = {"wrong folder": base, "a file for a store": words[1]}.get(mistake, tmp_path / "place")
+        if mistake == "empty store":
+            LocalStore.make(LocalConfig(path=str(words[0]))).close()
+    elif mistake == "unknown backup":
+        words = [*words[:2], "extract", "bkp_other", out]
+    elif mistake == "folder exists":
+        out.mkdir()
+        words = [*words[:2], "extract", "bkp_golden_1", out]
+    elif mistake == "damaged keyring":
+        (base / "keyring").write_text("{}")
+    elif mistake == "damaged manifest":
+        (base / "manifests" / "0000000001").write_bytes(b"LSTR")
+    else:
+        words = {"unknown verb": [*words[:2], "lst"], "too many words": [*words, "x"], "nothing": []}[mistake]
+    done = run(*words, passphrase=passphrase)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1 or said.startswith("reader.py")
 
 
 def test_reader_finds_every_damage(golden: Path, tmp_path: Path, seed: int) -> None:
