@@ -30,6 +30,8 @@ class Environment:
     heartbeat_seconds: int
     session_hours: int
     log_level: str
+    plan_hours: int
+    undo_days: int
     log_stderr: bool
 
 
@@ -95,4 +97,6 @@ def read(variables: Mapping[str, str] = os.environ) -> Environment:
         session_hours=reader.number("LASTRO_SESSION_HOURS", 12, least=1, most=720),
         log_level=reader.choice("LASTRO_LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
         log_stderr=reader.flag("LASTRO_LOG_STDERR"),
+        plan_hours=reader.number("LASTRO_PLAN_HOURS", 24, least=1, most=720),
+        undo_days=reader.number("LASTRO_UNDO_DAYS", 30, least=1, most=3_650),
     )

@@ -49,6 +49,8 @@ class Kind(IntEnum):
     RECORD = 5
     IMAGE = 6
     ERASURE = 7
+    CATALOGUE = 8
+    """What the catalogue keeps about a tenant's data; never lies in a store."""
 
 
 class Envelope:
