@@ -2,6 +2,7 @@
 
 import sqlite3
 import stat
+from pathlib import Path
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning
@@ -18,7 +19,7 @@ _LOCAL_HOSTS = {"localhost", "127.0.0.1", "[::1]"}
 
 def run() -> list[CheckMessage]:
     """Everything that is wrong or unwise in any installation."""
-    return [*_data_folder(), *_keys()]
+    return [*_data_folder(), *_keys(), *_hook_commands()]
 
 
 def run_deployment() -> list[CheckMessage]:
@@ -36,6 +37,18 @@ def _data_folder() -> list[CheckMessage]:
                 id="lastro.W001",
             )
         ]
+    return []
+
+
+def _hook_commands() -> list[CheckMessage]:
+    if not settings.LASTRO_HOOK_COMMANDS:
+        return []
+    from operations.hook_actions import commands_read
+
+    try:
+        commands_read(Path(settings.LASTRO_HOOK_COMMANDS))
+    except LastroError as error:
+        return [Error(error.message, hint=error.hint, id="lastro.E002")]
     return []
 
 

@@ -28,10 +28,11 @@ class Environment:
     debug: bool
     workers: int
     heartbeat_seconds: int
+    hook_commands: str
     session_hours: int
-    log_level: str
     plan_hours: int
     undo_days: int
+    log_level: str
     log_stderr: bool
 
 
@@ -94,9 +95,10 @@ def read(variables: Mapping[str, str] = os.environ) -> Environment:
         debug=reader.flag("LASTRO_DEBUG"),
         workers=reader.number("LASTRO_WORKERS", os.cpu_count() or 1, least=1, most=256),
         heartbeat_seconds=reader.number("LASTRO_HEARTBEAT_SECONDS", 15, least=1, most=600),
+        hook_commands=reader.text("LASTRO_HOOK_COMMANDS"),
         session_hours=reader.number("LASTRO_SESSION_HOURS", 12, least=1, most=720),
-        log_level=reader.choice("LASTRO_LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
-        log_stderr=reader.flag("LASTRO_LOG_STDERR"),
         plan_hours=reader.number("LASTRO_PLAN_HOURS", 24, least=1, most=720),
         undo_days=reader.number("LASTRO_UNDO_DAYS", 30, least=1, most=3_650),
+        log_level=reader.choice("LASTRO_LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
+        log_stderr=reader.flag("LASTRO_LOG_STDERR"),
     )

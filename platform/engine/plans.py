@@ -157,4 +157,5 @@ class ChangeDigest:
             self._sha256.update(block + b"\n")
 
     def hexdigest(self) -> str:
+        """Give the digest so far, as 64 hex digits."""
         return self._sha256.hexdigest()

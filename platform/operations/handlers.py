@@ -45,6 +45,8 @@ class Handler:
     on_lost: Callable[[Operation], None]
     on_dropped: Callable[[Operation], None]
     on_retry: Callable[[Operation], Mapping[str, Any]]
+    hooks: bool
+    """Operators may put hooks around it (operations.hooks)."""
 
 
 _handlers: dict[str, Handler] = {}
@@ -59,12 +61,13 @@ def register(
     on_lost: Callable[[Operation], None] = _nothing,
     on_dropped: Callable[[Operation], None] = _nothing,
     on_retry: Callable[[Operation], Mapping[str, Any]] = _same,
+    hooks: bool = False,
 ) -> Callable[[Run], Run]:
     """Register the decorated function as what runs operations of this kind; the kind must be new."""
 
     def decorate(run: Run) -> Run:
         assert kind not in _handlers, f"operation kind {kind} registered twice"
-        _handlers[kind] = Handler(kind, run, resource, tuple(phases), cancellable, on_lost, on_dropped, on_retry)
+        _handlers[kind] = Handler(kind, run, resource, tuple(phases), cancellable, on_lost, on_dropped, on_retry, hooks)
         return run
 
     return decorate
@@ -79,3 +82,9 @@ def handler_get(kind: str) -> Handler:
     except KeyError:
         known = ", ".join(sorted(_handlers)) or "none"
         raise UsageError(f"unknown kind of operation {kind!r}", hint=f"known: {known}") from None
+
+
+def hooked_kinds() -> list[str]:
+    """Kinds of operations around which hooks may run."""
+    autodiscover_modules("handlers")
+    return sorted(kind for kind, handler in _handlers.items() if handler.hooks)

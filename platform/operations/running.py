@@ -22,6 +22,7 @@ from operations.context import OperationContext
 from operations.dispatch import dispatch_next, put_off
 from operations.handlers import handler_get
 from operations.heartbeat import Heartbeat, Watch, progress_fields
+from operations.hooks import run_hooked
 from operations.models import Operation, OperationState
 from operations.reaping import operations_reap
 from operations.selectors import operation_get
@@ -104,7 +105,8 @@ def _refuse(operation_id: str, busy: Busy) -> None:
 def _work(context: OperationContext, *, here: bool, watch: Watch | None) -> Operation:
     try:
         with Heartbeat(context, watch=watch), _stoppable(context, here=here):
-            result = handler_get(context.operation.kind).run(context)
+            handler = handler_get(context.operation.kind)
+            result = run_hooked(context, handler.run) if handler.hooks else handler.run(context)
     except CancelledError as error:
         return _finish(context, OperationState.CANCELLED, error=problem(error))
     except LastroError as error:

@@ -60,7 +60,15 @@ def _retry(operation: Operation) -> Mapping[str, Any]:
     return {"subject_id": backup_again(backup_get(operation.subject_id), actor=operation.actor).pk}
 
 
-@register("backup", resource=tenant_resource, phases=PHASES, on_lost=_lost, on_dropped=_dropped, on_retry=_retry)
+@register(
+    "backup",
+    resource=tenant_resource,
+    phases=PHASES,
+    on_lost=_lost,
+    on_dropped=_dropped,
+    on_retry=_retry,
+    hooks=True,
+)
 def run(context: OperationContext) -> Mapping[str, Any]:
     """Take the backup that the operation is about."""
     backup = backup_get(context.operation.subject_id)

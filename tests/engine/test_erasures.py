@@ -31,6 +31,7 @@ def _rows(view: TableView) -> list[bytes]:
 
 
 def test_an_erased_row_is_in_no_view_of_any_backup(repository: Repository, source: MemorySource) -> None:
+    """Goal: erased rows are gone from older and newer backups in every way of reading."""
     manifest = backup(repository, source, 1)
     name = source.tables()[0].name
     before = _table(repository, manifest, name)
@@ -53,6 +54,7 @@ def test_an_erased_row_is_in_no_view_of_any_backup(repository: Repository, sourc
 
 
 def test_other_tables_and_sources_keep_their_rows(repository: Repository, source: MemorySource) -> None:
+    """Goal: an erasure reaches one table of one source; erase the same key elsewhere."""
     manifest = backup(repository, source, 1)
     first = source.tables()[0].name
     key = _table(repository, manifest, first).key.text(_rows(_table(repository, manifest, first))[0])
@@ -65,6 +67,7 @@ def test_other_tables_and_sources_keep_their_rows(repository: Repository, source
 def test_the_ledger_names_nobody_and_survives_many_records(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Goal: hashes only, and no record is lost behind checkpoints."""
     monkeypatch.setattr(erasures, "CHECKPOINT_EVERY", 4)
     for n in range(11):
         erase(repository, [("db", "guests", b"%d" % n)])
@@ -79,6 +82,7 @@ def test_the_ledger_names_nobody_and_survives_many_records(
 
 
 def test_a_lost_or_altered_record_stops_every_restore(repository: Repository, source: MemorySource) -> None:
+    """Goal: a ledger that is not whole brings nobody back; lose, swap and flip records."""
     manifest = backup(repository, source, 1)
     for n in range(3):
         erase(repository, [("main", "t", b"%d" % n)])
@@ -102,6 +106,8 @@ def test_a_lost_or_altered_record_stops_every_restore(repository: Repository, so
 
 
 def test_two_writers_lose_nothing(repository: Repository) -> None:
+    """Goal: records are taken once; let two threads write."""
+
     def work(name: str) -> None:
         for n in range(8):
             erase(repository, [("db", name, b"%d" % n)])
@@ -124,6 +130,7 @@ class _Image:
 
 
 def test_an_undo_brings_nothing_back_either(repository: Repository) -> None:
+    """Goal: change images are sifted as backups are."""
     ledger = erase(repository, [("db", "guests", b"2")])
     image = LedgeredImage(_Image(), "db", ledger)
     found = {header["rows"]: [row for batch in rows for row in batch] for header, rows in image.sections()}
@@ -132,6 +139,7 @@ def test_an_undo_brings_nothing_back_either(repository: Repository) -> None:
 
 
 def test_a_subject_is_named_by_its_key(repository: Repository, source: MemorySource) -> None:
+    """Goal: what people type becomes the key text of backups, or a clear error."""
     manifest = backup(repository, source, 1)
     view = _table(repository, manifest, "guests")
     assert erasure_subject(view, [" 007 "]) == b"7"

@@ -29,11 +29,13 @@ def _read(repository: Repository, name: str) -> list[tuple[dict[str, object], li
 
 
 def test_sections_come_back_exactly(repository: Repository) -> None:
+    """Goal: what is written is what is read; rows that look like headers, empty sections, odd bytes."""
     written = _write(repository, "rst_1-db-aa")
     assert _read(repository, "rst_1-db-aa") == written
 
 
 def test_many_segments_and_unread_rows(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: an image of any length is read piece by piece; make segments of 100 bytes, skip rows."""
     monkeypatch.setattr(images, "SEGMENT_BYTES", 100)
     written = _write(repository, "rst_2", rows=200)
     assert _read(repository, "rst_2") == written
@@ -42,6 +44,7 @@ def test_many_segments_and_unread_rows(repository: Repository, monkeypatch: pyte
 
 
 def test_damage_and_loss_are_found(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: never other rows than were written; shorten, flip, swap and drop segments and the head."""
     monkeypatch.setattr(images, "SEGMENT_BYTES", 100)
     _write(repository, "rst_3", rows=50)
     _write(repository, "rst_4", rows=50)
@@ -62,6 +65,7 @@ def test_damage_and_loss_are_found(repository: Repository, monkeypatch: pytest.M
 
 
 def test_an_unfinished_image_does_not_exist_and_can_be_dropped(repository: Repository) -> None:
+    """Goal: a killed writer leaves nothing that counts; leave out the close."""
     writer = ImageWriter(repository, "rst_5")
     writer.table({"name": "a"})
     writer.rows([b"x" * images.SEGMENT_BYTES])
@@ -76,5 +80,6 @@ def test_an_unfinished_image_does_not_exist_and_can_be_dropped(repository: Repos
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "a\nb", "x" * 161])
 def test_names_stay_inside_their_folder(repository: Repository, name: str) -> None:
+    """Goal: no name reaches another image's objects; try hostile ones."""
     with pytest.raises(UsageError):
         ImageWriter(repository, name)

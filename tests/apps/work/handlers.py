@@ -94,3 +94,10 @@ def quick(context: OperationContext) -> Mapping[str, Any] | None:
 @register("test.stubborn", cancellable=False)
 def stubborn(context: OperationContext) -> None:
     """Nothing, and it cannot be stopped."""
+
+
+@register("test.hooked", resource=_tenant, hooks=True)
+def hooked(context: OperationContext) -> Mapping[str, Any] | None:
+    """The quick work, with hooks around it."""
+    _note(context.operation, "worked")
+    return quick(context)

@@ -1,0 +1,314 @@
+"""What a hook does: an HTTP call, or a command from the operator's allow-list; both within a time limit.
+
+A hook is configured by people with the master role, and yet it must not become a way into the host: only commands
+that the host's own administrator has listed in a file can be run (never through a shell), and no call goes to
+addresses by which clouds hand out credentials.
+"""
+
+import ipaddress
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.conf import settings
+
+from engine.adapters import setting
+from engine.errors import UsageError
+
+OUTPUT_BYTES_MAX = 16 << 10
+TERM_SECONDS = 2
+_POLL_SECONDS = 0.2
+_RETRY_SECONDS = 1.0
+_METHODS = ("POST", "GET", "PUT")
+
+
+@dataclass(frozen=True, slots=True)
+class HttpHook:
+    """An HTTP call; an answer from 200 to 299 is a success, redirects are not followed."""
+
+    url: str = setting(label="URL", help="http:// or https://; https certificates are checked.")
+    method: str = setting(
+        label="Method", help="POST and PUT carry a JSON body about the operation.", default="POST", choices=_METHODS
+    )
+    headers: str = setting(
+        label="Headers",
+        help="Further headers, one `Name: value` a line, for example a token. Write-only.",
+        default="",
+        secret=True,
+    )
+    until_ok: bool = setting(
+        label="Repeat until it succeeds",
+        help="Repeat every second until the time limit, for example a health address after a restart.",
+        default=False,
+    )
+
+    def validate(self) -> None:
+        """Raises UsageError."""
+        url = urlsplit(self.url)
+        if url.scheme not in ("http", "https") or not url.hostname or url.username or url.password:
+            raise UsageError(
+                f"{self.url[:80]!r} is no address for a hook", hint="for example https://app.example/maintenance"
+            )
+        if not self.url.isprintable() or " " in self.url:
+            raise UsageError("the address holds characters that no address may have")
+        header_lines(self.headers)
+
+
+@dataclass(frozen=True, slots=True)
+class CommandHook:
+    """A command by its name in the allow-list, the JSON file that LASTRO_HOOK_COMMANDS names."""
+
+    command: str = setting(label="Command", help="Its name in the allow-list.")
+
+    def validate(self) -> None:
+        """Raises UsageError when the allow-list does not have it."""
+        command_line(self.command)
+
+
+KINDS: dict[str, type] = {"http": HttpHook, "command": CommandHook}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How it went: `status` is an HTTP status, an exit code or a word, `output` text cut to OUTPUT_BYTES_MAX."""
+
+    passed: bool
+    status: str
+    output: str = ""
+
+
+Check = Callable[[], None]
+"""Raises when the work is to stop."""
+
+
+def perform(config: Any, about: Mapping[str, str], *, seconds: float, check: Check) -> Outcome:
+    """Do what the hook is configured to do. Raises only what `check` raises."""
+    if isinstance(config, HttpHook):
+        return _call_repeatedly(config, about, seconds, check)
+    return _run(config, about, seconds, check)
+
+
+# ---------------------------------------------------------------- HTTP
+
+
+def header_lines(text: str) -> dict[str, str]:
+    """Parse `Name: value` lines. Raises UsageError."""
+    headers = {}
+    for line in filter(None, (line.strip() for line in text.splitlines())):
+        name, colon, value = line.partition(":")
+        if not colon or not name.strip().replace("-", "").isalnum() or not value.strip().isprintable():
+            raise UsageError("a header is `Name: value`", hint="one a line")
+        headers[name.strip()] = value.strip()
+    return headers
+
+
+def _call_repeatedly(hook: HttpHook, about: Mapping[str, str], seconds: float, check: Check) -> Outcome:
+    deadline = time.monotonic() + seconds
+    while True:
+        check()
+        outcome = _call(hook, about, deadline)
+        if outcome.passed or not hook.until_ok or time.monotonic() + _RETRY_SECONDS >= deadline:
+            return outcome
+        time.sleep(_RETRY_SECONDS)
+
+
+def _call(hook: HttpHook, about: Mapping[str, str], deadline: float) -> Outcome:
+    import urllib3  # Here: only an operation that has hooks pays for it.
+
+    url = urlsplit(hook.url)
+    assert url.hostname, "validated"
+    port = url.port or (443 if url.scheme == "https" else 80)
+    left = max(0.1, deadline - time.monotonic())
+    try:
+        address = _address(url.hostname, port)
+        common: dict[str, Any] = {"timeout": urllib3.Timeout(total=left), "retries": False, "maxsize": 1}
+        if url.scheme == "https":
+            pool: Any = urllib3.HTTPSConnectionPool(
+                address, port, server_hostname=url.hostname, assert_hostname=url.hostname, **common
+            )
+        else:
+            pool = urllib3.HTTPConnectionPool(address, port, **common)
+        body = None if hook.method == "GET" else json.dumps(dict(about)).encode()
+        headers = {"Host": url.netloc, "User-Agent": "lastro", **header_lines(hook.headers)}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        target = (url.path or "/") + (f"?{url.query}" if url.query else "")
+        response = pool.request(hook.method, target, body=body, headers=headers, redirect=False, preload_content=False)
+        try:
+            text = _read(response, deadline)
+        finally:
+            response.close()
+            pool.close()
+        return Outcome(200 <= response.status < 300, str(response.status), text)
+    except _Refused as error:
+        return Outcome(False, "refused", str(error))
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        timeouts = (urllib3.exceptions.TimeoutError, TimeoutError)
+        # Of the library's errors, one for a refused connection is a kind of time-out.
+        late = isinstance(error, timeouts) and not isinstance(error, urllib3.exceptions.NewConnectionError)
+        words = "timed out" if late else "failed"
+        return Outcome(False, words, f"{type(error).__name__}: {error}"[:500])
+
+
+class _Refused(Exception):
+    pass
+
+
+def _address(host: str, port: int) -> str:
+    """Resolve once; what is checked here is what is called."""
+    try:
+        found = [str(each[4][0]) for each in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    except socket.gaierror as error:
+        raise _Refused(f"cannot resolve {host}: {error.strerror}") from None
+    for text in found:
+        address = ipaddress.ip_address(text.partition("%")[0])
+        mapped = getattr(address, "ipv4_mapped", None) or address
+        if mapped.is_link_local or mapped.is_multicast or mapped.is_unspecified or str(mapped) == "fd00:ec2::254":
+            raise _Refused(f"{host} leads to {address}, where hooks must not call")
+    return found[0]
+
+
+def _read(response: Any, deadline: float) -> str:
+    data = b""
+    while len(data) < OUTPUT_BYTES_MAX:
+        piece = response.read1(OUTPUT_BYTES_MAX - len(data))
+        if not piece:
+            break
+        data += piece
+        if time.monotonic() > deadline:
+            raise TimeoutError("the answer took too long")
+    return _clean(data)
+
+
+def _clean(data: bytes) -> str:
+    text = data[:OUTPUT_BYTES_MAX].decode("utf-8", "replace")
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+
+
+# ---------------------------------------------------------------- commands
+
+
+def command_line(name: str) -> list[str]:
+    """The allow-listed argument vector. Raises UsageError with the way to list it."""
+    path = settings.LASTRO_HOOK_COMMANDS
+    if not path:
+        raise UsageError(
+            "no commands are allowed on this host",
+            hint='list them in a JSON file {"NAME": ["/path", "argument"…]} and name it in LASTRO_HOOK_COMMANDS',
+        )
+    listed = commands_read(Path(path))
+    if name not in listed:
+        raise UsageError(
+            f"command {name[:60]!r} is not in the allow-list", hint=f"{path} has: {', '.join(sorted(listed)) or 'none'}"
+        )
+    return listed[name]
+
+
+def commands_read(path: Path) -> dict[str, list[str]]:
+    """Read the allow-list. Raises UsageError when it cannot be trusted or is not of the right form."""
+    try:
+        info = path.stat()
+        if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or info.st_uid not in (0, os.geteuid()):
+            raise UsageError(f"{path} can be changed by others", hint=f"chmod 640 {path}, and own it")
+        listed = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"LASTRO_HOOK_COMMANDS: cannot read {path}: {error}") from None
+    right = isinstance(listed, dict) and all(
+        isinstance(line, list) and line and all(isinstance(part, str) for part in line) and os.path.isabs(line[0])
+        for line in listed.values()
+    )
+    if not right:
+        raise UsageError(
+            f"{path} is no allow-list",
+            hint='{"NAME": ["/absolute/path", "argument", "{tenant}"…]}, each line a list of texts',
+        )
+    return dict(listed)
+
+
+def _run(hook: CommandHook, about: Mapping[str, str], seconds: float, check: Check) -> Outcome:
+    try:
+        line = [_filled(part, about) for part in command_line(hook.command)]
+        environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+        environment |= {f"HOOK_{name.upper()}": value for name, value in about.items()}
+        process = subprocess.Popen(  # From the host's own allow-list, without a shell.
+            line,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd="/",
+            env=environment,
+        )
+    except UsageError as error:
+        return Outcome(False, "refused", str(error))
+    except OSError as error:
+        return Outcome(False, "failed", f"cannot start {hook.command}: {error.strerror}")
+    output = _Output(process)
+    try:
+        status = _wait(process, seconds, check)
+    finally:
+        _end(process)
+    text = output.text()
+    if status is None:
+        return Outcome(False, "timed out", text)
+    return Outcome(status == 0, str(status), text)
+
+
+def _filled(part: str, about: Mapping[str, str]) -> str:
+    for name, value in about.items():
+        part = part.replace("{" + name + "}", value)
+    return part
+
+
+def _wait(process: "subprocess.Popen[bytes]", seconds: float, check: Check) -> int | None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return process.wait(_POLL_SECONDS)
+        except subprocess.TimeoutExpired:
+            check()
+            if time.monotonic() > deadline:
+                return None
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End the command and all that it started."""
+    for number, seconds in ((signal.SIGTERM, TERM_SECONDS), (signal.SIGKILL, TERM_SECONDS)):
+        try:
+            os.killpg(process.pid, number)
+        except (ProcessLookupError, PermissionError):
+            break
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            continue
+    process.wait()
+
+
+class _Output:
+    """Reads all that a process writes, so that it never blocks, and keeps the beginning."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self._pipe: Any = process.stdout
+        self._kept = b""
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        while piece := self._pipe.read1(1 << 16):
+            self._kept += piece[: OUTPUT_BYTES_MAX - len(self._kept)]
+
+    def text(self) -> str:
+        """What was kept; a grandchild that holds the pipe open is not waited for."""
+        self._thread.join(TERM_SECONDS)
+        return _clean(self._kept)
