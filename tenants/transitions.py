@@ -1,10 +1,10 @@
-"""The only places where the state of a backup, a restore or a source within a restore changes."""
+"""The only places where the state of a backup, a restore or a plan changes."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from core.transitions import transition
-from tenants.models import Backup, BackupState, Restore, RestoreState
+from tenants.models import Backup, BackupState, PlanState, Restore, RestorePlan, RestoreState
 
 _BACKUP: Mapping[str, frozenset[str]] = {
     BackupState.RUNNING: frozenset({BackupState.SUCCEEDED, BackupState.WARNED, BackupState.FAILED}),
@@ -24,10 +24,19 @@ _RESTORE: Mapping[str, frozenset[str]] = {
     RestoreState.APPLYING: frozenset({RestoreState.CHECKING}) | _ENDS,
     RestoreState.CHECKING: frozenset({RestoreState.SUCCEEDED}) | _ENDS,
     RestoreState.SUCCEEDED: frozenset({RestoreState.UNDONE}),
-    # Run again under the same id after a crash: staging clears what the killed run left.
-    RestoreState.FAILED: frozenset({RestoreState.APPROVED}),
+    # Run again under the same id after a crash: staging clears what the killed run left. One that changed some of
+    # its sources can be undone as well.
+    RestoreState.FAILED: frozenset({RestoreState.APPROVED, RestoreState.UNDONE}),
     RestoreState.CANCELLED: frozenset(),
     RestoreState.UNDONE: frozenset(),
+}
+
+_PLAN: Mapping[str, frozenset[str]] = {
+    PlanState.MAKING: frozenset({PlanState.READY, PlanState.FAILED}),
+    PlanState.READY: frozenset({PlanState.USED}),
+    # Given back when its restore never ran or changed nothing.
+    PlanState.USED: frozenset({PlanState.READY}),
+    PlanState.FAILED: frozenset({PlanState.MAKING}),
 }
 
 
@@ -39,6 +48,11 @@ def backup_transition(backup: Backup, *, to: BackupState, actor: str = "", reaso
 def restore_transition(restore: Restore, *, to: RestoreState, actor: str = "", reason: str = "", **fields: Any) -> None:
     """Move a restore on; StateConflict when it is no longer where the caller saw it."""
     transition(restore, to=to, allowed=_RESTORE, actor=actor, reason=reason, **fields)
+
+
+def plan_transition(plan: RestorePlan, *, to: PlanState, actor: str = "", reason: str = "", **fields: Any) -> None:
+    """Move a plan on; StateConflict when it is no longer where the caller saw it."""
+    transition(plan, to=to, allowed=_PLAN, actor=actor, reason=reason, **fields)
 
 
 def backup_open_states() -> tuple[BackupState, ...]:

@@ -16,7 +16,7 @@ from engine.manifest import Manifest
 from engine.ports import Connector, Store
 from engine.repository import Repository
 from tenants import sealing
-from tenants.models import Backup, Restore, Source, StoreConfig, Tenant
+from tenants.models import Backup, Restore, RestorePlan, Source, StoreConfig, Tenant
 
 
 def data_folder() -> Path:
@@ -112,8 +112,8 @@ def connector_open(source: Source) -> Connector:
     return connector
 
 
-def connector_at(source: Source, restore: Restore) -> Connector:
-    """The connector on the restore's alternative target; the source's own place when there is none."""
+def connector_at(source: Source, restore: Restore | RestorePlan) -> Connector:
+    """The connector on the alternative target of a restore or its plan; the source's own place when there is none."""
     target: Mapping[str, str] = {
         **restore.targets.get(source.name, {}),
         **sealing.unseal(restore.sealed.get(source.name, {}), owner=f"restore:{restore.pk}:{source.name}"),

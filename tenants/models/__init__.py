@@ -1,8 +1,10 @@
 """The catalogue's rows about tenants: thin, shape and constraints only."""
 
 from tenants.models.backup import Backup, BackupSource, BackupState, BackupType, Origin
+from tenants.models.plan import PlanState, RestorePlan
 from tenants.models.restore import (
     Restore,
+    RestoreKind,
     RestoreSource,
     RestoreSourceState,
     RestoreState,
@@ -20,7 +22,10 @@ __all__ = [
     "Criticality",
     "Module",
     "Origin",
+    "PlanState",
     "Restore",
+    "RestoreKind",
+    "RestorePlan",
     "RestoreSource",
     "RestoreSourceState",
     "RestoreState",

@@ -31,15 +31,28 @@ class RestoreSourceState(models.TextChoices):
     UNKNOWN = "unknown", "to be looked at"
 
 
+class RestoreKind(models.TextChoices):
+    RESTORE = "restore", "restore"
+    UNDO = "undo", "undo of a restore"
+
+
 class Restore(Record):
-    """A return of a tenant, or of a copy of it, to one backup."""
+    """A return of a tenant, or of a copy of it, to one backup; or the undoing of such a return."""
 
     id_prefix: ClassVar[str] = "rst"
 
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="restores")
     backup = models.ForeignKey(Backup, on_delete=models.PROTECT, related_name="restores")
+    """What it goes back to; of an undo the safety backup of the restore that it undoes, where there is one."""
     state = models.CharField(max_length=10, choices=RestoreState.choices, default=RestoreState.PLANNED)
+    kind = models.CharField(max_length=10, choices=RestoreKind.choices, default=RestoreKind.RESTORE)
+    undoes = models.ForeignKey("self", null=True, on_delete=models.PROTECT, related_name="undos")
+    plan = models.ForeignKey("tenants.RestorePlan", null=True, on_delete=models.PROTECT, related_name="restores")
     mode = models.CharField(max_length=10, default="full")
+    base = models.ForeignKey(Backup, null=True, on_delete=models.PROTECT, related_name="+")
+    """Merge: the backup from which both sides went apart."""
+    wishes = models.JSONField(default=dict)
+    """`tenants.selection.Selection` as JSON: names of modules, tables and columns, nothing of what they hold."""
     in_place = models.BooleanField(default=True)
     targets = models.JSONField(default=dict)
     """Per source its target settings as given; a secret one is sealed, see `sealed`."""
@@ -80,6 +93,12 @@ class RestoreSource(models.Model):
     state = models.CharField(max_length=10, choices=RestoreSourceState.choices, default=RestoreSourceState.OLD)
     report = models.JSONField(default=dict)
     """Tables and files changed, checks, proof about neighbours."""
+    saved = models.ForeignKey(Backup, null=True, on_delete=models.SET_NULL, related_name="+")
+    """The safety backup that holds this source as it was; empty when there was nothing left to save."""
+    image = models.CharField(max_length=160, blank=True)
+    """Name of its change image in the repository; empty for a kind without one, and when the undo term is over."""
+    journal = models.BinaryField(default=b"")
+    """Sealed under the tenant's key before the commit: what settles it later, and what would be done (its digest)."""
     error_code = models.CharField(max_length=100, blank=True)
     error = models.TextField(blank=True)
 
