@@ -33,8 +33,9 @@ demo: setup ## show a loss and a recovery on made-up tenants, then serve the pag
 	$(BIN)/python manage.py demo $(ARGS)
 
 .PHONY: postgres
-postgres: ## install a PostgreSQL server for the tests where none is found
+postgres: setup ## install or fetch PostgreSQL servers for the tests where they are not found
 	@bash tests/services/install-postgres
+	@$(BIN)/python -m tests.services.cached_programs
 
 .PHONY: test
 test: setup postgres ## run the suite on a real PostgreSQL that it starts itself (TESTS=… for a part)

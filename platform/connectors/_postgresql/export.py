@@ -53,7 +53,7 @@ def _script(view: SourceView, progress: Progress) -> Iterator[bytes]:
     yield _HEADER.encode()
     documents = view.documents
     if PRE_DATA in documents:
-        yield _without_public(documents[PRE_DATA].read())
+        yield _without_public(_entries(documents[PRE_DATA].read()))
     else:
         yield _plain_tables(view).encode()
     for table in view.tables:
@@ -65,9 +65,15 @@ def _script(view: SourceView, progress: Progress) -> Iterator[bytes]:
         yield _create_large_objects(view)
     yield _sequences(view).encode()
     if POST_DATA in documents:
-        yield _post_data(view, documents[POST_DATA].read())
+        yield _post_data(view, _entries(documents[POST_DATA].read()))
     for schema, name in view.facts.get("materialized", ()):
         yield f"REFRESH MATERIALIZED VIEW {ident(schema, name)};\n".encode()
+
+
+def _entries(sql: bytes) -> bytes:
+    """A section without the settings at its head: a newer pg_dump sets what an older server does not know."""
+    _, mark, entries = sql.partition(b"\n--\n-- Name: ")
+    return mark + entries
 
 
 def _without_public(sql: bytes) -> bytes:

@@ -10,7 +10,7 @@ from connectors._postgresql.description import describe_scope
 from connectors._postgresql.quoting import literal
 from connectors._postgresql.reader import catalogue_of, connect_source, selection_of
 from connectors._postgresql.scope import Scope, Selection
-from connectors._postgresql.tools import find_pg_dump
+from connectors._postgresql.tools import find_pg_dump, missing_pg_dump
 from engine.errors import SourceDenied
 from engine.ports import Probe
 
@@ -102,10 +102,7 @@ def _warnings(
                 f" CREATE INDEX CONCURRENTLY ON … ({config.tenant_column}, …)"
             )
     elif find_pg_dump(connection.info.server_version // 10000, folder=config.tools) is None:
-        found.append(
-            f"pg_dump {connection.info.server_version // 10000} or newer is not installed: definitions cannot be backed up;"
-            f" install postgresql-client-{connection.info.server_version // 10000}"
-        )
+        found.append("; ".join(missing_pg_dump(connection.info.server_version // 10000, folder=config.tools)))
     if not _may_silence_triggers(connection):
         found.append(
             "the role may not set session_replication_role: a restore obeys triggers and cascades and may be refused;"

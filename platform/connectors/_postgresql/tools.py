@@ -26,6 +26,16 @@ def find_pg_dump(server_major: int, *, folder: str = "") -> str | None:
     return found[0][1] if found else None
 
 
+def missing_pg_dump(server_major: int, *, folder: str = "") -> tuple[str, str]:
+    """Message and hint for a server that no pg_dump here can read: one refuses servers newer than itself."""
+    found = ", ".join(str(major) for major, _ in sorted(_installed(folder)))
+    where = f" in {folder}" if folder else ""
+    return (
+        f"pg_dump {server_major} or newer is not installed{where} (found: {found or 'none'}): definitions cannot be backed up",
+        f"install postgresql-client-{server_major}, or name its folder in the setting tools",
+    )
+
+
 def find_psql(server_major: int, *, folder: str = "") -> str | None:
     """Path of the psql that lies beside pg_dump; None when there is none."""
     dump = find_pg_dump(server_major, folder=folder)
