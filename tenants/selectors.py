@@ -95,32 +95,27 @@ def backup_list(
     return [backup for backup in rows[: LIST_MAX * 10] if tag in backup.tags][:limit]
 
 
-def backup_parent(
-    tenant: Tenant, source_names: Collection[str], *, since: datetime.datetime | None, encrypt: bool
-) -> Backup | None:
-    """The backup to compare with: the newest good one (at or before `since`) that holds the sources.
+def backup_parents(sources: Collection[Source], *, since: datetime.datetime | None, encrypt: bool) -> dict[str, Backup]:
+    """By source name the backup to compare it with: the newest good one (at or before `since`) that holds it.
 
-    A source never backed up before does not count. When no single backup holds all the others, the newest of
-    those that hold the most is taken; what it lacks is read in full.
+    One look-up in an index per source, however many backups there are. A source that no backup holds is left out.
     """
-    kept = BackupSource.objects.filter(
-        state=BackupSource.State.KEPT,
-        name__in=list(source_names),
-        backup__tenant=tenant,
-        backup__state__in=GOOD_STATES,
-        backup__encrypt=encrypt,
-        backup__damaged=False,
-    )
-    if since is not None:
-        kept = kept.filter(backup__taken_at__lte=since)
-    best = (
-        kept.values("backup_id", "backup__number")
-        .annotate(held=Count("id"))
-        .order_by("-held", "-backup__number")
-        .values_list("backup_id", flat=True)
-        .first()
-    )
-    return None if best is None else Backup.objects.get(pk=best)
+    parents: dict[str, Backup] = {}
+    for source in sources:
+        kept = BackupSource.objects.filter(
+            source=source,
+            state=BackupSource.State.KEPT,
+            kind=source.kind,
+            backup__state__in=GOOD_STATES,
+            backup__encrypt=encrypt,
+            backup__damaged=False,
+        )
+        if since is not None:
+            kept = kept.filter(backup__taken_at__lte=since)
+        newest = kept.select_related("backup").order_by("-backup_id").first()
+        if newest is not None:
+            parents[source.name] = newest.backup
+    return parents
 
 
 def restore_get(restore_id: str) -> Restore:

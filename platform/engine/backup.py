@@ -47,7 +47,7 @@ class SourceInput:
 
 @dataclass(frozen=True)
 class BackupRequest:
-    """`number` was reserved by the caller under the tenant's lease; `parent` makes it cheap, not dependent."""
+    """`number` was reserved by the caller under the tenant's lease; parents make it cheap, not dependent."""
 
     backup_id: str
     number: int
@@ -60,6 +60,8 @@ class BackupRequest:
     compress: bool = True
     platform_version: str = ""
     parent: Manifest | None = None
+    parents: Mapping[str, Manifest] | None = None
+    """Per source the backup it is compared with, where that is not `parent` for all; no entry means none."""
     previous: str | None = None
     """SHA-256 of the document with the next lower number; None for the first."""
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -87,7 +89,7 @@ def backup_run(
         raise UsageError("two sources have the same name", hint="a restore finds a source by its name")
     started = time.monotonic()
     begun_at = datetime.datetime.now(datetime.UTC)
-    parent = _usable_parent(request)
+    parents = _usable_parents(request, inputs)
     domain = repository.domain(encrypted=request.encrypt)
     failed: list[dict[str, str]] = []
     session = domain.session(compress=request.compress)
@@ -98,6 +100,7 @@ def backup_run(
             reader = domain.reader()
             sources = []
             for each in opened:
+                parent = parents.get(each.source.name)
                 node = _read_source(each, session, parent, reader, request, failed, progress)
                 if node is not None:
                     sources.append(node)
@@ -109,7 +112,7 @@ def backup_run(
         kill_point("backup.chunks_stored")
         progress.phase("commit")
         progress.check()
-        document = _document(repository, request, parent, sources, failed, begun_at)
+        document = _document(repository, request, parents, sources, failed, begun_at)
         _measure(document, session, started)
         manifest = repository.commit(document)
         _refuse_overtaken(repository, session, manifest)
@@ -128,11 +131,15 @@ def _refuse_overtaken(repository: Repository, session: Session, manifest: Manife
         raise
 
 
-def _usable_parent(request: BackupRequest) -> Manifest | None:
-    parent = request.parent
-    if parent is not None and bool(parent.document["metadata"]["encrypted"]) != request.encrypt:
-        return None  # Encrypted and plain chunks never mix, so there is nothing to build on.
-    return parent
+def _usable_parents(request: BackupRequest, inputs: Sequence[SourceInput]) -> dict[str, Manifest]:
+    """Source name -> the backup it is compared with."""
+    given = {source.name: request.parent for source in inputs} if request.parents is None else request.parents
+    return {
+        name: parent
+        for name, parent in given.items()
+        # Encrypted and plain chunks never mix, so there is nothing to build on.
+        if parent is not None and bool(parent.document["metadata"]["encrypted"]) == request.encrypt
+    }
 
 
 def _failure(source: SourceInput, error: SourceError, progress: Progress) -> dict[str, str]:
@@ -176,7 +183,8 @@ def _read_source(
     progress.phase(f"read {source.name}")
     before = _parent_source(parent, source)
     try:
-        return _source_node(opened, session, before, reader, request.type == "full", progress)
+        node = _source_node(opened, session, before, reader, request.type == "full", progress)
+        return {**node, "parent": parent.document["id"]} if parent and before else node
     except SourceError as error:
         failed.append(_failure(source, error, progress))
         return None
@@ -277,7 +285,7 @@ def _document_node(session: Session, part: DocumentPart) -> dict[str, Any]:
 def _document(
     repository: Repository,
     request: BackupRequest,
-    parent: Manifest | None,
+    parents: Mapping[str, Manifest],
     sources: list[dict[str, Any]],
     failed: list[dict[str, str]],
     begun_at: datetime.datetime,
@@ -288,6 +296,8 @@ def _document(
         for node in (*source["tables"], *source["trees"])
         for module in node["modules"]
     ]
+    compared = [parents[source["name"]] for source in sources if source["compared_with_parent"]]
+    parent = max(compared, key=lambda each: each.number, default=None)
     schema_versions = [s["schema_version"] for s in sources if s["schema_version"]]
     return {
         "version": FORMAT_VERSION,

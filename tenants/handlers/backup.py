@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from core.errors import InternalError
 from engine.backup import BackupRequest, SourceInput, backup_run
-from engine.errors import CancelledError, LastroError
+from engine.errors import BackupMissing, CancelledError, DamageError, LastroError
 from engine.faults import kill_point
 from engine.manifest import Manifest
 from engine.ports import Connector, SourceReader
@@ -17,7 +17,7 @@ from operations.handlers import register
 from operations.models import Operation
 from tenants import outputs, wiring
 from tenants.models import Backup, BackupSource, Source
-from tenants.selectors import backup_get, backup_parent
+from tenants.selectors import backup_get, backup_parents
 from tenants.services.backups import backup_again
 from tenants.services.numbers import numbers_close, previous_sha256
 from tenants.services.recording import backup_begin, backup_committed, backup_failed
@@ -96,11 +96,13 @@ def backup_perform(context: OperationContext, backup: Backup, *, package: str = 
 def _session(context: OperationContext, repository: Repository, backup: Backup, package: str) -> Manifest:
     tenant = backup.tenant
     numbers_close(context, tenant, repository)
-    inputs = _inputs(backup, package)
-    parent = backup_parent(tenant, [each.name for each in inputs], since=backup.since, encrypt=backup.encrypt)
-    number = backup_begin(context, backup, parent=parent)
-    kill_point("backup.number_reserved")
+    sources = _sources(backup)
+    inputs = [_input(source, package) for source in sources]
+    rows = backup_parents(sources, since=backup.since, encrypt=backup.encrypt)
     warned_before = len(context.warnings)
+    parents = _parent_manifests(context, repository, rows)
+    number = backup_begin(context, backup, parent=_newest(rows, parents))
+    kill_point("backup.number_reserved")
     request = BackupRequest(
         backup_id=backup.pk,
         number=number,
@@ -112,7 +114,7 @@ def _session(context: OperationContext, repository: Repository, backup: Backup, 
         encrypt=backup.encrypt,
         compress=backup.compress,
         platform_version=tenant.platform_version,
-        parent=_parent_manifest(repository, parent),
+        parents=parents,
         previous=previous_sha256(tenant, repository, number),
     )
     manifest = backup_run(repository, inputs, request, context)
@@ -121,17 +123,32 @@ def _session(context: OperationContext, repository: Repository, backup: Backup, 
     return manifest
 
 
-def _parent_manifest(repository: Repository, parent: Backup | None) -> Manifest | None:
-    return repository.manifest(cast(int, parent.number)) if parent is not None else None
+def _parent_manifests(
+    context: OperationContext, repository: Repository, rows: Mapping[str, Backup]
+) -> dict[str, Manifest]:
+    """By source name the manifest to compare it with; one that is lost makes this backup dearer, not impossible."""
+    manifests: dict[str, Manifest] = {}
+    for row in {each.pk: each for each in rows.values()}.values():
+        try:
+            manifests[row.pk] = wiring.manifest_of(repository, row)
+        except (BackupMissing, DamageError) as error:
+            context.warn(
+                "backup.parent_lost", f"backup {row.pk} cannot be compared with, all is read anew: {error.message}"
+            )
+    return {name: manifests[row.pk] for name, row in rows.items() if row.pk in manifests}
 
 
-def _inputs(backup: Backup, package: str) -> Sequence[SourceInput]:
-    rows = BackupSource.objects.filter(backup=backup).order_by("name")
-    sources = Source.objects.filter(tenant=backup.tenant_id, name__in=[row.name for row in rows]).order_by("name")
-    inputs = []
-    for source in sources:
-        connector = wiring.connector_open(source)
-        if package:
-            connector = cast(Connector, PackageConnector(connector, package))
-        inputs.append(SourceInput(source.name, source.category, source.kind, connector))
-    return inputs
+def _newest(rows: Mapping[str, Backup], manifests: Mapping[str, Manifest]) -> Backup | None:
+    return max((rows[name] for name in manifests), key=lambda row: row.number or 0, default=None)
+
+
+def _sources(backup: Backup) -> Sequence[Source]:
+    names = BackupSource.objects.filter(backup=backup).values_list("name", flat=True)
+    return list(Source.objects.filter(tenant=backup.tenant_id, name__in=list(names)).order_by("name"))
+
+
+def _input(source: Source, package: str) -> SourceInput:
+    connector = wiring.connector_open(source)
+    if package:
+        connector = cast(Connector, PackageConnector(connector, package))
+    return SourceInput(source.name, source.category, source.kind, connector)

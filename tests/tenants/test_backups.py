@@ -86,8 +86,56 @@ def test_since_chooses_the_parent_by_time(house: House) -> None:
     assert "at or before" in before.note
 
 
-def test_chosen_sources_only_and_the_parent_that_holds_them(house: House) -> None:
-    """Goal: a backup of one source leaves the others' age alone and is no poorer parent for all of them."""
+def _parents(house: House, backup: Backup) -> dict[str, str | None]:
+    """What the manifest says that each source was compared with."""
+    with wiring.repository_open(backup.tenant) as repository:
+        document = wiring.manifest_of(repository, backup).document
+    assert document["parent"] == backup.parent_id
+    return {source["name"]: source.get("parent") for source in document["sources"]}
+
+
+def test_each_source_has_a_parent_of_its_own(house: House) -> None:
+    """Goal: the newest backup of each source counts, failed reads and `since` too; follow two sources and a new one."""
+    tenant = house.tenant()
+    one, two = house.files(tenant, "one"), house.database(tenant, "two")
+    both = house.backup(tenant)
+    alone = house.backup(tenant, "incremental", sources=("one",))
+    third = house.backup(tenant, "incremental")
+    assert (third.parent_id, third.note) == (alone.pk, "")
+    assert _parents(house, third) == {"one": alone.pk, "two": both.pk}
+    assert house.folder(two).rename(house.data / "away")
+    warned = house.backup(tenant, "incremental")
+    assert (warned.state, _parents(house, warned)) == ("warned", {"one": third.pk})
+    (house.data / "away").rename(house.folder(two))
+    house.files(tenant, "three")
+    fifth = house.backup(tenant, "incremental")
+    assert _parents(house, fifth) == {"one": warned.pk, "two": third.pk, "three": None}
+    assert (fifth.type, fifth.note) == ("incremental", "read in full, not in the parent: three")
+    earlier = house.backup(tenant, "incremental", since=alone.taken_at)
+    assert _parents(house, earlier) == {"one": alone.pk, "two": both.pk, "three": None}
+    assert house.folder(one).is_dir()
+    for backup in (third, fifth, earlier):
+        assert house.run(backup_verify_start(backup, deep=True, actor=ACTOR, here=True)).result["status"] == "passed"
+
+
+def test_a_parent_that_is_lost_makes_a_backup_dearer_not_impossible(house: House) -> None:
+    """Goal: damage in one backup stops no other; flip a bit of the newest manifest, take the next backup."""
+    tenant = house.tenant()
+    house.files(tenant)
+    first = house.backup(tenant)
+    (path,) = (house.data / "store").rglob("manifests/0000000001")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    second = house.backup(tenant, "incremental")
+    assert (second.state, second.type, second.parent_id) == ("warned", "full", None)
+    assert [warning["code"] for warning in second.warnings] == ["backup.parent_lost"]
+    assert first.pk in second.warnings[0]["message"]
+    assert house.run(backup_verify_start(second, deep=True, actor=ACTOR, here=True)).result["status"] == "passed"
+
+
+def test_chosen_sources_only(house: House) -> None:
+    """Goal: a backup of one source leaves the others' age alone; take one of both sources, then of one."""
     tenant = house.tenant()
     one, two = house.files(tenant, "one"), house.files(tenant, "two")
     both = house.backup(tenant)
@@ -96,7 +144,6 @@ def test_chosen_sources_only_and_the_parent_that_holds_them(house: House) -> Non
     two.refresh_from_db()
     assert (one.last_good_backup_id, two.last_good_backup_id) == (alone.pk, both.pk)
     assert list(alone.sources.values_list("name", flat=True)) == ["one"]
-    assert house.backup(tenant, "incremental").parent_id == both.pk
     with pytest.raises(NotFound, match="three"):
         backup_start(tenant, BackupWish(sources=("three",)), actor=ACTOR, here=True)
 
