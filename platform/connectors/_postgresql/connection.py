@@ -13,6 +13,7 @@ from typing import Any, Literal
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from connectors._postgresql.pooler import shares_sessions
 from engine.errors import (
     LastroError,
     SchemaMismatch,
@@ -83,20 +84,30 @@ def connect(
 ) -> Connection:
     """Open a pinned connection in autocommit mode, timeouts in seconds (0: none).
 
-    Raises the typed errors of `side`; UsageError for a server older than 14.
+    Raises the typed errors of `side`; UsageError for a server older than 14 and for a pooler that shares sessions.
     """
     parts = parse_dsn(dsn)
     if database is not None:
         parts["dbname"] = database
     complete(parts, connect_timeout=connect_timeout)
+    conninfo = make_conninfo("", **parts)
+
+    def open_plain() -> Connection:
+        return psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
+
     with errors(side, dsn):
-        connection = psycopg.connect(make_conninfo("", **parts), autocommit=True, prepare_threshold=None)
+        connection = open_plain()
     try:
         if connection.info.server_version < SERVER_MINIMUM:
             raise UsageError(
                 f"PostgreSQL {connection.info.server_version // 10000} is too old", hint="14 and later are supported"
             )
         with errors(side, dsn):
+            if shares_sessions(connection, conninfo, open_plain):
+                raise UsageError(
+                    "the DSN leads to a connection pooler that gives every transaction another session",
+                    hint="name the address of the server itself, or of a pool in session mode (pgbouncer: pool_mode=session)",
+                )
             pin(connection, statement_timeout=statement_timeout, lock_timeout=lock_timeout)
     except BaseException:
         connection.close()
