@@ -1,8 +1,10 @@
 """Whose row is it: several paths, null references, references to others, circles, overrides."""
 
+import psycopg
 import pytest
 
 from connectors._postgresql.config import PostgresqlConfig
+from connectors._postgresql.quoting import literal
 from connectors.postgresql import PostgresqlConnector
 from engine.errors import SchemaMismatch, TargetError, TargetOccupied, UsageError
 from tests.connectors.postgres_views import execute, put_back, query, table_text, take
@@ -176,3 +178,71 @@ def test_probe_shows_the_scope(shop: str) -> None:
     assert because["public.below"] == "through below_a_b_fkey"
     assert any("no index begins with shop_id" in warning for warning in probe.warnings)
     assert any("refers back" in warning for warning in probe.warnings)
+
+
+def tenant(dsn: str, value: str) -> PostgresqlConfig:
+    return PostgresqlConfig(dsn=dsn, layout="rows", tenant_column="tenant", tenant_value=value, definitions=False)
+
+
+def test_the_tenant_is_compared_by_the_columns_type(postgres_database: str) -> None:
+    """Goal: what the application takes for one tenant is one. Method: citext, a domain over it, char(n), a long varchar."""
+    execute(
+        postgres_database,
+        """create schema ext; create extension citext schema ext; create domain slug as ext.citext check (length(value) < 9);
+        create table c(id int primary key, tenant ext.citext); create table d(id int primary key, tenant slug);
+        create table child(id int primary key, c int references c);
+        insert into c values (1, 'Acme'), (2, 'ACME'), (3, 'other'); insert into child select id, id from c;
+        insert into d select * from c; create table b(id int primary key, tenant char(6)); insert into b values (1, 'acme');
+        create table v(id int primary key, tenant varchar(9)); insert into v values (1, 'acme'), (2, 'acm')""",
+    )
+    assert keys(tenant(postgres_database, "acme")) == {
+        "c": [b"1", b"2"], "d": [b"1", b"2"], "child": [b"1", b"2"], "b": [b"1"], "v": [b"1"],
+    }  # fmt: skip
+    probe = PostgresqlConnector(tenant(postgres_database, "acme")).test()
+    assert any(
+        "public.c.tenant, public.d.tenant knows no upper and lower case" in warning for warning in probe.warnings
+    )
+    view = take(tenant(postgres_database, "acme"))
+    others, own = table_text(postgres_database, "c", "id = 3"), table_text(postgres_database, "c", "id < 3")
+    execute(
+        postgres_database,
+        "delete from child where id < 3; update c set tenant = 'acme' where id = 1; delete from c where id = 2",
+    )
+    put_back(tenant(postgres_database, "acme"), view, prove=True)
+    assert (table_text(postgres_database, "c", "id = 3"), table_text(postgres_database, "c", "id < 3")) == (others, own)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("int", "one"), ("int", "1.5"), ("smallint", "70000"), ("uuid", "4711"), ("varchar(4)", "acme2"),
+        ("numeric(4, 1)", "12.34"), ("level", "third"), ("positive", "-1"), ("date", "soon"), ("inet", "300.1.1.1"),
+    ],
+)  # fmt: skip
+def test_a_value_that_no_column_holds_is_refused(postgres_database: str, column: str, value: str) -> None:
+    """Goal: said when the source is added, not at night. Method: values of other types, too long, outside a domain."""
+    execute(
+        postgres_database,
+        "create type level as enum ('first', 'second'); create domain positive as int check (value > 0);"
+        f" create table t(id int primary key, tenant {column})",
+    )
+    with pytest.raises(UsageError, match=r"cannot stand in public\.t\.tenant") as refused:
+        PostgresqlConnector(tenant(postgres_database, value)).test()
+    assert "SELECT DISTINCT" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("int", "7"), ("char(8)", "acme"), ("varchar(4)", "acme"), ("text", "Ünï 'q\\"), ("uuid", "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11"),
+     ("numeric(4, 1)", "12.30"), ("positive", "1"), ("bytea", r"\x00ff")],
+)  # fmt: skip
+def test_a_value_of_the_columns_type_finds_its_rows(postgres_database: str, column: str, value: str) -> None:
+    """Goal: every type that may name a tenant. Method: one row with the value, one without, one null."""
+    execute(
+        postgres_database,
+        f"create domain positive as int check (value > 0); create table t(id int primary key, tenant {column})",
+    )
+    with psycopg.connect(postgres_database) as connection:
+        connection.execute(f"insert into t values (1, {literal(value)}), (2, null)".encode())
+    PostgresqlConnector(tenant(postgres_database, value)).test()
+    assert keys(tenant(postgres_database, value)) == {"t": [b"1"]}

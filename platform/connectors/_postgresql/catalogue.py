@@ -34,6 +34,15 @@ class TableColumn:
     generated: bool
     identity: str
     default: str | None
+    plain_type: str = ""
+    """The type below any domains and without a length: what a value is read as, so that none is cut to fit."""
+    equals: str = "="
+    """Its equality operator, quoted where the type is not built in: `=` would fall back on another type's."""
+
+    @property
+    def caseless(self) -> bool:
+        """Whether upper and lower case are equal to the type."""
+        return self.plain_type.rpartition(".")[2] == "citext"
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +217,13 @@ SELECT t.oid::int8, n.nspname, t.typname, t.typtype::text, t.typbasetype::int8, 
             UNION ALL SELECT r.rngtypid FROM pg_range r WHERE r.rngmultitypid = t.oid) x) END,
        CASE WHEN t.oid >= 16384 THEN
          (SELECT e.extname || ' ' || e.extversion FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
-           WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid AND d.deptype = 'e' LIMIT 1) END
+           WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid AND d.deptype = 'e' LIMIT 1) END,
+       format_type(t.oid, -1),
+       CASE WHEN t.oid >= 16384 THEN
+         (SELECT format('OPERATOR(%I.%s)', s.nspname, o.oprname) FROM pg_opclass c JOIN pg_am a ON a.oid = c.opcmethod
+            JOIN pg_amop m ON m.amopfamily = c.opcfamily AND m.amoplefttype = t.oid AND m.amoprighttype = t.oid
+            JOIN pg_operator o ON o.oid = m.amopopr JOIN pg_namespace s ON s.oid = o.oprnamespace
+           WHERE c.opcintype = t.oid AND c.opcdefault AND a.amname = 'btree' AND m.amopstrategy = 3) END
   FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE n.nspname <> 'information_schema'
 """
 
@@ -221,6 +236,8 @@ class _Type:
     base: int
     below: tuple[int, ...]
     text: str
+    full_name: str
+    equals: str
 
 
 class _Types:
@@ -228,14 +245,14 @@ class _Types:
 
     def __init__(self, connection: Connection) -> None:
         self._types: dict[int, _Type] = {}
-        for oid, schema, name, kind, base, elem, typmod, labels, attributes, ranges, extension in rows(
-            connection, _TYPES
-        ):
+        for row in rows(connection, _TYPES):
+            oid, schema, name, kind, base, elem, typmod, labels, attributes, ranges, extension, full_name, equals = row
             below = [base, elem, *(ranges or ()), *(attribute[2] for attribute in attributes or ())]
             # A composite type's own array points back at it; only what it is made of counts.
             made_of = [oid, schema, name, kind, base, typmod, labels, attributes, extension]
             text = json.dumps(made_of) if oid >= FIRST_USER_OID else ""
-            self._types[oid] = _Type(schema, name, kind, base, tuple(oid for oid in below if oid), text)
+            below_it = tuple(each for each in below if each)
+            self._types[oid] = _Type(schema, name, kind, base, below_it, text, full_name, equals or "=")
 
     def reachable(self, oids: Iterable[int]) -> dict[int, _Type]:
         seen: dict[int, _Type] = {}
@@ -250,10 +267,15 @@ class _Types:
 
     def base_name(self, oid: int) -> str:
         """Name of the built-in type below any domains; "" for other types."""
+        found = self.plain(oid)
+        return found.name if found is not None and found.schema == "pg_catalog" else ""
+
+    def plain(self, oid: int) -> _Type | None:
+        """The type below any domains."""
         found = self._types.get(oid)
         while found is not None and found.kind == "d":
             found = self._types.get(found.base)
-        return found.name if found is not None and found.schema == "pg_catalog" else ""
+        return found
 
 
 def key_kind(column: TableColumn) -> KeyKind:
@@ -303,6 +325,7 @@ def _table(row: tuple[Any, ...], attributes: list[tuple[Any, ...]], keys: tuple[
         TableColumn(
             number=a[1], name=a[2], type=a[3], type_oid=a[4], base=types.base_name(a[4]), not_null=a[5],
             generated=bool(a[6]), identity=a[7], default=a[12],
+            plain_type=plain.full_name if (plain := types.plain(a[4])) else a[3], equals=plain.equals if plain else "=",
         )
         for a in attributes
         if not a[8]

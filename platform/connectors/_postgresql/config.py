@@ -24,7 +24,9 @@ class PostgresqlConfig:
     tenant_column: str = setting(
         label="Tenant column", default="", help="Column that says whose a row is (layout rows)"
     )
-    tenant_value: str = setting(label="Tenant value", default="", help="Its value for this tenant (layout rows)")
+    tenant_value: str = setting(
+        label="Tenant value", default="", help="Its value for this tenant, as the column holds it"
+    )
     include: tuple[str, ...] = setting(
         label="Only these tables", default=(), help="One a line: table or schema.table; * and ? as in the shell"
     )

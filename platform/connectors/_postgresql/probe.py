@@ -3,15 +3,17 @@
 import contextlib
 from typing import Any
 
+import psycopg
+
 from connectors._postgresql.catalogue import Catalogue
 from connectors._postgresql.config import PostgresqlConfig
-from connectors._postgresql.connection import Connection, errors, rows, value
+from connectors._postgresql.connection import Connection, clean_message, errors, rows, value
 from connectors._postgresql.description import describe_scope
-from connectors._postgresql.quoting import literal
+from connectors._postgresql.quoting import ident, literal
 from connectors._postgresql.reader import catalogue_of, connect_source, selection_of
 from connectors._postgresql.scope import Scope, Selection
 from connectors._postgresql.tools import find_pg_dump, missing_pg_dump
-from engine.errors import SourceDenied
+from engine.errors import SourceDenied, UsageError
 from engine.ports import Probe
 
 NAMES_SHOWN_MAX = 5
@@ -23,6 +25,7 @@ def probe(config: PostgresqlConfig) -> Probe:
         catalogue = catalogue_of(connection, config)
         selection = selection_of(catalogue, config)
         _require_rights(connection, selection)
+        _require_value(connection, selection, config.tenant_value)
         warnings = _warnings(connection, config, catalogue, selection)
         major = connection.info.server_version // 10000
         tables = [scope.table.oid for scope in selection.scopes]
@@ -75,6 +78,25 @@ def _require_rights(connection: Connection, selection: Selection) -> None:
         )
 
 
+def _require_value(connection: Connection, selection: Selection, wanted: str) -> None:
+    """The tenant's value must be one that each of the columns can hold: another would be no tenant's, or be cut to fit."""
+    for table, name in selection.compared:
+        column = table.column(name)
+        plain = f"CAST({literal(wanted)} AS {column.plain_type})"
+        try:
+            fits = value(connection, f"SELECT CAST({plain} AS {column.type}) {column.equals} {plain}")
+        except (psycopg.DataError, psycopg.IntegrityError) as error:
+            fits, said = False, f" ({clean_message(error)})"
+        else:
+            said = ""
+        if not fits:
+            raise UsageError(
+                f"tenant_value {wanted!r} cannot stand in {table.display}.{name}, which is {column.type}{said}",
+                hint=f"give it as the column holds it: SELECT DISTINCT {ident(name)} FROM {table.quoted}; "
+                "or leave the table out (exclude)",
+            )
+
+
 def _some(names: list[str]) -> str:
     more = len(names) - NAMES_SHOWN_MAX
     return ", ".join(names[:NAMES_SHOWN_MAX]) + (f" and {more} more" if more > 0 else "")
@@ -90,6 +112,11 @@ def _warnings(
             f"no primary or unique key: {_some(keyless)}; kept by comparing whole rows, which is slower: add a primary key"
         )
     found += [f"{name} is left out: {reason}" for name, reason in catalogue.skipped.items()]
+    blind = sorted({f"{table.display}.{name}" for table, name in selection.compared if table.column(name).caseless})
+    if blind:
+        found.append(
+            f"{_some(blind)} knows no upper and lower case (citext): tenants that differ only in it are one tenant"
+        )
     if config.layout == "rows":
         slow = [
             s.table.display

@@ -54,6 +54,8 @@ class Scope:
 class Selection:
     scopes: tuple[Scope, ...]
     warnings: tuple[str, ...] = ()
+    compared: tuple[tuple[Table, str], ...] = ()
+    """Columns that are compared with the tenant's value."""
 
 
 def matches(table: Table, patterns: Sequence[str]) -> bool:
@@ -116,6 +118,7 @@ class _Closure:
         self._order: list[int] = []
         self._through: dict[int, list[ForeignKey]] = {}
         self._warnings: list[str] = []
+        self._compared: list[tuple[Table, str]] = []
 
     def _ignored(self, link: ForeignKey, ignored: Sequence[str]) -> bool:
         child = self._tables[link.child]
@@ -131,7 +134,7 @@ class _Closure:
             )
         self._order = sorted(self._found, key=lambda oid: (self._tables[oid].schema, self._tables[oid].name))
         self._follow()
-        return Selection(tuple(self._scopes()), tuple(self._warnings))
+        return Selection(tuple(self._scopes()), tuple(self._warnings), tuple(self._compared))
 
     def _find_columns(self) -> None:
         for oid, table in self._tables.items():
@@ -140,10 +143,12 @@ class _Closure:
                     self._found[oid] = self._compare(table, column.name, "has the tenant column")
 
     def _compare(self, table: Table, column: str, reason: str) -> tuple[str, str, str]:
-        wanted = f"CAST({literal(self._value)} AS {table.column(column).type})"
-        name = f"t.{ident(column)}"
-        # The plain comparison may use an index; the type's own operator is found although the search path is empty.
-        return f"{name} = {wanted}", f"{name} <> {wanted}", reason
+        known = table.column(column)
+        name, wanted = f"t.{ident(column)}", f"CAST({literal(self._value)} AS {known.plain_type})"
+        self._compared.append((table, column))
+        # The plain comparison may use an index. It is the type's own, so that citext knows no upper and lower case.
+        mine = f"{name} {known.equals} {wanted}"
+        return mine, f"{name} <> {wanted}" if known.equals == "=" else f"NOT ({mine})", reason
 
     def _find_tenant_rows(self) -> None:
         """The table the tenant column refers to: its row with the tenant's key is the tenant's own."""
