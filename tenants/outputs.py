@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from tenants import sealing
-from tenants.models import Backup, Restore, Source, StoreConfig, Tenant
+from tenants.models import Backup, Drill, DrillCheck, Restore, Source, StoreConfig, Tenant
 
 
 def tenant(row: Tenant) -> dict[str, Any]:
@@ -16,8 +16,8 @@ def tenant(row: Tenant) -> dict[str, Any]:
         "class": row.criticality,
         "store": row.store.name,
         "repository_id": row.repository_id,
-        "created_at": _time(row.created_at),
-        "archived_at": _time(row.archived_at),
+        "created_at": moment(row.created_at),
+        "archived_at": moment(row.archived_at),
     }
 
 
@@ -42,11 +42,11 @@ def source(row: Source) -> dict[str, Any]:
         "class": row.criticality,
         "enabled": row.enabled,
         "settings": sealing.shown(row.config, row.sealed),
-        "tested_at": _time(row.tested_at),
+        "tested_at": moment(row.tested_at),
         "tested": row.tested_summary,
         "last_good_backup": row.last_good_backup_id,
-        "last_good_at": _time(row.last_good_at),
-        "archived_at": _time(row.archived_at),
+        "last_good_at": moment(row.last_good_at),
+        "archived_at": moment(row.archived_at),
     }
 
 
@@ -59,8 +59,8 @@ def backup(row: Backup) -> dict[str, Any]:
         "type": row.type,
         "requested_type": row.requested_type,
         "state": row.state,
-        "timestamp": _time(row.taken_at or row.created_at),
-        "finished_at": _time(row.finished_at),
+        "timestamp": moment(row.taken_at or row.created_at),
+        "finished_at": moment(row.finished_at),
         "tags": row.tags,
         "trigger": row.trigger,
         "origin": row.origin,
@@ -78,7 +78,7 @@ def backup(row: Backup) -> dict[str, Any]:
         "note": row.note,
         "held": row.held,
         "held_reason": row.held_reason,
-        "verified_at": _time(row.verified_at),
+        "verified_at": moment(row.verified_at),
         "damaged": row.damaged,
         "warnings": row.warnings,
         "error": _error(row),
@@ -109,16 +109,29 @@ def restore(row: Restore) -> dict[str, Any]:
         "tenant": row.tenant.slug,
         "backup": row.backup_id,
         "state": row.state,
+        "kind": row.kind,
         "mode": row.mode,
+        "undoes": row.undoes_id,
+        "plan": row.plan_id,
+        "base": row.base_id,
         "in_place": row.in_place,
         "safety_backup": row.safety_backup_id,
-        "started_at": _time(row.started_at),
-        "finished_at": _time(row.finished_at),
+        "reason": row.reason,
+        "created_by": row.created_by,
+        "started_at": moment(row.started_at),
+        "finished_at": moment(row.finished_at),
         "duration_ms": row.duration_ms,
         "checks": validation.checks if validation else [],
         "validation": validation.status if validation else None,
         "sources": [
-            {"name": each.name, "kind": each.kind, "state": each.state, "error": each.error, **each.report}
+            {
+                "name": each.name,
+                "kind": each.kind,
+                "state": each.state,
+                "safety_backup": each.saved_id,
+                "error": each.error,
+                **each.report,
+            }
             for each in row.sources.all()
         ],
         "warnings": row.warnings,
@@ -127,13 +140,14 @@ def restore(row: Restore) -> dict[str, Any]:
     }
 
 
-def _error(row: Backup | Restore) -> dict[str, str] | None:
+def _error(row: Backup | Drill | Restore) -> dict[str, str] | None:
     if not row.error_code:
         return None
     return {"code": row.error_code, "detail": row.error, "hint": row.error_hint}
 
 
-def _time(at: Any) -> str | None:
+def moment(at: Any) -> str | None:
+    """A time as commands print it."""
     return None if at is None else at.isoformat().replace("+00:00", "Z")
 
 
@@ -150,3 +164,46 @@ def kind(adapter: Any) -> dict[str, Any]:
         for field in dataclasses.fields(adapter.Config)
     }
     return {"kind": adapter.kind, "label": adapter.label, "settings": settings}
+
+
+def drill_line(row: Drill) -> dict[str, Any]:
+    """A drill in a list."""
+    return {
+        "id": row.pk,
+        "tenant": row.tenant.slug,
+        "backup": row.backup_id,
+        "status": row.state,
+        "checks_passed": row.checks_passed,
+        "checks_failed": row.checks_failed,
+        "restore_ms": row.restore_ms,
+        "duration_ms": row.duration_ms,
+        "started_at": moment(row.started_at),
+    }
+
+
+def drill(row: Drill) -> dict[str, Any]:
+    """A drill with its evidence."""
+    from tenants.services.drills import drill_evidence
+
+    evidence = drill_evidence(row)
+    return {
+        **drill_line(row),
+        "finished_at": moment(row.finished_at),
+        "sources": evidence["sources"],
+        "checks": evidence["checks"],
+        "cleared": row.cleared,
+        "operation": row.operation_id,
+        "error": _error(row),
+    }
+
+
+def drill_check(row: DrillCheck) -> dict[str, Any]:
+    """An operator's own check."""
+    return {
+        "source": row.source.name,
+        "name": row.name,
+        "kind": row.kind,
+        "ask": row.ask,
+        "expected": row.expected,
+        "timeout_seconds": row.timeout_seconds,
+    }

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from core.transitions import transition
-from tenants.models import Backup, BackupState, PlanState, Restore, RestorePlan, RestoreState
+from tenants.models import Backup, BackupState, Drill, DrillState, PlanState, Restore, RestorePlan, RestoreState
 
 _BACKUP: Mapping[str, frozenset[str]] = {
     BackupState.RUNNING: frozenset({BackupState.SUCCEEDED, BackupState.WARNED, BackupState.FAILED}),
@@ -38,6 +38,17 @@ _PLAN: Mapping[str, frozenset[str]] = {
     PlanState.USED: frozenset({PlanState.READY}),
     PlanState.FAILED: frozenset({PlanState.MAKING}),
 }
+
+_DRILL: Mapping[str, frozenset[str]] = {
+    DrillState.RUNNING: frozenset({DrillState.PASSED, DrillState.FAILED}),
+    DrillState.PASSED: frozenset(),
+    DrillState.FAILED: frozenset(),
+}
+
+
+def drill_transition(drill: Drill, *, to: DrillState, actor: str = "", reason: str = "", **fields: Any) -> None:
+    """End a drill; StateConflict when it has ended already."""
+    transition(drill, to=to, allowed=_DRILL, actor=actor, reason=reason, **fields)
 
 
 def backup_transition(backup: Backup, *, to: BackupState, actor: str = "", reason: str = "", **fields: Any) -> None:

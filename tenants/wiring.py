@@ -13,7 +13,7 @@ from core.rootkey import root_key
 from engine.errors import ManifestDamaged, ObjectMissing
 from engine.keys import Keyring
 from engine.manifest import Manifest
-from engine.ports import Connector, Store
+from engine.ports import Connector, ScratchSite, Store
 from engine.repository import Repository
 from tenants import sealing
 from tenants.models import Backup, Restore, RestorePlan, Source, StoreConfig, Tenant
@@ -27,6 +27,11 @@ def data_folder() -> Path:
 def cache_folder() -> Path:
     """Where index segments are kept near; may be deleted at any time."""
     return data_folder() / "cache"
+
+
+def scratch_site() -> ScratchSite:
+    """Where drills make their throw-away targets."""
+    return ScratchSite(settings.LASTRO_DRILL_FOLDER or str(data_folder() / "drills"), settings.LASTRO_DRILL_DSN)
 
 
 def store_kind(kind: str) -> type[Store]:

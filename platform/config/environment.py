@@ -29,6 +29,8 @@ class Environment:
     workers: int
     heartbeat_seconds: int
     hook_commands: str
+    drill_folder: str
+    drill_dsn: str = field(repr=False)
     session_hours: int
     plan_hours: int
     undo_days: int
@@ -95,6 +97,8 @@ def read(variables: Mapping[str, str] = os.environ) -> Environment:
         debug=reader.flag("LASTRO_DEBUG"),
         workers=reader.number("LASTRO_WORKERS", os.cpu_count() or 1, least=1, most=256),
         heartbeat_seconds=reader.number("LASTRO_HEARTBEAT_SECONDS", 15, least=1, most=600),
+        drill_folder=reader.text("LASTRO_DRILL_FOLDER"),
+        drill_dsn=reader.secret("LASTRO_DRILL_DSN"),
         hook_commands=reader.text("LASTRO_HOOK_COMMANDS"),
         session_hours=reader.number("LASTRO_SESSION_HOURS", 12, least=1, most=720),
         plan_hours=reader.number("LASTRO_PLAN_HOURS", 24, least=1, most=720),

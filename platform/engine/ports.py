@@ -407,6 +407,15 @@ class PreparedRestore(Protocol):
         """The last step. Raises TargetError when the target is as before, CommitUnknown when nobody can tell."""
 
 
+@dataclass(frozen=True, slots=True)
+class ScratchSite:
+    """Where throw-away targets are made: a folder of this host, and for servers another one than the source's."""
+
+    folder: str
+    dsn: str = field(default="", repr=False)
+    """PostgreSQL on which databases may be created and dropped; empty for the source's own server."""
+
+
 class Connector(Protocol):
     """Reads from and writes back to one kind of source. Constructing opens nothing."""
 
@@ -456,6 +465,21 @@ class Connector(Protocol):
 
     def settle(self, token: Mapping[str, Any]) -> bool | None:
         """Whether the commit of that token took effect; None when nobody can tell (then the target must be compared)."""
+
+    def scratch(self, name: str, site: ScratchSite) -> Self:
+        """The connector on a throw-away target of that name, which nothing else may bear: lower-case letters, digits, `_`."""
+
+    def scratch_ask(self, name: str, site: ScratchSite, question: str, *, seconds: int) -> str:
+        """Run one reading SQL statement there: rows as lines, fields joined by tabs, NULL as `\\N`; 64 KiB at the most.
+
+        Raises UsageError for what is no such statement, TargetError after `seconds`, SourceUnsupported.
+        """
+
+    def scratch_place(self, name: str, site: ScratchSite) -> Mapping[str, str]:
+        """What a command needs to look at the target: `path`, or `dsn` (with its password) and `schema`."""
+
+    def scratch_drop(self, name: str, site: ScratchSite) -> None:
+        """Remove the throw-away target and all in it; no error when there is none. Raises TargetError."""
 
     def export(self, view: SourceView, folder: str, progress: Progress) -> list[str]:
         """Write the view as files that standard tools read (`<source>.sql.gz`, `<source>.tar.gz` …) into folder.

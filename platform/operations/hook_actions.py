@@ -266,6 +266,8 @@ def _run(hook: CommandHook, about: Mapping[str, str], seconds: float, check: Che
 
 def _filled(part: str, about: Mapping[str, str]) -> str:
     for name, value in about.items():
+        if name == "dsn":  # It has a password, and everybody may read a process's arguments.
+            continue
         part = part.replace("{" + name + "}", value)
     return part
 

@@ -6,14 +6,12 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from engine.errors import LastroError, TargetDenied, TargetError, TargetFull, TargetOccupied
-from engine.ports import SourceView
-from engine.views import source_views
 from operations.context import OperationContext
 from operations.handlers import register
-from tenants import wiring
+from tenants import reading, wiring
 from tenants.handlers.backup import tenant_resource
 from tenants.places import target_folder_checked
 from tenants.selectors import backup_usable, source_get
@@ -46,11 +44,11 @@ def _export(context: OperationContext, backup: Any, draft: Path) -> list[str]:
     with wiring.repository_open(backup.tenant) as repository:
         manifest = wiring.manifest_of(repository, backup)
         names = ["manifest.json"]
-        for name, view in sorted(source_views(repository, manifest).items()):
+        for name, view in sorted(reading.views_of(repository, backup).items()):
             context.check()
             context.phase(f"export {name}")
             connector = wiring.connector_open(source_get(backup.tenant, name))
-            names += connector.export(cast(SourceView, view), str(draft), context)
+            names += connector.export(view, str(draft), context)
         text = json.dumps(manifest.document, indent=1, ensure_ascii=False, sort_keys=True)
         (draft / "manifest.json").write_text(text, encoding="utf-8")
     return names

@@ -1,6 +1,7 @@
 """The catalogue's rows about tenants: thin, shape and constraints only."""
 
 from tenants.models.backup import Backup, BackupSource, BackupState, BackupType, Origin
+from tenants.models.drill import Drill, DrillCheck, DrillState
 from tenants.models.plan import PlanState, RestorePlan
 from tenants.models.restore import (
     Restore,
@@ -20,6 +21,9 @@ __all__ = [
     "BackupType",
     "Category",
     "Criticality",
+    "Drill",
+    "DrillCheck",
+    "DrillState",
     "Module",
     "Origin",
     "PlanState",

@@ -123,6 +123,7 @@ class Validation(Record):
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="validations")
     backup = models.ForeignKey(Backup, on_delete=models.PROTECT, related_name="validations")
     restore = models.ForeignKey(Restore, null=True, on_delete=models.CASCADE, related_name="validations")
+    drill = models.ForeignKey("tenants.Drill", null=True, on_delete=models.CASCADE, related_name="validations")
     status = models.CharField(max_length=10, choices=ValidationStatus.choices)
     duration_ms = models.PositiveBigIntegerField(default=0)
     checks = models.JSONField(default=list)

@@ -65,6 +65,8 @@ class Tenant(Record):
     """The highest sequence number ever given to a session; raised only under the tenant's lease."""
     numbers_closed = models.PositiveBigIntegerField(default=0)
     """All numbers up to this one are known to hold a manifest or a void record."""
+    erasures_number = models.PositiveBigIntegerField(default=0)
+    """The newest record of the erasure ledger known here: when the store lacks it, nothing is restored."""
     archived_at = models.DateTimeField(null=True)
     """Removed: it takes no backups and is in no list; its keys, backups and sources stay, so that they can be restored."""
 
