@@ -12,11 +12,15 @@ from typing import Any, ClassVar, Self
 
 from connectors import registry
 from connectors._files.patterns import Patterns
+from connectors._scratch import FolderScratch
 from engine.adapters import setting
 from engine.errors import DamageError, SourceChanged, SourceUnsupported, UsageError
+from engine.plans import Preview
 from engine.ports import (
-    Check,
     DocumentPart,
+    ImageSink,
+    ImageView,
+    PreparedRestore,
     Probe,
     RestoreReport,
     RestoreRequest,
@@ -27,14 +31,14 @@ from engine.ports import (
 )
 from engine.progress import Progress
 from engine.tree_backup import open_root
-from engine.tree_digest import tree_digest_of_folder
-from engine.tree_restore import restore_tree
-from engine.tree_scan import Exclude
+from engine.tree_restore import PreparedTree, prepared_tree, preview_tree, tree_settled
+from engine.tree_rules import TreeOrder
 from engine.tree_tar import write_tar
 from engine.tree_view import TreeView
 
 TREE_NAME = "files"
 GZIP_LEVEL = 5
+UNDO_HINT = "restore its safety backup in full"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,7 @@ class FilesReader:
 
 
 @registry.register
-class FilesConnector:
+class FilesConnector(FolderScratch):
     """Reads and restores a folder; see engine.ports.Connector."""
 
     kind: ClassVar[str] = "files"
@@ -143,41 +147,67 @@ class FilesConnector:
 
     # ------------------------------------------------------------ writing back
 
-    def restore(self, view: SourceView, request: RestoreRequest, progress: Progress) -> RestoreReport:
-        """Make the folder what the view holds; in place, what the backup was told to leave out stays as it is."""
-        target, tree = os.fsencode(self.config.path), _tree_of(view)
-        exclude = self._kept(view, tree) if request.in_place else None
-        done = restore_tree(
-            tree,
-            target,
+    def preview(self, view: SourceView, request: RestoreRequest, progress: Progress) -> Preview:
+        """Compare the folder with the view; writes nothing."""
+        order = self._order(view, request)
+        return preview_tree(
+            _tree_of(view),
+            os.fsencode(self.config.path),
+            in_place=request.in_place,
+            overwrite=request.overwrite,
+            order=order,
+            progress=progress,
+        )
+
+    @contextlib.contextmanager
+    def prepare(self, view: SourceView, request: RestoreRequest, progress: Progress) -> Iterator["PreparedFiles"]:
+        """Stage the folder as it will be, beside it and durable; the commit swaps it in."""
+        with prepared_tree(
+            _tree_of(view),
+            os.fsencode(self.config.path),
             label=request.label,
             overwrite=request.overwrite,
             in_place=request.in_place,
-            exclude=exclude,
+            order=self._order(view, request),
+            prove=request.prove,
             progress=progress,
+        ) as prepared:
+            yield PreparedFiles(prepared)
+
+    def restore(self, view: SourceView, request: RestoreRequest, progress: Progress) -> RestoreReport:
+        """Make the folder what the view and the mode say; in place, what backups leave out stays as it is."""
+        with self.prepare(view, request, progress) as prepared:
+            prepared.commit()
+            return prepared.report
+
+    def settle(self, token: Mapping[str, Any]) -> bool | None:
+        """Whether the swap of that token took place; one that was killed half-way is finished first."""
+        return tree_settled(token)
+
+    def prepare_undo(
+        self, image: ImageView, request: RestoreRequest, progress: Progress
+    ) -> contextlib.AbstractContextManager[PreparedRestore]:
+        """Raises SourceUnsupported: the safety backup is what undoes a restore of files."""
+        raise SourceUnsupported("file trees have no change images", hint=UNDO_HINT)
+
+    def preview_undo(self, image: ImageView, request: RestoreRequest, progress: Progress) -> Preview:
+        """Raises SourceUnsupported."""
+        raise SourceUnsupported("file trees have no change images", hint=UNDO_HINT)
+
+    def _order(self, view: SourceView, request: RestoreRequest) -> TreeOrder:
+        """In place, what today's patterns leave out is in no safety backup: dropping it could not be undone."""
+        then = Patterns(view.facts.get("exclude", ())) if request.in_place else None
+        return TreeOrder(
+            mode=request.mode,
+            modules=request.modules,
+            policies=request.policies,
+            base=_tree_of(request.base) if request.base else None,
+            saved=_tree_of(request.saved) if request.saved and request.in_place else None,
+            left_out=self._patterns if request.in_place and self._patterns else None,
+            unseen=then or None,
+            digest=request.digest,
+            samples=request.samples,
         )
-        checks = done.checks
-        if request.prove:
-            progress.phase("prove")
-            found = tree_digest_of_folder(target, exclude)["sha256"]
-            checks += (Check("data_integrity", found == tree.sha256, tree.sha256, found, "read back from the target"),)
-        return RestoreReport(files=done.changes, checks=checks, warnings=done.warnings)
-
-    def _kept(self, view: SourceView, tree: TreeView) -> Exclude | None:
-        """What the target keeps of its own: left out by the patterns then or now, and not in the backup.
-
-        What only today's patterns leave out is in no newer backup either: dropping it could not be undone.
-        """
-        then = Patterns(view.facts.get("exclude", ()))
-        if not then and not self._patterns:
-            return None
-
-        def keep(path: bytes, is_folder: bool) -> bool:
-            if then(path, is_folder):
-                return True
-            return self._patterns(path, is_folder) and tree.find(path) is None
-
-        return keep
 
     def export(self, view: SourceView, folder: str, progress: Progress) -> list[str]:
         """Write `<source>.tar.gz` into folder, as `tar --xattrs -xzf` reads it."""
@@ -190,6 +220,27 @@ class FilesConnector:
         ):
             write_tar(tree, packed, progress)
         return [name]
+
+
+class PreparedFiles:
+    """A staged folder as the services see it; see engine.ports.PreparedRestore."""
+
+    def __init__(self, prepared: PreparedTree) -> None:
+        self._prepared = prepared
+        self.token: Mapping[str, Any] = prepared.token
+        self.report = _report(prepared)
+
+    def image(self, sink: ImageSink) -> None:
+        """Writes nothing: the safety backup serves."""
+
+    def commit(self) -> None:
+        self._prepared.commit()
+        self.report = _report(self._prepared)
+
+
+def _report(prepared: PreparedTree) -> RestoreReport:
+    done = prepared.done
+    return RestoreReport(files=done.changes, checks=done.checks, warnings=done.warnings, digest=done.digest)
 
 
 def _tree_of(view: SourceView) -> TreeView:

@@ -1,7 +1,7 @@
-"""Carry what a backup does not hold (excluded paths) from the old tree into the staged one, by hard links.
+"""Carry what stays from the old tree into the staged one, by hard links.
 
-Nothing is moved: until the swap the old tree is whole, after it the new one is, and the carried files
-are the very same files in both.
+Nothing is moved: until the swap the old tree is whole, after it the new one is, and what was carried are
+the very same files in both, also for those who have them open.
 """
 
 import errno
@@ -9,81 +9,98 @@ import os
 import shutil
 import stat as statmod
 from collections.abc import Iterable
+from contextlib import suppress
 
-from engine.errors import TargetError
+from engine.errors import StalePlan
+from engine.progress import Progress
+from engine.tree_compare import TreePlan
 from engine.tree_folders import Folders
 from engine.tree_format import show_path
 from engine.tree_swap import copy_metadata
 
+CHECK_EVERY = 1 << 12
+_NO_LINKS = (errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP)
 
-def carry_over(old: int, new: int, paths: Iterable[bytes]) -> int:
-    """Link the entries at `paths`, whole folders too, from folder `old` into folder `new`; how many there were.
 
-    What exists in `new` already stays. Raises TargetError when a file of the backup lies where a folder
-    above a carried entry must be, OSError otherwise.
+def carry_over(old: int, new: int, plan: TreePlan, progress: Progress) -> None:
+    """Link what the plan keeps from folder `old` into folder `new`, where the folders that come back are already.
+
+    What exists in `new` stays. Raises StalePlan when something to carry is gone, OSError otherwise.
     """
-    count = 0
     with Folders(old) as sources, Folders(new) as targets:
-        for path in paths:
-            _make_parents(sources, targets, path)
-            count += _carry(sources, targets, path)
-    return count
+        for path in plan.folders:
+            if path:
+                parent, name = targets.of(path)
+                with suppress(FileExistsError):
+                    os.mkdir(name, 0o700, dir_fd=parent)
+        for number, path in enumerate(plan.links):
+            if not number % CHECK_EVERY:
+                progress.check()
+            try:
+                (source, name), (target, _) = sources.of(path), targets.of(path)
+                _link(source, target, name)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise _gone(path) from error
+        _carry_apart(sources, targets, plan.apart)
 
 
-def _make_parents(sources: Folders, targets: Folders, path: bytes) -> None:
-    names = path.split(b"/")[:-1]
-    for depth in range(1, len(names) + 1):
-        folder = b"/".join(names[:depth])
-        try:
-            targets.open(folder)
-        except FileNotFoundError:
-            _make_like(sources, targets, folder)
-        except (NotADirectoryError, OSError) as error:
-            if error.errno not in (errno.ENOTDIR, errno.ELOOP):
-                raise
-            raise TargetError(
-                f"{show_path(path)} is not part of the backup and cannot be kept: "
-                f"{show_path(folder)} is a file in the backup",
-                hint="move it away, or restore to another folder with --target path=DIR",
-            ) from error
+def seal_carried(old: int, new: int, plan: TreePlan) -> None:
+    """Give folders that stay their own owner, attributes, mode and times: once nothing is made in them any more."""
+    with Folders(old) as sources, Folders(new) as targets:
+        for path in reversed(plan.folders):
+            copy_metadata(_place(sources, path), _place(targets, path))
 
 
-def _make_like(sources: Folders, targets: Folders, folder: bytes) -> None:
-    parent, name = targets.of(folder)
-    os.mkdir(name, 0o700, dir_fd=parent)
-    copy_metadata(b"/proc/self/fd/%d/" % sources.open(folder), b"/proc/self/fd/%d/" % targets.open(folder))
+def _carry_apart(sources: Folders, targets: Folders, paths: Iterable[bytes]) -> None:
+    """Whole folders, whatever is in them: it may come and go meanwhile."""
+    for path in paths:
+        levels, made = [path], list[bytes]()
+        while levels:
+            here = levels.pop()
+            try:
+                (source, name), (target, _) = sources.of(here), targets.of(here)
+                if not statmod.S_ISDIR(os.lstat(name, dir_fd=source).st_mode):
+                    _link(source, target, name)
+                    continue
+                below = os.listdir(sources.open(here))
+            except FileNotFoundError:
+                continue
+            with suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=targets.of(here)[0])
+                made.append(here)
+            levels += [here + b"/" + os.fsencode(child) for child in sorted(below, reverse=True)]
+        for folder in reversed(made):  # Times of folders last: linking into them has changed them.
+            copy_metadata(_place(sources, folder), _place(targets, folder))
 
 
-def _carry(sources: Folders, targets: Folders, path: bytes) -> int:
-    count, levels = 0, [path]
-    made: list[bytes] = []
-    while levels:
-        here = levels.pop()
-        source, name = sources.of(here)
-        target, _ = targets.of(here)
-        if not statmod.S_ISDIR(os.lstat(name, dir_fd=source).st_mode):
-            count += _link(source, target, name)
-            continue
-        try:
-            os.mkdir(name, 0o700, dir_fd=target)
-            made.append(here)
-        except FileExistsError:
-            pass
-        below = os.listdir(sources.open(here))
-        levels += [here + b"/" + os.fsencode(child) for child in sorted(below, reverse=True)]
-    for folder in reversed(made):  # Times of folders last: linking into them has changed them.
-        copy_metadata(b"/proc/self/fd/%d/" % sources.open(folder), b"/proc/self/fd/%d/" % targets.open(folder))
-    return count
+def _place(folders: Folders, path: bytes) -> bytes:
+    return b"/proc/self/fd/%d/" % folders.open(path)
 
 
-def _link(source: int, target: int, name: bytes) -> int:
+def _link(source: int, target: int, name: bytes) -> None:
     try:
         os.link(name, name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
     except FileExistsError:
-        return 0
+        return
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
+        if error.errno not in _NO_LINKS:
             raise
-        origin, copy = b"/proc/self/fd/%d/%s" % (source, name), b"/proc/self/fd/%d/%s" % (target, name)
-        shutil.copy2(origin, copy, follow_symlinks=False)
-    return 1
+        _copy(source, target, name, error)
+
+
+def _copy(source: int, target: int, name: bytes, refused: OSError) -> None:
+    """A file system without links, or a file with too many; never one that would lose its owner by it."""
+    info = os.lstat(name, dir_fd=source)
+    plain = statmod.S_ISREG(info.st_mode) or statmod.S_ISLNK(info.st_mode)
+    if not plain or os.geteuid() not in (0, info.st_uid):
+        raise refused
+    copy = b"/proc/self/fd/%d/%s" % (target, name)
+    shutil.copy2(b"/proc/self/fd/%d/%s" % (source, name), copy, follow_symlinks=False)
+    if os.geteuid() == 0:
+        os.chown(copy, info.st_uid, info.st_gid, follow_symlinks=False)
+        if not statmod.S_ISLNK(info.st_mode):
+            os.chmod(copy, statmod.S_IMODE(info.st_mode))
+
+
+def _gone(path: bytes) -> StalePlan:
+    return StalePlan(f"{show_path(path)} was to stay and is gone", hint="preview it again")

@@ -1,30 +1,47 @@
-"""Restore a tree: stage it beside the target, prove it, swap it in.
+"""Restore a tree: decide, stage beside the target, prove it, swap it in.
 
 Until the swap the target is untouched; the swap is atomic where the file system can do it, and
-journalled where not (engine.tree_swap). Paths that the source excludes are no part of a backup: what
-the target has of them is carried over.
+journalled where not (engine.tree_swap). What is decided to stay is carried into the new tree by hard links, so
+that a merge of a few files into a million costs no copy and is as atomic as a full restore.
 """
 
+import base64
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from engine.errors import TargetDenied, TargetError, TargetFull, TargetOccupied, TargetUnreachable
+from engine.errors import (
+    CommitUnknown,
+    StalePlan,
+    TargetDenied,
+    TargetError,
+    TargetFull,
+    TargetOccupied,
+    TargetUnreachable,
+)
 from engine.faults import kill_point
+from engine.plans import Preview
 from engine.ports import Check, FileChange
 from engine.progress import Progress
-from engine.tree_carry import carry_over
-from engine.tree_compare import Comparison, compare_folder
+from engine.tree_carry import carry_over, seal_carried
+from engine.tree_compare import Comparison, TreePlan, compare_folder, open_folder
+from engine.tree_digest import tree_digest_of_folder
 from engine.tree_format import show_path
+from engine.tree_prove import prove_taken
+from engine.tree_room import room_at
+from engine.tree_rules import TreeOrder
 from engine.tree_scan import Exclude, count_entries, is_staging_name
 from engine.tree_stage import TreeStage
+from engine.tree_stale import SavedState
 from engine.tree_swap import (
     Places,
     clear,
     exchange,
+    exchange_back,
     is_mount_point,
+    journals,
     mounts_below,
     places,
     recover,
@@ -36,7 +53,6 @@ from engine.tree_view import TreeView
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _GONE = (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENOTCONN, errno.ETIMEDOUT)
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class TreeRestored(NamedTuple):
@@ -45,6 +61,7 @@ class TreeRestored(NamedTuple):
     changes: FileChange
     checks: tuple[Check, ...]
     warnings: tuple[str, ...]
+    digest: str = ""
 
 
 def restore_tree(
@@ -57,41 +74,280 @@ def restore_tree(
     exclude: Exclude | None = None,
     progress: Progress,
 ) -> TreeRestored:
-    """Make the folder `target` what the view holds, wholly or not at all; its parent folders are made.
+    """Make the folder `target` what the view holds, wholly or not at all; see `prepared_tree`."""
+    order = TreeOrder(left_out=exclude)
+    with prepared_tree(
+        view, target, label=label, overwrite=overwrite, in_place=in_place, order=order, progress=progress
+    ) as prepared:
+        prepared.commit()
+        return prepared.done
 
-    First ends what a killed run left here. `exclude` says what the target keeps of its own (asked with
-    paths below the target). Raises TargetOccupied when the target holds anything and `overwrite` is not
-    given, TargetDenied, TargetFull, TargetUnreachable, TargetError; DamageError when what is stored is
-    not what was backed up. After any of them the target is as it was.
+
+def preview_tree(
+    view: TreeView, target: bytes, *, in_place: bool, overwrite: bool, order: TreeOrder, progress: Progress
+) -> Preview:
+    """What `prepared_tree` and its commit would do. Writes nothing; raises what they would raise before they change anything."""
+    target = os.path.realpath(target)
+    with _target_errors(target):
+        _require_folder(target)
+        _require_no_mounts(target)
+        comparison = _compare(view, target, order, progress)
+        room = room_at(target)
+        warnings = list(_warnings(comparison))
+        if not overwrite and not in_place and _holds_anything(target):
+            warnings.append(f"{show_path(target)} is not empty: to replace what is there must be confirmed")
+        if journals(target):
+            warnings.append(
+                f"a restore of {show_path(target)} was interrupted: it will be finished first, which may change this plan"
+            )
+    lack = room.lack(comparison)
+    if lack:
+        warnings.append(lack)
+    return Preview(
+        digest=comparison.digest,
+        files=comparison.changes,
+        paths=comparison.paths,
+        warnings=tuple(warnings),
+        staged_bytes=comparison.staged_bytes,
+        facts={"target": show_path(target), "free_bytes": room.bytes, "withheld": comparison.withheld},
+    )
+
+
+@contextmanager
+def prepared_tree(
+    view: TreeView,
+    target: bytes,
+    *,
+    label: str,
+    overwrite: bool,
+    in_place: bool,
+    order: TreeOrder,
+    progress: Progress,
+    prove: bool = False,
+) -> Iterator["PreparedTree"]:
+    """Stage what the order makes of the folder `target`, durably; its `commit` swaps it in. Parent folders are made.
+
+    First ends what a killed run left here. Raises StalePlan when the order's digest is another than that of the
+    changes found now, TargetOccupied when the target holds anything and `overwrite` is not given, TargetDenied,
+    TargetFull, TargetUnreachable, TargetError; DamageError when what is stored is not what was backed up. After any
+    of them the target is as it was. Leaving the context without a commit leaves nothing behind.
     """
     target = os.path.realpath(target)
     with _target_errors(target):
-        _prepare(target, overwrite=overwrite, in_place=in_place)
+        _make_ready(target, overwrite=overwrite, in_place=in_place)
         where = _make_staging(target, label)
-        try:
-            return _restore(view, where, exclude, progress)
-        except BaseException:
-            if not os.path.lexists(where.journal):
+    prepared = None
+    try:
+        with _target_errors(target):
+            prepared = PreparedTree(view, where, order, progress)
+            prepared.stage(prove=prove)
+        yield prepared
+    finally:
+        if prepared is not None:
+            prepared.close()
+        if not os.path.lexists(where.journal):
+            with _target_errors(target):
                 clear(where)
+
+
+class PreparedTree:
+    """A staged tree; see engine.ports.PreparedRestore. A merge or selection that changes nothing stages nothing."""
+
+    def __init__(self, view: TreeView, where: Places, order: TreeOrder, progress: Progress) -> None:
+        self._view, self._where, self._order, self._progress = view, where, order, progress
+        self._plan: TreePlan | None = None
+        self._nothing = False
+        self.done = TreeRestored(FileChange(), (), ())
+        self.token: Mapping[str, Any] = {"nothing": True}
+
+    def close(self) -> None:
+        if self._plan is not None:
+            self._plan.close()
+
+    # ------------------------------------------------------------ preparing
+
+    def stage(self, *, prove: bool) -> None:
+        """Everything up to the swap."""
+        view, order, where = self._view, self._order, self._where
+        plan = self._plan = TreePlan.empty(view, order, where.staging)
+        comparison = _compare(view, where.target, order, self._progress, plan=plan)
+        if order.digest and comparison.digest != order.digest:
+            raise StalePlan(
+                f"{show_path(where.target)} has changed since the preview: other files would be changed now",
+                hint="preview it again",
+            )
+        if order.mode != "full" and not comparison.differs and os.path.lexists(where.target):
+            self._nothing = True
+            check = Check("data_integrity", True, comparison.digest, comparison.digest, "there is nothing to do")
+            self.done = TreeRestored(comparison.changes, (check,), tuple(_warnings(comparison)), comparison.digest)
+            return
+        lack = room_at(where.home).lack(comparison)
+        if lack:
+            raise TargetFull(lack, hint="make room and run it again; the target is as it was")
+        self._progress.phase("stage")
+        self._progress.total(bytes=comparison.staged_bytes, items=comparison.staged_entries)
+        staging = open_folder(where.staging)
+        try:
+            checks, warnings = self._fill(staging, plan, comparison, prove=prove)
+            self._progress.phase("sync")
+            sync_file_system(staging)
+            self.token = _token(where, staging)
+        finally:
+            os.close(staging)
+        warnings = (*_warnings(comparison), *warnings)
+        self.done = TreeRestored(comparison.changes, checks, warnings, comparison.digest)
+        kill_point("tree.restore.staged")
+
+    def _fill(
+        self, staging: int, plan: TreePlan, comparison: Comparison, *, prove: bool
+    ) -> tuple[tuple[Check, ...], tuple[str, ...]]:
+        view, progress = self._view, self._progress
+        stage = TreeStage(view, staging, progress, take=plan.take if plan.counts["not_taken"] else None)
+        stage.run()
+        checks = _check(view, stage, staging, plan)
+        live = open_folder(self._where.target) if os.path.lexists(self._where.target) else None
+        try:
+            if live is not None:
+                progress.phase("carry")
+                carry_over(live, staging, plan, progress)
+            stage.seal_folders()
+            if live is not None:
+                seal_carried(live, staging, plan)
+        finally:
+            if live is not None:
+                os.close(live)
+        if prove:
+            progress.phase("prove")
+            checks += (self._prove(staging, plan, comparison),)
+        what = tuple(
+            f"{count} x {what} could not be restored here" for what, count in sorted(stage.not_restored.items())
+        )
+        return checks, what
+
+    def _prove(self, staging: int, plan: TreePlan, comparison: Comparison) -> Check:
+        order, wanted = self._order, self._view.sha256
+        if order.mode != "full" or comparison.withheld:
+            return prove_taken(self._view, staging, plan.take, self._progress)
+
+        def apart(path: bytes, is_folder: bool) -> bool:
+            return any(each is not None and each(path, is_folder) for each in (order.left_out, order.unseen))
+
+        found = tree_digest_of_folder(self._where.staging, apart)["sha256"]
+        return Check("data_integrity", found == wanted, wanted, found, "read back from the target's disk")
+
+    # ------------------------------------------------------------ committing
+
+    def commit(self) -> None:
+        """Swap it in. Raises StalePlan when the target is not what `saved` holds, TargetError; it is as before then."""
+        where = self._where
+        if self._nothing:
+            return
+        with _target_errors(where.target):
+            self._progress.phase("swap")
+            self._progress.check()
+            self._require_saved(where.target)
+            if where.home == where.target or not self._exchange():
+                swap_entries(where, lambda old: self._require_saved(old, root=False))
+            kill_point("tree.restore.swapped")
+            left = _remove_old(where)
+        for warning in (*self.done.warnings, *left):
+            self._progress.warn("tree.restored_in_part", warning)
+        self.done = self.done._replace(warnings=(*self.done.warnings, *left))
+
+    def _exchange(self) -> bool:
+        where = self._where
+        replaces = os.path.lexists(where.target)
+        if not exchange(where):
+            return False
+        kill_point("tree.restore.exchanged")
+        if not replaces:
+            return True
+        try:
+            self._require_saved(where.staging, root=False)
+        except BaseException as error:
+            try:
+                exchange_back(where)
+            except OSError as failure:
+                raise CommitUnknown(
+                    f"{show_path(where.target)} is the new tree, and cannot be changed back: {failure.strerror}",
+                    hint=f"what was there lies in {show_path(where.staging)}",
+                ) from error
             raise
+        return True
+
+    def _require_saved(self, folder: bytes, *, root: bool = True) -> None:
+        """Nothing may be swapped away that the safety backup does not hold."""
+        saved, plan = self._order.saved, self._plan
+        if saved is None or plan is None:
+            return
+        if not os.path.lexists(folder):
+            raise StalePlan(f"{show_path(folder)} is gone", hint="preview it again")
+        state = SavedState(saved, left_out=self._order.left_out, stays=plan.stays)
+        descriptor = open_folder(folder)
+        try:
+            state.require(descriptor, self._progress, root=root)
+        finally:
+            os.close(descriptor)
 
 
-def _prepare(target: bytes, *, overwrite: bool, in_place: bool) -> None:
-    os.makedirs(os.path.dirname(target), exist_ok=True)
-    recover(target)
-    if not os.path.lexists(target):
-        return
-    if not os.path.isdir(target):
+def tree_settled(token: Mapping[str, Any]) -> bool | None:
+    """Whether the commit of this token took effect; ends what a kill interrupted first."""
+    if token.get("nothing"):
+        return True
+    target = base64.b64decode(token["target"])
+    with _target_errors(target):
+        recover(target)
+        if not os.path.lexists(target):
+            return False
+        if os.lstat(target).st_ino == token["root"]:
+            return True
+        if token["entry"] is None:
+            return None if token["inside"] else False
+        path = target + b"/" + base64.b64decode(token["entry"])
+        return os.path.lexists(path) and os.lstat(path).st_ino == token["inode"]
+
+
+def _token(where: Places, staging: int) -> dict[str, Any]:
+    names = sorted(os.fsencode(name) for name in os.listdir(staging))
+    entry = base64.b64encode(names[0]).decode() if names else None
+    return {
+        "target": base64.b64encode(where.target).decode(),
+        "root": os.fstat(staging).st_ino,
+        "inside": where.home == where.target,
+        "entry": entry,
+        "inode": os.lstat(names[0], dir_fd=staging).st_ino if names else 0,
+    }
+
+
+# ---------------------------------------------------------------- before anything is written
+
+
+def _require_folder(target: bytes) -> None:
+    if os.path.lexists(target) and not os.path.isdir(target):
         raise TargetOccupied(f"{show_path(target)} is a file", hint="name a folder")
-    if not overwrite and any(not is_staging_name(name) for name in os.listdir(target)):
-        hint = "confirm that it may be replaced" if in_place else "name an empty or new folder, or confirm"
-        raise TargetOccupied(f"{show_path(target)} is not empty", hint=hint)
+
+
+def _require_no_mounts(target: bytes) -> None:
     mounted = mounts_below(target)
     if mounted:
         raise TargetError(
             f"{show_path(mounted[0])} is mounted inside the target, which can therefore not be replaced",
             hint="unmount it first, or restore to another folder with --target path=DIR",
         )
+
+
+def _holds_anything(target: bytes) -> bool:
+    return os.path.lexists(target) and any(not is_staging_name(name) for name in os.listdir(target))
+
+
+def _make_ready(target: bytes, *, overwrite: bool, in_place: bool) -> None:
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    recover(target)
+    _require_folder(target)
+    if not overwrite and _holds_anything(target):
+        hint = "confirm that it may be replaced" if in_place else "name an empty or new folder, or confirm"
+        raise TargetOccupied(f"{show_path(target)} is not empty", hint=hint)
+    _require_no_mounts(target)
 
 
 def _make_staging(target: bytes, label: str) -> Places:
@@ -109,58 +365,34 @@ def _make_staging(target: bytes, label: str) -> Places:
     return where
 
 
-def _restore(view: TreeView, where: Places, exclude: Exclude | None, progress: Progress) -> TreeRestored:
-    staging = os.open(where.staging, _FOLDER)
-    try:
-        comparison = _compare(view, where.target, exclude, progress)
-        progress.phase("stage")
-        progress.total(bytes=view.byte_count, items=view.file_count)
-        stage = TreeStage(view, staging, progress)
-        stage.run()
-        checks = _check(view, stage, staging)
-        if comparison.excluded:
-            _carry(where.target, staging, comparison.excluded)
-        stage.seal_folders()
-        progress.phase("swap")
-        sync_file_system(staging)
-    finally:
-        os.close(staging)
-    kill_point("tree.restore.staged")
-    progress.check()
-    if where.home == where.target or not exchange(where):
-        swap_entries(where)
-    kill_point("tree.restore.swapped")
-    warnings = [f"{count} x {what} could not be restored here" for what, count in sorted(stage.not_restored.items())]
-    warnings += _remove_old(where)
-    for warning in warnings:
-        progress.warn("tree.restored_in_part", warning)
-    return TreeRestored(comparison.changes, checks, tuple(warnings))
-
-
-def _compare(view: TreeView, target: bytes, exclude: Exclude | None, progress: Progress) -> Comparison:
-    if not os.path.lexists(target):
-        return Comparison(FileChange(created=view.entry_count - view.folder_count))
+def _compare(
+    view: TreeView, target: bytes, order: TreeOrder, progress: Progress, *, plan: TreePlan | None = None
+) -> Comparison:
     progress.phase("compare")
-    folder = os.open(target, _FOLDER)
+    folder = open_folder(target) if os.path.lexists(target) else None
     try:
-        return compare_folder(view, folder, exclude, progress)
+        return compare_folder(view, folder, order, progress, plan=plan)
     finally:
-        os.close(folder)
+        if folder is not None:
+            os.close(folder)
 
 
-def _carry(target: bytes, staging: int, excluded: list[bytes]) -> None:
-    folder = os.open(target, _FOLDER)
-    try:
-        carry_over(folder, staging, excluded)
-    finally:
-        os.close(folder)
+def _warnings(comparison: Comparison) -> Iterator[str]:
+    if comparison.withheld:
+        yield (
+            f"{comparison.withheld} paths of the backup are left out of backups today and stay as they are; "
+            "a restore to another folder brings them"
+        )
 
 
-def _check(view: TreeView, stage: TreeStage, staging: int) -> tuple[Check, ...]:
+# ---------------------------------------------------------------- after staging
+
+
+def _check(view: TreeView, stage: TreeStage, staging: int, plan: TreePlan) -> tuple[Check, ...]:
     """Compare sums and counts; raises TargetError when something is missing, for then nothing may be swapped."""
-    entries = count_entries(staging)
-    wanted = {"entries": view.entry_count - stage.skipped, "files": view.file_count, "bytes": view.byte_count}
-    found = {"entries": entries, "files": stage.totals.files, "bytes": stage.totals.bytes}
+    taken = len(plan.take) - plan.take.count(0)
+    wanted = {"entries": taken - stage.skipped, "files": view.file_count, "bytes": view.byte_count}
+    found = {"entries": count_entries(staging), "files": stage.totals.files, "bytes": stage.totals.bytes}
     summed = stage.totals.sha256
     checks = (
         Check("checksum_verification", summed == view.sha256, view.sha256, summed, "each file's SHA-256, as written"),
@@ -172,14 +404,14 @@ def _check(view: TreeView, stage: TreeStage, staging: int) -> tuple[Check, ...]:
     return checks
 
 
-def _remove_old(where: Places) -> list[str]:
+def _remove_old(where: Places) -> tuple[str, ...]:
     try:
         if mounts_below(where.staging):
             raise OSError(errno.EBUSY, "something was mounted inside")
         clear(where)
     except OSError as error:
-        return [f"the replaced files remain in {show_path(where.staging)}: {error.strerror}"]
-    return []
+        return (f"the replaced files remain in {show_path(where.staging)}: {error.strerror}",)
+    return ()
 
 
 @contextmanager
@@ -195,3 +427,6 @@ def _target_errors(target: bytes) -> Iterator[None]:
         if error.errno in _GONE:
             raise TargetUnreachable(f"{shown}: {why}", hint="check the disk or the mount") from error
         raise TargetError(f"{shown}: {why}", hint="the target is as it was") from error
+
+
+__all__ = ["PreparedTree", "TreeRestored", "prepared_tree", "preview_tree", "restore_tree", "tree_settled"]

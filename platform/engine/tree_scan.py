@@ -50,7 +50,8 @@ def _ignore(code: str, path: bytes, error: OSError) -> None:
 class TreeScan:
     """Iterate over the spans of the folder behind the descriptor `root`.
 
-    `problem(code, path, error)` hears of entries left out: `file.vanished`, `file.unreadable`. A folder
+    `problem(code, path, error)` hears of entries left out: `file.vanished`, `file.unreadable`; `socket(path,
+    record)` of sockets, which no tree holds. Both hear of a path before the span is given that follows it. A folder
     that cannot be listed stays, empty. Raises OSError only when the root itself cannot be read.
     """
 
@@ -61,11 +62,13 @@ class TreeScan:
         exclude: Exclude | None = None,
         one_file_system: bool = False,
         problem: Callable[[str, bytes, OSError], None] = _ignore,
+        socket: Callable[[bytes, bytes], None] | None = None,
     ) -> None:
         self._root = root
         self._exclude = exclude
         self._one_file_system = one_file_system
         self._problem = problem
+        self._socket = socket
         self.sockets = 0
 
     def __iter__(self) -> Iterator[Span]:
@@ -96,6 +99,8 @@ class TreeScan:
                     path = prefix + name
                     if kind == 0xC000:
                         self.sockets += 1
+                        if self._socket is not None:
+                            self._socket(path, pack_stat(info))
                         continue
                     if exclude is not None and exclude(path, kind == 0x4000):
                         continue

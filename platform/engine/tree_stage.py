@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from itertools import compress
 
 from engine.errors import DamageError, ObjectDamaged
 from engine.progress import Progress
@@ -40,11 +41,12 @@ Item = tuple[Row, Stat]
 class TreeStage:
     """Writes `view` below the folder behind the descriptor `root`, which only we may enter meanwhile.
 
-    `run` writes everything but the metadata of folders; `seal_folders` sets that, last.
+    `run` writes everything but the metadata of folders; `seal_folders` sets that, last. `take` says of each row in the
+    order of the tree whether it is written: 0 no, 1 yes, more a folder whose metadata comes from elsewhere.
     """
 
-    def __init__(self, view: TreeView, root: int, progress: Progress) -> None:
-        self._view, self._root, self._progress = view, root, progress
+    def __init__(self, view: TreeView, root: int, progress: Progress, *, take: bytearray | None = None) -> None:
+        self._view, self._root, self._progress, self._take = view, root, progress, take
         self._workers = os.cpu_count() or 2
         self._user = os.geteuid()
         self._born = Born(root)
@@ -65,11 +67,16 @@ class TreeStage:
         pending: deque[Future[None]] = deque()
         try:
             with Folders(self._root) as folders:
-                for ref in self._view.refs():
+                for ref, taken in self._taken():
                     self._progress.check()
+                    if taken is not None and not any(taken):
+                        self.totals.add(ref)
+                        continue
                     leaf = self._view.leaf(ref)
                     rows, stats = leaf.rows(), leaf.stats()
                     self.totals.add(_checked(ref, rows, stats, top_modules=top_modules))
+                    if taken is not None:
+                        rows, stats = list(compress(rows, taken)), list(compress(stats, taken))
                     for batch in self._batches(folders, rows, stats):
                         pending.append(jobs.submit(self._write_batch, batch, fetchers))
                         self._flush_early(flusher)
@@ -85,6 +92,14 @@ class TreeStage:
                 future.cancel()
             for pool in (jobs, fetchers, flusher):
                 pool.shutdown(wait=True, cancel_futures=True)
+
+    def _taken(self, *, backwards: bool = False) -> Iterator[tuple[LeafRef, bytearray | None]]:
+        """Each leaf with what `take` says of its rows."""
+        number = self._view.entry_count if backwards else 0
+        for ref in self._view.refs(backwards=backwards):
+            number -= ref.entries if backwards else 0
+            yield ref, None if self._take is None else self._take[number : number + ref.entries]
+            number += 0 if backwards else ref.entries
 
     def _flush_early(self, flusher: ThreadPoolExecutor) -> None:
         """Have the disk work while we do, so that the sync at the end finds little left."""
@@ -259,11 +274,14 @@ class TreeStage:
     def seal_folders(self) -> None:
         """Set owners, attributes, modes and times of folders, the deepest first, the root last."""
         with Folders(self._root) as folders:
-            for ref in self._view.refs(backwards=True):
+            for ref, taken in self._taken(backwards=True):
+                if taken is not None and 1 not in taken:
+                    continue
                 leaf = self._view.leaf(ref)
                 for number in reversed(leaf.folders()):
-                    entry = Entry(leaf.row(number))
-                    self._set_metadata(folders.open(entry.path), entry)
+                    if taken is None or taken[number] == 1:
+                        entry = Entry(leaf.row(number))
+                        self._set_metadata(folders.open(entry.path), entry)
                 self._progress.check()
 
     def _set_metadata(self, descriptor: int, entry: Entry) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from engine.errors import LastroError
 from engine.faults import kill_point
 from engine.tree_remove import remove_tree
 from engine.tree_scan import is_staging_name
@@ -115,8 +116,19 @@ def sync_file_system(descriptor: int) -> None:
 # ---------------------------------------------------------------- the journalled way
 
 
-def swap_entries(places: Places) -> None:
-    """Move the target's entries to `old` and the staged ones into the target, under a journal."""
+def exchange_back(places: Places) -> None:
+    """Undo `exchange` where there was a target. Raises OSError."""
+    code = _exchange_names(places)
+    if code:
+        raise OSError(code, os.strerror(code))
+    sync_folder(places.home)
+
+
+def swap_entries(places: Places, accept: Callable[[bytes], None] | None = None) -> None:
+    """Move the target's entries to `old` and the staged ones into the target, under a journal.
+
+    `accept` looks at the folder with the old entries when all are moved; when it raises, everything is moved back.
+    """
     document = {
         "format": 1,
         "target": _text(places.target),
@@ -131,7 +143,9 @@ def swap_entries(places: Places) -> None:
     kill_point("tree.restore.journalled")
     try:
         _move_forward(places, document)
-    except OSError:
+        if accept is not None:
+            accept(places.old)
+    except (OSError, LastroError):
         _move_back(places, document)
         os.unlink(places.journal)
         raise
@@ -202,6 +216,11 @@ def recover(target: bytes) -> bool:
             if b"-" + _target_mark(target) + b"-" in name:
                 _remove(home, name)
     return found
+
+
+def journals(target: bytes) -> bool:
+    """Whether a killed run left a swap unfinished that may be this target's."""
+    return any(_ours(home, b"-" + _target_mark(target) + b"-journal") for home in (os.path.dirname(target), target))
 
 
 def clear(places: Places) -> None:
