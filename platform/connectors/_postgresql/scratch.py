@@ -8,9 +8,20 @@ import contextlib
 
 import psycopg
 from psycopg.conninfo import make_conninfo
+from psycopg.pq.abc import PGresult
 
 from connectors._postgresql.config import PostgresqlConfig
-from connectors._postgresql.connection import begin, connect, errors, parse_dsn, run, value
+from connectors._postgresql.connection import (
+    Connection,
+    begin,
+    clean_message,
+    connect,
+    errors,
+    parse_dsn,
+    run,
+    translate,
+    value,
+)
 from connectors._postgresql.quoting import ident, literal
 from engine.errors import TargetError, UsageError
 from engine.ports import ScratchSite
@@ -31,7 +42,7 @@ def scratch_target(config: PostgresqlConfig, name: str, site: ScratchSite) -> di
 
 
 def ask(config: PostgresqlConfig, name: str, site: ScratchSite, question: str, *, seconds: int) -> str:
-    """Run one query in a read-only transaction on the throw-away target; the answer as COPY's text.
+    """Run one query in a read-only transaction on the throw-away target; rows as lines, fields joined by tabs.
 
     Unqualified names mean the restored tables. Raises UsageError for what is no query, TargetError when it takes too long.
     """
@@ -43,24 +54,41 @@ def ask(config: PostgresqlConfig, name: str, site: ScratchSite, question: str, *
         begin(connection, "REPEATABLE READ", read_only=True)
         path = (config.schema or "public") if database else name
         run(connection, f"SET LOCAL search_path = {ident(path)}, public")
-        answer = b""
         try:
-            with (
-                errors("target", dsn),
-                connection.cursor() as cursor,
-                cursor.copy(f"COPY (\n{question.strip().rstrip(';')}\n) TO STDOUT".encode()) as copy,
-            ):
-                for block in copy:
-                    answer += block
-                    if len(answer) > ANSWER_BYTES_MAX:
-                        raise UsageError("the answer is longer than 64 KiB", hint="ask for a count or a digest")
+            answer = _answer(connection, question)
         except psycopg.errors.QueryCanceled:
             raise TargetError(f"the question took longer than {seconds} s") from None
+        except psycopg.OperationalError as error:
+            raise translate(error, "target", dsn) from None
         except psycopg.Error as error:
-            raise UsageError(
-                f"the question cannot be asked: {error.diag.message_primary or error}", hint="one SELECT"
-            ) from None
+            message = clean_message(error, dsn)
+            raise UsageError(f"the question cannot be asked: {message}", hint="one SELECT that reads") from None
     return answer.decode("utf-8", "replace").removesuffix("\n")
+
+
+def _answer(connection: Connection, question: str) -> bytes:
+    """Rows as lines, through a cursor: it takes a query and nothing else, and one only.
+
+    A COPY around the question could be left by a parenthesis, and goes on to `TO PROGRAM` then.
+    """
+    declare = f"DECLARE lastro_question NO SCROLL CURSOR FOR {question.strip().rstrip(';')}"
+    _checked(connection.pgconn.exec_params(declare.encode(), None))
+    answer = b""
+    while True:
+        result = _checked(connection.pgconn.exec_params(b"FETCH 500 FROM lastro_question", None))
+        for row in range(result.ntuples):
+            fields = (result.get_value(row, column) for column in range(result.nfields))
+            answer += b"\t".join(b"\\N" if field is None else field for field in fields) + b"\n"
+            if len(answer) > ANSWER_BYTES_MAX:
+                raise UsageError("the answer is longer than 64 KiB", hint="ask for a count or a digest")
+        if result.ntuples == 0:
+            return answer
+
+
+def _checked(result: PGresult) -> PGresult:
+    if result.status in (psycopg.pq.ExecStatus.COMMAND_OK, psycopg.pq.ExecStatus.TUPLES_OK):
+        return result
+    raise psycopg.errors.error_from_result(result, encoding="utf-8")
 
 
 def drop(config: PostgresqlConfig, name: str, site: ScratchSite) -> None:

@@ -9,6 +9,7 @@ from engine.errors import TargetError, UsageError
 
 ANSWER_CHARACTERS_MAX = 64 << 10
 _STEPS_PER_LOOK = 10_000
+_READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 
 
 def ask(path: str, question: str, *, seconds: int) -> str:
@@ -20,6 +21,7 @@ def ask(path: str, question: str, *, seconds: int) -> str:
     with contextlib.closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True)) as connection:
         connection.execute("PRAGMA query_only = ON")
         connection.execute("PRAGMA trusted_schema = OFF")
+        connection.set_authorizer(_only_reading)
         connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS_PER_LOOK)
         lines, size = [], 0
         try:
@@ -36,3 +38,8 @@ def ask(path: str, question: str, *, seconds: int) -> str:
         except (sqlite3.Error, sqlite3.Warning) as error:
             raise UsageError(f"the question cannot be asked: {error}", hint="one SELECT in SQLite's SQL") from None
     return "\n".join(lines)
+
+
+def _only_reading(action: int, *_about: str | None) -> int:
+    """Neither ATTACH nor PRAGMA nor anything that writes."""
+    return sqlite3.SQLITE_OK if action in _READING else sqlite3.SQLITE_DENY
