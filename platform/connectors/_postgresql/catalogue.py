@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from connectors._postgresql import unencoded
 from connectors._postgresql.connection import Connection, rows
 from connectors._postgresql.quoting import display_name, ident, literal
 from engine.ports import KeyKind
@@ -306,12 +307,14 @@ def read_catalogue(connection: Connection, *, schemas: Iterable[str] | None = No
     keys: dict[int, list[Key]] = {}
     for oid, name, primary, columns, equals, _ in rows(connection, _KEYS.format(oids=oids)):
         keys.setdefault(oid, []).append(Key(name, tuple(columns), tuple(equals), primary))
+    unencoded.require_names(*(name for row in found for name in row[1:3]))
     tables, skipped = {}, {}
     for row in found:
         if row[3] == "f":
             skipped[display_name(row[1], row[2])] = "a foreign table: its rows lie on another server"
             continue
-        tables[row[0]] = _table(row, attributes.get(row[0], []), tuple(keys.get(row[0], ())), types)
+        tables[row[0]] = table = _table(row, attributes.get(row[0], []), tuple(keys.get(row[0], ())), types)
+        unencoded.require_names(*(each.name for each in table.columns), *(each[1] for each in table.partitions))
     links = (
         ForeignKey(n, c, p, tuple(cc), tuple(pc), tuple(eq), d, v, child_part, parent_part, tuple(cl), tuple(pl))
         for n, c, p, cc, pc, eq, d, v, child_part, parent_part, cl, pl in rows(connection, _FOREIGN_KEYS)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from connectors._postgresql import unencoded
 from connectors._postgresql.pooler import shares_sessions
 from engine.errors import (
     LastroError,
@@ -109,6 +110,8 @@ def connect(
                     hint="name the address of the server itself, or of a pool in session mode (pgbouncer: pool_mode=session)",
                 )
             pin(connection, statement_timeout=statement_timeout, lock_timeout=lock_timeout)
+        if unencoded.is_unencoded(connection):
+            unencoded.read_as_text(connection)
     except BaseException:
         connection.close()
         raise
@@ -132,7 +135,8 @@ def pin(connection: Connection, *, statement_timeout: int, lock_timeout: int) ->
 
 def server_pins(connection: Connection) -> tuple[tuple[str, str], ...]:
     """Settings that are pinned on this server beside PINS, which every server has."""
-    return (("transaction_timeout", "0"),) if connection.info.server_version >= 170000 else ()
+    timeout = (("transaction_timeout", "0"),) if connection.info.server_version >= 170000 else ()
+    return (*timeout, ("client_encoding", unencoded.ENCODING)) if unencoded.is_unencoded(connection) else timeout
 
 
 def session_settings(connection: Connection) -> tuple[tuple[str, str], ...]:
@@ -157,7 +161,7 @@ def begin_text(isolation: str, *, read_only: bool, more: Sequence[tuple[str, str
 
 def run(connection: Connection, sql: str) -> psycopg.Cursor[tuple[Any, ...]]:
     """Execute SQL text that holds no placeholders (a percent sign is only a percent sign)."""
-    return connection.execute(sql.encode())
+    return connection.execute(unencoded.encode(sql))
 
 
 def rows(connection: Connection, sql: str) -> list[tuple[Any, ...]]:
@@ -194,6 +198,7 @@ _SCHEMA = {
     "42883",
 }
 _FULL = {"53100", "53200"}
+_BYTES = {"22021", "22P05"}
 _GONE = {"57P01", "57P02", "57P03", "08000", "08003", "08006", "08001", "08004", "53300"}
 
 
@@ -231,6 +236,10 @@ def translate(error: psycopg.Error, side: Side, dsn: str = "") -> LastroError:
         kind = SourceError if side == "source" else TargetError
         return kind(message, hint="raise statement_timeout_seconds, or look for missing indexes")
     kind = SourceError if side == "source" else TargetError
+    if state in _BYTES:
+        return kind(
+            message, hint="the text holds bytes that mean nothing in the database's encoding: correct them there"
+        )
     return kind(message)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import IO, Any
 
+from connectors._postgresql import unencoded
 from connectors._postgresql.config import PostgresqlConfig
 from connectors._postgresql.connection import Connection, errors, rows
 from connectors._postgresql.tools import client_call, find_pg_dump, missing_pg_dump
@@ -38,7 +39,7 @@ class TextDocument:
 class Dump:
     """pg_dump of both sections, running until it is asked for its result."""
 
-    def __init__(self, config: PostgresqlConfig, *, server_version: int, snapshot: str) -> None:
+    def __init__(self, config: PostgresqlConfig, *, server_version: int, snapshot: str, encoding: str = "") -> None:
         major = server_version // 10000
         program = find_pg_dump(major, folder=config.tools)
         if program is None:
@@ -47,7 +48,7 @@ class Dump:
         self._running: dict[str, tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]] = {}
         try:
             for name, section in SECTIONS.items():
-                self._running[name] = _start(program, config, section, snapshot)
+                self._running[name] = _start(program, config, section, snapshot, encoding)
         except BaseException:
             self.close()
             raise
@@ -80,11 +81,13 @@ class Dump:
 
 
 def _start(
-    program: str, config: PostgresqlConfig, section: str, snapshot: str
+    program: str, config: PostgresqlConfig, section: str, snapshot: str, encoding: str
 ) -> tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]:
     arguments, environment = client_call(program, config.conninfo)
     arguments += [f"--section={section}", f"--snapshot={snapshot}"]
     arguments += [f"--lock-wait-timeout={config.lock_timeout_seconds * 1000}", "--no-tablespaces", "-B"]
+    if encoding == unencoded.ENCODING:
+        arguments.append(f"--encoding={encoding}")
     if config.layout == "schema":
         arguments.append("--schema=" + '"' + config.schema.replace('"', '""') + '"')
     output, complaints = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 (closed by Dump.close)
@@ -125,7 +128,7 @@ _HEADER = re.compile(
 
 def items(document: bytes) -> Iterator[Item]:
     """Cut a section into its entries. A text in a function's body may look like a header: see `run_items`."""
-    text = document.decode()
+    text = unencoded.decode(document)
     found = list(_HEADER.finditer(text))
     for match, following in zip_longest(found, found[1:]):
         sql = text[match.end() : following.start() if following else len(text)]
@@ -223,4 +226,4 @@ def large_objects_document(connection: Connection) -> bytes:
 
 
 def _json(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, indent=1).encode()
+    return json.dumps(value, sort_keys=True, indent=1).encode()

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from connectors._postgresql import unencoded
 from connectors._postgresql.definitions import POST_DATA, PRE_DATA, SEQUENCES
 from connectors._postgresql.large_objects import DOCUMENT as LARGE_OBJECTS
 from connectors._postgresql.large_objects import NAME as LARGE_OBJECT_PAGES
@@ -50,7 +51,8 @@ def export(view: SourceView, folder: str, progress: Progress) -> list[str]:
 
 
 def _script(view: SourceView, progress: Progress) -> Iterator[bytes]:
-    yield _HEADER.encode()
+    unencoded_rows = view.facts.get("encoding") == unencoded.ENCODING
+    yield (_HEADER.replace("UTF8", unencoded.ENCODING) if unencoded_rows else _HEADER).encode()
     documents = view.documents
     if PRE_DATA in documents:
         yield _without_public(_entries(documents[PRE_DATA].read()))
@@ -154,7 +156,7 @@ def _post_data(view: SourceView, sql: bytes) -> bytes:
             return match[0]
         return match[0][: match.start("end") - match.start()] + " NOT VALID;"
 
-    return _LINK.sub(soften, sql.decode()).encode()
+    return unencoded.encode(_LINK.sub(soften, unencoded.decode(sql)))
 
 
 def _spellings(schema: str, table: str) -> set[str]:

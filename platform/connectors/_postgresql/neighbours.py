@@ -145,7 +145,7 @@ def fingerprint_outside(
         ctes = scope.with_clause if scope else ""
         where = f" WHERE ({scope.condition}) IS NOT TRUE" if scope else ""
         where += f" AND NOT ({adopted[oid]})" if oid in adopted else ""
-        text = "encode(sha256(convert_to((t.*)::text, 'UTF8')), 'hex')"
+        text = "encode(sha256(textsend((t.*)::text)), 'hex')"
         half = "sum(('x' || substr(h, {}, 15))::bit(60)::int8::numeric)"
         count, first, second = rows(
             connection,

@@ -1,5 +1,6 @@
 """SQL text from untrusted names and values: the one place where either is quoted."""
 
+import re
 from collections.abc import Iterable
 
 from engine.errors import UsageError
@@ -19,10 +20,17 @@ def idents(names: Iterable[str], *, of: str = "") -> str:
     return ", ".join(prefix + ident(name) for name in names)
 
 
+_ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
+"""A byte that is no UTF-8, see `unencoded`."""
+
+
 def literal(value: str) -> str:
     """Quote a string; `standard_conforming_strings` is pinned on, so a backslash is only a backslash."""
     if "\0" in value:
         raise UsageError("a NUL character cannot be stored in PostgreSQL")
+    if _ESCAPED_BYTE.search(value):
+        doubled = value.replace("\\", "\\\\").replace("'", "''")
+        return "E'" + _ESCAPED_BYTE.sub(lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", doubled) + "'"
     return "'" + value.replace("'", "''") + "'"
 
 

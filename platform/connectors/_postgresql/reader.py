@@ -237,7 +237,12 @@ class PostgresReader:
         if self._config.layout == "rows" and not self._config.definitions:
             return None
         try:
-            dump = Dump(self._config, server_version=self._main.info.server_version, snapshot=self._snapshot)
+            dump = Dump(
+                self._config,
+                server_version=self._main.info.server_version,
+                snapshot=self._snapshot,
+                encoding=str(self.facts["encoding"]),
+            )
         except SourceUnsupported as error:
             if self._config.layout != "rows":
                 raise

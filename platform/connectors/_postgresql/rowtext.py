@@ -2,7 +2,8 @@
 
 Integers and uuids sort natively, text under the C collation (through its UTF-8 bytes where the database
 is encoded otherwise). Everything else sorts by the SHA-256 of the text that COPY prints: `concat` calls
-the type's output function, where a cast to text would drop the blanks of char(n) or print booleans differently.
+the type's output function, where a cast to text would drop the blanks of char(n) or print booleans differently, and
+`textsend` its bytes as the client gets them: UTF-8, but in a database without an encoding what is there.
 A table without a key gets one made up: the SHA-256 of its whole row and the ordinal among equal rows.
 """
 
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from connectors._postgresql.catalogue import Table, TableColumn, key_kind
 from connectors._postgresql.quoting import ident, literal
 from connectors._postgresql.scope import Scope
+from connectors._postgresql.unencoded import decode
 from engine.ports import Column, KeySpec, unescape_field
 
 RANGED_KINDS = ("int", "uuid")
@@ -55,7 +57,7 @@ class RowText:
             elif kind == "text":
                 terms.append(f'{name} COLLATE "C"' if self.utf8 else f"convert_to({name}, 'UTF8')")
             else:
-                terms.append(f"sha256(convert_to(concat({name}), 'UTF8'))")
+                terms.append(f"sha256(textsend(concat({name})))")
         return ", ".join(terms)
 
     def select(self, scope: Scope, *, version: bool, leading: bool = True) -> str:
@@ -92,7 +94,7 @@ class RowText:
         if self.key.kinds[0] in RANGED_KINDS:
             # The keys are sorted and lie close together: without the range the planner reads the whole table.
             column = self.key_columns[0]
-            low, high = (f"CAST({literal(unescape_field(fields[0][at]).decode())} AS {column.type})" for at in (0, -1))
+            low, high = (f"CAST({literal(decode(unescape_field(fields[0][at])))} AS {column.type})" for at in (0, -1))
             joins.append(f"t.{ident(column.name)} BETWEEN {low} AND {high}")
         head = ", ".join(["t.xmin" if version else "''"] + [f"t.{ident(column.name)}" for column in self.columns])
         condition = " AND ".join(joins + ([f"({scope.condition})"] if scope.condition else []))
@@ -104,7 +106,7 @@ class RowText:
     def hash_of_row(self) -> str:
         """SHA-256, hex, of the row's whole text; the made-up key's first field."""
         row = f"ROW({', '.join(f't.{ident(column.name)}' for column in self.columns)})::text" if self.columns else "''"
-        return f"encode(sha256(convert_to({row}, 'UTF8')), 'hex') COLLATE \"C\""
+        return f"encode(sha256(textsend({row})), 'hex') COLLATE \"C\""
 
     def _select_synthetic(self, scope: Scope, *, leading: bool, only: str = "") -> str:
         names = "".join(f", t.{ident(column.name)}" for column in self.columns)
@@ -131,5 +133,5 @@ def fresh_name(wanted: str, taken: set[str]) -> str:
 
 def _array_literal(texts: Sequence[bytes]) -> str:
     """An array literal of COPY fields, every element quoted."""
-    elements = [unescape_field(text).decode().replace("\\", "\\\\").replace('"', '\\"') for text in texts]
+    elements = [decode(unescape_field(text)).replace("\\", "\\\\").replace('"', '\\"') for text in texts]
     return literal('{"' + '","'.join(elements) + '"}')
