@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import cast
 
+from engine.erasures import ErasureLedger, LedgeredImage
 from engine.errors import ObjectMissing
 from engine.images import ImageReader
 from engine.ports import ImageView, SourceView
@@ -21,9 +22,13 @@ def views_of(repository: Repository, backup: Backup) -> Views:
 
 
 def image_of(repository: Repository, row: RestoreSource) -> ImageView:
-    """The change image of one source of a restore. Raises ObjectMissing with a hint when it was dropped."""
+    """The change image of one source of a restore, without what was erased since.
+
+    Raises ObjectMissing with a hint when it was dropped.
+    """
+    ledger = ErasureLedger.load(repository, at_least=row.restore.tenant.erasures_number)
     try:
-        return ImageReader(repository, row.image)
+        return LedgeredImage(ImageReader(repository, row.image), row.name, ledger)
     except ObjectMissing as error:
         raise ObjectMissing(
             f"the change image of source {row.name} is gone",

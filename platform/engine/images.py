@@ -63,6 +63,11 @@ class ImageWriter:
             self.rows_written += len(lines)
             self._add(b"=" + b"\n=".join(lines) + b"\n")
 
+    @property
+    def is_empty(self) -> bool:
+        """Nothing was written, not even a section's header: the source has no change images."""
+        return not self.segments and not self._pending
+
     def close(self) -> None:
         """Write the rest and the head, durably."""
         self._flush()

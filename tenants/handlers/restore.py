@@ -1,9 +1,8 @@
-"""The operation `restore`: safety backup, then source by source, then the checks."""
+"""The operation `restore`: safety backup, then all sources prepared and committed, then the checks. Undo runs here too."""
 
-import dataclasses
 import time
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from core import clock
 from core.errors import InternalError
@@ -14,48 +13,39 @@ from engine.errors import (
     SourceChanged,
     SourceDenied,
     SourceError,
-    TargetError,
+    StalePlan,
 )
 from engine.faults import kill_point
-from engine.ports import RestoreRequest, SourceView
-from engine.views import source_views
+from engine.repository import Repository
 from operations.context import OperationContext
 from operations.handlers import register
 from operations.models import Operation
 from tenants import outputs, wiring
 from tenants.handlers.backup import backup_perform, tenant_resource
+from tenants.handlers.copying import copy_run
+from tenants.handlers.courses import Backups, ToBackup, ToBefore
+from tenants.handlers.saga import Course, RestoreIncomplete, RestoreUnproven, Saga
+from tenants.handlers.whole import damage_told
 from tenants.models import BackupType, Restore, RestoreSource, RestoreSourceState, RestoreState
 from tenants.selectors import restore_get, source_get
 from tenants.services.backups import BackupWish, backup_create
-from tenants.services.restores import (
+from tenants.services.plans import plan_command, plan_digests
+from tenants.services.restore_recording import (
     restore_checks_failed,
     restore_failed,
     restore_finished,
-    restore_source_put,
 )
 from tenants.transitions import restore_transition
 
 SAFETY_TAG = "safety"
 
 
-class RestoreIncomplete(TargetError):
-    """Some targets hold the backup's data and some do not; the message names them."""
-
-    code = "restore.incomplete"
-
-
-class RestoreUnproven(DamageError):
-    """What was restored is not what the backup holds."""
-
-    code = "restore.checks_failed"
-
-
 def _lost(operation: Operation) -> None:
     restore = Restore.objects.filter(pk=operation.subject_id).first()
     if restore is not None:
-        standing = _standing(restore)
         ended = LastroError(
-            f"its worker ended without a word; {standing}", hint=f"run it again: operation retry {operation.pk}"
+            f"its worker ended without a word; {_standing(restore)}",
+            hint=f"run it again: operation retry {operation.pk}",
         )
         ended.code = "operation.lost"
         restore_failed(restore, ended, actor="system:reaper")
@@ -84,13 +74,14 @@ def _retry(operation: Operation) -> Mapping[str, Any]:
 @register(
     "restore",
     resource=tenant_resource,
-    phases=("safety backup", "apply", "check"),
+    phases=("safety backup", "prepare", "apply", "check"),
     on_lost=_lost,
     on_dropped=_dropped,
     on_retry=_retry,
+    hooks=True,
 )
 def run(context: OperationContext) -> Mapping[str, Any]:
-    """Make the targets what the backup holds."""
+    """Make the targets what the backup holds, or what they were before another restore."""
     restore, started = restore_get(context.operation.subject_id), time.monotonic()
     try:
         _perform(context, restore, started)
@@ -116,79 +107,75 @@ def _perform(context: OperationContext, restore: Restore, started: float) -> Non
         operation_id=context.operation.pk,
     )
     with wiring.repository_open(restore.tenant) as repository:
-        manifest = wiring.manifest_of(repository, restore.backup)
-        views = source_views(repository, manifest)
-        if restore.safety_wanted and restore.safety_backup_id is None:
-            _safety_backup(context, restore)
-        restore_transition(restore, to=RestoreState.APPLYING, actor=context.operation.actor)
-        checks: list[dict[str, Any]] = []
-        for row in restore.sources.order_by("name"):
-            context.check()
-            checks += _apply(context, restore, row, cast(SourceView, views[row.name]))
+        try:
+            if restore.in_place:
+                _in_place(context, restore, repository)
+            else:
+                restore_transition(restore, to=RestoreState.APPLYING, actor=context.operation.actor)
+                copy_run(context, restore, repository)
+        except RestoreUnproven as error:
+            restore_checks_failed(context, restore, error.checks, duration_ms=_since(started))
+            raise
+        except DamageError as error:
+            raise damage_told(context, repository, restore.backup, error) from error
     restore_transition(restore, to=RestoreState.CHECKING, actor=context.operation.actor)
-    _judge(context, restore, checks, _since(started))
+    _judge(context, restore, _since(started))
+
+
+def _in_place(context: OperationContext, restore: Restore, repository: Repository) -> None:
+    backups = Backups(repository)
+    saga = Saga(context, restore, repository, _course(context, restore, backups))
+    saga.settle()
+    _safety_backup(context, restore)
+    restore_transition(restore, to=RestoreState.APPLYING, actor=context.operation.actor)
+    saga.run(plan_digests(restore.plan) if restore.plan is not None else {})
+
+
+def _course(context: OperationContext, restore: Restore, backups: Backups) -> Course:
+    if restore.undoes is None:
+        return ToBackup(context, restore, backups)
+    undoes = restore_get(restore.undoes.pk)
+    return ToBefore(context, undoes, backups, label=restore.pk, prove=restore.prove, validate=restore.validate_after)
 
 
 def _safety_backup(context: OperationContext, restore: Restore) -> None:
-    """Keep the present state of what will be changed.
+    """Keep the present state of what will be changed; what an earlier attempt has changed already was kept by it.
 
     A source that cannot be read any more does not stop its own recovery: there is nothing left to save then,
     and the restore says so.
     """
+    rows = list(restore.sources.filter(state=RestoreSourceState.OLD).order_by("name"))
+    if not rows or not restore.safety_wanted:
+        return
     context.phase("safety backup")
-    sources = [source_get(restore.tenant, name) for name in restore.sources.values_list("name", flat=True)]
+    sources = [source_get(restore.tenant, row.name) for row in rows]
     wish = BackupWish(type=BackupType.INCREMENTAL, tags=(SAFETY_TAG,), trigger="safety")
     backup = backup_create(restore.tenant, wish, sources, actor=restore.created_by, operation_id=context.operation.pk)
+    failed: Mapping[str, Any] = {}
     try:
-        failed = backup_perform(context, backup).document["failed_sources"]
+        failed = {each["name"]: each for each in backup_perform(context, backup).document["failed_sources"]}
     except (SourceChanged, SourceDenied):
         raise  # The data is there, only not readable now: without a safety backup it must not be overwritten.
     except SourceError as error:
         context.warn("restore.nothing_saved", f"no safety backup: the present data cannot be read ({error})")
-    else:
-        Restore.objects.filter(pk=restore.pk).update(safety_backup=backup)
-        restore.safety_backup = backup
-        for each in failed:
-            if each["code"] in (SourceChanged.code, SourceDenied.code):
-                raise SourceDenied(f"source {each['name']} could not be saved: {each['message']}", hint=each["hint"])
+        restore.sources.filter(pk__in=[row.pk for row in rows]).update(saved=None)
+        return
+    for each in failed.values():
+        if each["code"] in (SourceChanged.code, SourceDenied.code):
+            raise SourceDenied(f"source {each['name']} could not be saved: {each['message']}", hint=each["hint"])
+    restore.sources.filter(pk__in=[row.pk for row in rows if row.name not in failed]).update(saved=backup)
+    Restore.objects.filter(pk=restore.pk).update(safety_backup=backup)
+    restore.safety_backup = backup
     kill_point("restore.safety_backup_taken")
 
 
-def _apply(context: OperationContext, restore: Restore, row: RestoreSource, view: SourceView) -> list[dict[str, Any]]:
-    context.phase(f"apply {row.name}")
-    connector = wiring.connector_at(source_get(restore.tenant, row.name), restore)
-    request = RestoreRequest(
-        label=restore.pk,
-        in_place=restore.in_place,
-        overwrite=bool(context.params.get("overwrite")),
-        prove=restore.prove,
-        validate=restore.validate_after,
-    )
-    restore_source_put(context, row, RestoreSourceState.APPLYING)
-    kill_point("restore.before_source")
-    try:
-        report = connector.restore(view, request, context)
-    except LastroError as error:
-        # The port's promise: a restore that raises has left its target as it was.
-        restore_source_put(context, row, RestoreSourceState.OLD, error=error)
-        raise
-    kill_point("restore.source_applied")
-    restore_source_put(context, row, RestoreSourceState.NEW, report=report)
-    for warning in report.warnings:
-        context.warn("restore.warning", f"source {row.name}: {warning}")
-    return [{"source": row.name, **dataclasses.asdict(check)} for check in report.checks]
-
-
-def _judge(context: OperationContext, restore: Restore, checks: list[dict[str, Any]], duration_ms: int) -> None:
+def _judge(context: OperationContext, restore: Restore, duration_ms: int) -> None:
     context.phase("check")
+    checks = [check for row in restore.sources.order_by("name") for check in row.report.get("checks", ())]
     failed = [check for check in checks if not check["passed"]]
     if failed and restore.validate_after:
         restore_checks_failed(context, restore, checks, duration_ms=duration_ms)
-        first = failed[0]
-        raise RestoreUnproven(
-            f"source {first['source']}: {first['name']} did not pass: {first['detail'] or first['actual']}",
-            hint="the safety backup holds the state before this restore",
-        )
+        raise RestoreUnproven(checks, hint="the safety backup holds the state before this restore")
     for check in failed:
         context.warn("restore.check_failed", f"source {check['source']}: {check['name']}: {check['detail']}")
     restore_finished(context, restore, checks, duration_ms=duration_ms)
@@ -199,8 +186,9 @@ def _standing(restore: Restore) -> str:
     by_state: dict[str, list[str]] = {}
     for row in restore.sources.order_by("name"):
         by_state.setdefault(row.state, []).append(row.name)
+    done = "taken back to before" if restore.undoes_id else "restored"
     words = {
-        RestoreSourceState.NEW: "restored",
+        RestoreSourceState.NEW: done,
         RestoreSourceState.OLD: "as before",
         RestoreSourceState.APPLYING: "to be looked at",
         RestoreSourceState.UNKNOWN: "to be looked at",
@@ -209,9 +197,13 @@ def _standing(restore: Restore) -> str:
 
 
 def _told(restore: Restore, error: LastroError) -> LastroError:
-    """With several sources an error says where each one stands; its class and exit code stay when none changed."""
+    """Say where each source stands when they differ, and what to do; class and exit code stay when none changed."""
+    if isinstance(error, StalePlan) and restore.plan is not None:
+        error.hint = f"see what would be done now: {plan_command(restore)}"
     states = set(restore.sources.values_list("state", flat=True))
-    if states <= {RestoreSourceState.OLD} or restore.sources.count() < 2 or isinstance(error, RestoreUnproven):
+    if states <= {RestoreSourceState.OLD} or isinstance(error, RestoreUnproven):
+        return error
+    if restore.sources.count() < 2 and not isinstance(error, RestoreIncomplete):
         return error
     saved = f"the safety backup is {restore.safety_backup_id}" if restore.safety_backup_id else "run it again"
     return RestoreIncomplete(

@@ -1,54 +1,22 @@
-"""Restores asked for, and what a worker writes down about them."""
+"""Restores asked for: from a backup, from a plan, or as the undoing of another restore."""
 
-import base64
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from django.db import transaction
 
 from audit.services import record
-from core import clock
-from core.errors import ConfirmationNeeded
-from core.rootkey import root_key
-from engine.errors import LastroError, UsageError
-from engine.ports import RestoreReport
-from operations.context import OperationContext
-from operations.models import Operation
-from operations.services import operation_enqueue
-from tenants import wiring
-from tenants.models import (
-    Backup,
-    BackupSource,
-    Restore,
-    RestoreSource,
-    RestoreSourceState,
-    RestoreState,
-    Source,
-    Tenant,
-    Validation,
-    ValidationStatus,
-)
-from tenants.selectors import source_get
-from tenants.targets import Targets, targets_parse
-from tenants.transitions import restore_open_states, restore_transition
+from core.errors import Busy
+from engine.errors import UsageError
+from operations.models import FINAL_STATES, Operation
+from operations.services import operation_enqueue, operations_reap
+from tenants.models import Restore, RestoreKind, RestorePlan, RestoreSource, RestoreState, Source, Tenant
+from tenants.models.backup import Backup
+from tenants.selectors import backup_usable, source_get
+from tenants.services.plans import plan_agrees, plan_take, plan_targets, plan_usable
+from tenants.services.wishes import RestoreWish, confirmation_checked, targets_seal, wish_resolve
+from tenants.transitions import restore_transition
 
-MODES = ("full",)
-_ERROR_CHARS_MAX = 2_000
-
-
-@dataclass(frozen=True)
-class RestoreWish:
-    """What was asked for. `confirmed` is what the operator typed, compared with the tenant's slug here."""
-
-    mode: str = "full"
-    sources: tuple[str, ...] = ()
-    targets: tuple[str, ...] = ()
-    confirmed: str | None = None
-    validate: bool = True
-    safety_backup: bool = True
-    prove: bool = False
+__all__ = ["RestoreWish", "restore_queue", "restore_start", "restore_start_planned"]
 
 
 def restore_start(
@@ -57,209 +25,137 @@ def restore_start(
     """Queue a restore. Nothing is touched when any of this is raised.
 
     ConfirmationNeeded unless the tenant's slug confirms it (for an alternative target it may be left out, and
-    what exists there is then not overwritten), NotFound for a source that is gone, UsageError for a target
-    that cannot be right.
+    what exists there is then not overwritten), NotFound for a source that is gone, UsageError for what cannot be right,
+    Busy while another restore of the tenant is under way.
     """
-    if wish.mode not in MODES:
-        raise UsageError(f"mode {wish.mode!r} is not known", hint=f"one of: {', '.join(MODES)}")
-    tenant = backup.tenant
-    sources = _chosen(backup, wish.sources)
-    targets = targets_parse(wish.targets, sources)
-    for name, source in sources.items():
-        if targets:
-            wiring.connector_open(source).at(targets.of(name))
-    _confirm(tenant, wish, targets)
-    if not wish.safety_backup and not targets:
-        raise UsageError(
-            "a restore in place always takes a safety backup first",
-            hint="leave out --no-safety-backup, or give --target",
-        )
-    with transaction.atomic():
-        restore = _create(backup, wish, sources, targets, actor=actor, reason=reason)
-        params = {"overwrite": wish.confirmed is not None}
-        operation = operation_enqueue(
-            kind="restore",
-            tenant=tenant.slug,
-            params=params,
-            subject_id=restore.pk,
-            actor=actor,
-            reason=reason,
-            here=here,
-        )
-        Restore.objects.filter(pk=restore.pk).update(operation_id=operation.pk)
-        restore_transition(restore, to=RestoreState.APPROVED, actor=actor, reason="confirmed" if wish.confirmed else "")
-        record(
-            "restore.requested",
-            message=f"{wish.mode} restore of {tenant.slug} from {backup.pk}"
-            + ("" if targets else f" in place: {', '.join(sources)}"),
-            actor=actor,
-            tenant=tenant.slug,
-            level="warning",
-            data={"restore": restore.pk, "backup": backup.pk, "in_place": not targets, "sources": sorted(sources)},
-        )
-    return restore, operation
-
-
-def _chosen(backup: Backup, names: Sequence[str]) -> dict[str, Source]:
-    kept = list(
-        BackupSource.objects.filter(backup=backup, state=BackupSource.State.KEPT)
-        .order_by("name")
-        .values_list("name", flat=True)
-    )
-    unknown = [name for name in names if name not in kept]
-    if unknown:
-        raise UsageError(
-            f"backup {backup.pk} does not hold source {unknown[0]!r}", hint=f"it holds: {', '.join(kept) or 'nothing'}"
-        )
-    return {name: source_get(backup.tenant, name) for name in kept if not names or name in names}
-
-
-def _confirm(tenant: Tenant, wish: RestoreWish, targets: Targets) -> None:
-    if wish.confirmed is None and not targets:
-        raise ConfirmationNeeded(
-            f"this would change the data of {tenant.slug} in place", hint=f"confirm with --confirm {tenant.slug}"
-        )
-    if wish.confirmed is not None and wish.confirmed != tenant.slug:
-        raise ConfirmationNeeded(
-            f"{wish.confirmed[:60]!r} does not confirm {tenant.slug!r}; nothing was done",
-            hint=f"--confirm {tenant.slug}",
-        )
-
-
-def _create(
-    backup: Backup, wish: RestoreWish, sources: Mapping[str, Source], targets: Targets, *, actor: str, reason: str
-) -> Restore:
+    meant = wish_resolve(backup, wish, wish.targets)
+    in_place = not meant.targets
+    _permitted(backup.tenant, wish, in_place=in_place)
     restore = Restore(
         tenant=backup.tenant,
         backup=backup,
-        mode=wish.mode,
-        in_place=not targets,
-        targets=targets.plain,
+        base=meant.base,
+        mode=meant.selection.mode,
+        wishes=meant.selection.as_json(),
+        in_place=in_place,
+        targets=meant.targets.plain,
         validate_after=wish.validate,
-        safety_wanted=wish.safety_backup and not targets,
+        safety_wanted=in_place,
         prove=wish.prove,
         reason=reason,
         created_by=actor,
     )
-    root = root_key()
-    restore.sealed = {
-        name: {
-            key: base64.b64encode(root.seal(value.encode(), f"restore:{restore.pk}:{name}:{key}")).decode()
-            for key, value in settings.items()
-        }
-        for name, settings in targets.secret.items()
-    }
-    restore.save(force_insert=True)
-    RestoreSource.objects.bulk_create(
-        RestoreSource(restore=restore, name=name, kind=source.kind) for name, source in sources.items()
+    restore.sealed = targets_seal(restore.pk, meant.targets)
+    return restore, restore_queue(restore, meant.sources, confirmed=wish.confirmed is not None, here=here)
+
+
+def restore_start_planned(
+    plan: RestorePlan, wish: RestoreWish, *, actor: str, reason: str = "", here: bool = False
+) -> tuple[Restore, Operation]:
+    """Queue what a plan previewed; it will be done exactly so or not at all.
+
+    What `wish` names beside the plan must be what the plan says (UsageError). Raises PlanExpired, Conflict for a
+    plan that was used or never ready, and what `restore_start` raises.
+    """
+    plan_usable(plan)
+    plan_agrees(plan, wish, wish.targets)
+    if plan.undoes is None:
+        backup_usable(plan.backup_id)
+    _permitted(plan.tenant, wish, in_place=plan.in_place)
+    sources = {name: source_get(plan.tenant, name) for name in plan.sources}
+    restore = Restore(
+        tenant=plan.tenant,
+        backup=plan.backup,
+        base=plan.base,
+        kind=plan.kind,
+        undoes=plan.undoes,
+        plan=plan,
+        mode=plan.mode,
+        wishes=plan.wishes,
+        in_place=plan.in_place,
+        targets=plan.targets,
+        validate_after=wish.validate,
+        safety_wanted=plan.in_place,
+        prove=wish.prove,
+        reason=reason or plan.reason,
+        created_by=actor,
     )
-    return restore
+    restore.sealed = targets_seal(restore.pk, plan_targets(plan))
+    return restore, restore_queue(restore, sources, confirmed=wish.confirmed is not None, here=here)
 
 
-def restore_source_put(
-    context: OperationContext,
-    row: RestoreSource,
-    state: RestoreSourceState,
-    *,
-    report: RestoreReport | None = None,
-    error: LastroError | None = None,
-) -> None:
-    """Write down which data a source's target holds now, under the lease."""
+def _permitted(tenant: Tenant, wish: RestoreWish, *, in_place: bool) -> None:
+    confirmation_checked(tenant, wish.confirmed, in_place=in_place)
+    if not wish.safety_backup and in_place:
+        raise UsageError(
+            "a restore in place always takes a safety backup first",
+            hint="leave out --no-safety-backup, or give --target",
+        )
+
+
+def restore_queue(restore: Restore, sources: Mapping[str, Source], *, confirmed: bool, here: bool) -> Operation:
+    """Save a new restore and queue it, approved by whoever confirmed it; takes its plan. Raises Busy."""
+    tenant, actor = restore.tenant, restore.created_by
+    operations_reap()
     with transaction.atomic():
-        context.fence()
-        row.state = state
-        if report is not None:
-            row.report = report_json(report)
-        if error is not None:
-            row.error_code, row.error = error.code, str(error)[:_ERROR_CHARS_MAX]
-        row.save(update_fields=["state", "report", "error_code", "error"])
+        # Of two that ask at the same moment the second waits here and then sees the first one's operation.
+        Tenant.objects.select_for_update().get(pk=tenant.pk)
+        _alone(tenant)
+        if restore.plan is not None:
+            plan_take(restore.plan, actor=actor)
+        restore.save(force_insert=True)
+        RestoreSource.objects.bulk_create(
+            RestoreSource(restore=restore, name=name, kind=source.kind) for name, source in sources.items()
+        )
+        operation = operation_enqueue(
+            kind="restore",
+            tenant=tenant.slug,
+            params={"overwrite": confirmed},
+            subject_id=restore.pk,
+            actor=actor,
+            reason=restore.reason,
+            here=here,
+        )
+        Restore.objects.filter(pk=restore.pk).update(operation_id=operation.pk)
+        restore_transition(restore, to=RestoreState.APPROVED, actor=actor, reason="confirmed" if confirmed else "")
+        _record(restore, sorted(sources), confirmed=confirmed)
+    return operation
 
 
-def report_json(report: RestoreReport) -> dict[str, Any]:
-    """The report without its checks, which are kept in the validation record."""
-    return {
-        "tables": [dataclasses.asdict(table) for table in report.tables],
-        "files": dataclasses.asdict(report.files) if report.files else None,
-        "neighbours": dict(report.neighbours) if report.neighbours is not None else None,
-        "warnings": list(report.warnings),
+def _alone(tenant: Tenant) -> None:
+    """One restore at a time: a second one asked for by mistake must not follow the first."""
+    busy = Operation.objects.filter(kind="restore", tenant=tenant.slug).exclude(state__in=FINAL_STATES).first()
+    if busy is not None:
+        raise Busy(
+            f"a restore of {tenant.slug} is under way: {busy.subject_id}",
+            hint=f"wait for it or cancel it: operation show {busy.pk}",
+            operation=busy.pk,
+        )
+
+
+def _record(restore: Restore, sources: Sequence[str], *, confirmed: bool) -> None:
+    tenant, actor = restore.tenant.slug, restore.created_by
+    if restore.kind == RestoreKind.UNDO:
+        what = f"undo of {restore.undoes_id} for {tenant}"
+    else:
+        what = f"{restore.mode} restore of {tenant} from {restore.backup_id}"
+    data = {
+        "restore": restore.pk,
+        "backup": restore.backup_id,
+        "plan": restore.plan_id or "",
+        "undoes": restore.undoes_id or "",
+        "in_place": restore.in_place,
+        "sources": list(sources),
+        "reason": restore.reason,
     }
-
-
-def restore_finished(
-    context: OperationContext, restore: Restore, checks: Sequence[Mapping[str, Any]], *, duration_ms: int
-) -> None:
-    """Record a restore that came to its end, with the validation record that proves it."""
-    passed = all(check["passed"] for check in checks)
-    with transaction.atomic():
-        context.fence()
-        if restore.validate_after:
-            Validation.objects.create(
-                tenant=restore.tenant,
-                backup=restore.backup,
-                restore=restore,
-                status=ValidationStatus.PASSED if passed else ValidationStatus.FAILED,
-                duration_ms=duration_ms,
-                checks=[dict(check) for check in checks],
-                report={"sources": sorted(restore.sources.values_list("name", flat=True))},
-            )
-        restore_transition(
-            restore,
-            to=RestoreState.SUCCEEDED,
-            actor=context.operation.actor,
-            finished_at=clock.now(),
-            duration_ms=duration_ms,
-            warnings=context.warnings,
-        )
-        record(
-            "restore.finished",
-            message=f"restore {restore.pk} of {restore.tenant.slug} succeeded",
-            actor=context.operation.actor,
-            tenant=restore.tenant.slug,
-            data={"restore": restore.pk, "backup": restore.backup_id, "duration_ms": duration_ms},
-        )
-
-
-def restore_failed(
-    restore: Restore, error: LastroError, *, actor: str, to: RestoreState = RestoreState.FAILED, duration_ms: int = 0
-) -> None:
-    """Record the end of a restore that did not succeed; a settled one stays."""
-    with transaction.atomic():
-        restore.refresh_from_db()
-        if restore.state not in restore_open_states():
-            return
-        restore_transition(
-            restore,
-            to=to,
-            actor=actor,
-            reason=error.code,
-            finished_at=clock.now(),
-            duration_ms=duration_ms,
-            error_code=error.code,
-            error=error.message[:_ERROR_CHARS_MAX],
-            error_hint=error.hint[:_ERROR_CHARS_MAX],
-        )
-        record(
-            f"restore.{to}",
-            message=f"restore {restore.pk} of {restore.tenant.slug}: {error.message}"[:_ERROR_CHARS_MAX],
-            actor=actor,
-            tenant=restore.tenant.slug,
-            level="error",
-            data={"restore": restore.pk, "code": error.code},
-        )
-
-
-def restore_checks_failed(
-    context: OperationContext, restore: Restore, checks: Sequence[Mapping[str, Any]], *, duration_ms: int
-) -> None:
-    """Keep the checks of a restore whose result is not what the backup holds."""
-    with transaction.atomic():
-        context.fence()
-        Validation.objects.create(
-            tenant=restore.tenant,
-            backup=restore.backup,
-            restore=restore,
-            status=ValidationStatus.FAILED,
-            duration_ms=duration_ms,
-            checks=[dict(check) for check in checks],
-            report={"sources": sorted(restore.sources.values_list("name", flat=True))},
-        )
+    where = f" in place: {', '.join(sources)}" if restore.in_place else ""
+    record("restore.requested", message=what + where, actor=actor, tenant=tenant, level="warning", data=data)
+    approval = "confirmed by name" if confirmed else "needs no confirmation: nothing that exists is overwritten"
+    record(
+        "restore.approved",
+        message=f"{restore.pk} of {tenant}: {approval}",
+        actor=actor,
+        tenant=tenant,
+        level="warning",
+        data={"restore": restore.pk, "plan": restore.plan_id or "", "confirmed": confirmed, "reason": restore.reason},
+    )

@@ -10,12 +10,16 @@ import pytest
 from core import rootkey
 from operations.models import Operation
 from operations.services import operation_run
-from tenants.models import Backup, Restore, Source, Tenant
+from tenants.models import Backup, Restore, RestorePlan, Source, Tenant
+from tenants.plan_selectors import plan_get
+from tenants.selection import Wish
 from tenants.selectors import backup_get, restore_get
 from tenants.services.backups import BackupWish, backup_start
-from tenants.services.restores import RestoreWish, restore_start
+from tenants.services.plans import plan_start
+from tenants.services.restores import RestoreWish, restore_start, restore_start_planned
 from tenants.services.sources import source_add
 from tenants.services.tenants import tenant_add
+from tenants.services.undos import undo_plan_start, undo_start
 
 ACTOR = "test:operator"
 
@@ -61,6 +65,29 @@ class House:
         restore, operation = restore_start(backup, RestoreWish(**wish), actor=ACTOR, here=True)
         self.run(operation, ok=ok)
         return restore_get(restore.pk)
+
+    def plan(self, backup: Backup, *, ok: bool = True, **wish: Any) -> RestorePlan:
+        targets = wish.pop("targets", ())
+        plan, operation = plan_start(backup, Wish(**wish), targets, actor=ACTOR, here=True)
+        self.run(operation, ok=ok)
+        return plan_get(plan.pk)
+
+    def run_plan(self, plan: RestorePlan, *, ok: bool = True, **wish: Any) -> Restore:
+        wish.setdefault("confirmed", plan.tenant.slug)
+        wish.setdefault("mode", "")
+        restore, operation = restore_start_planned(plan, RestoreWish(**wish), actor=ACTOR, here=True)
+        self.run(operation, ok=ok)
+        return restore_get(restore.pk)
+
+    def undo(self, restore: Restore, *, ok: bool = True) -> Restore:
+        undo, operation = undo_start(restore, confirmed=restore.tenant.slug, actor=ACTOR, here=True)
+        self.run(operation, ok=ok)
+        return restore_get(undo.pk)
+
+    def undo_plan(self, restore: Restore, *, ok: bool = True) -> RestorePlan:
+        plan, operation = undo_plan_start(restore, actor=ACTOR, here=True)
+        self.run(operation, ok=ok)
+        return plan_get(plan.pk)
 
     def run(self, operation: Operation, *, ok: bool = True) -> Operation:
         ended = operation_run(operation.pk, here=True)

@@ -3,15 +3,17 @@
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import connectors.files
 from connectors.files import FilesConnector
 from core.errors import ConfirmationNeeded, Conflict, NotFound
 from engine.errors import SourceChanged, SourceDenied, SourceError, TargetError, UsageError
-from engine.ports import Check, RestoreReport
+from engine.ports import Check
 from operations.models import Operation
 from operations.services import operation_retry, operation_run
 from tenants.models import Backup, Restore, Validation
@@ -213,10 +215,10 @@ def test_what_is_not_there_cannot_be_restored(house: House) -> None:
         backup_usable("bkp_nope")
 
 
-def test_a_failure_between_two_sources_is_told_exactly(
+def test_an_error_before_the_first_commit_changes_nothing(
     house: House, content: Content, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Goal: nobody has to guess which data is where; let the second of three targets fail, then do it again."""
+    """Goal: all or nothing over several sources; let the third of three refuse to be prepared, then do it again."""
     tenant = house.tenant()
     folders = {name: house.folder(house.files(tenant, name)) for name in ("alfa", "beta", "gama")}
     backup = house.backup(tenant)
@@ -224,43 +226,43 @@ def test_a_failure_between_two_sources_is_told_exactly(
     for folder in folders.values():
         (folder / "a").write_text("changed")
     changed = {name: content(folder) for name, folder in folders.items()}
-    real = FilesConnector.restore
+    real = FilesConnector.prepare
 
-    def failing(self: FilesConnector, view: Any, request: Any, progress: Any) -> RestoreReport:
-        if view.name == "beta":
+    def failing(self: FilesConnector, view: Any, request: Any, progress: Any) -> Any:
+        if view.name == "gama":
             raise TargetError("the disk is gone", hint="look at it.")
         return real(self, view, request, progress)
 
     with monkeypatch.context() as patched:
-        patched.setattr(FilesConnector, "restore", failing)
+        patched.setattr(FilesConnector, "prepare", failing)
         restore = house.restore(backup, ok=False)
-    assert (restore.state, restore.error_code) == ("failed", "restore.incomplete")
-    assert "restored: alfa" in restore.error
-    assert "as before: beta, gama" in restore.error
-    assert restore.safety_backup_id is not None
-    assert restore.safety_backup_id in restore.error_hint
-    assert dict(restore.sources.values_list("name", "state")) == {"alfa": "new", "beta": "old", "gama": "old"}
-    assert content(folders["alfa"]) == want["alfa"]
-    assert {name: content(folders[name]) for name in ("beta", "gama")} == {n: changed[n] for n in ("beta", "gama")}
+    assert (restore.state, restore.error_code) == ("failed", "target.failed")
+    assert set(restore.sources.values_list("state", flat=True)) == {"old"}
+    assert {name: content(folder) for name, folder in folders.items()} == changed
     again = operation_retry(restore.operation_id, actor=ACTOR, here=True)
     assert operation_run(again.pk, here=True).state == "succeeded"
     assert {name: content(folder) for name, folder in folders.items()} == want
     after = restore_get(restore.pk)
-    assert (after.state, after.safety_backup_id) == ("succeeded", restore.safety_backup_id)
+    assert after.state == "succeeded"
+    assert after.safety_backup_id != restore.safety_backup_id, "what was done between the attempts was not saved"
 
 
-def test_checks_that_do_not_pass_fail_the_restore(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Goal: a restore that is not proven is not called good; let a connector report a failed check."""
+def test_checks_that_do_not_pass_change_nothing(
+    house: House, content: Content, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: what is not proven is not applied; let a prepared restore report a failed check."""
     tenant = house.tenant()
-    house.files(tenant)
+    folder = house.folder(house.files(tenant))
     backup = house.backup(tenant)
-    report = RestoreReport(checks=(Check("data_integrity", False, 2, 1, "a row is missing"),))
-    monkeypatch.setattr(FilesConnector, "restore", lambda *_: report)
+    (folder / "a").write_text("newer")
+    before = content(folder)
+    real, failed = connectors.files._report, (Check("data_integrity", False, 2, 1, "a row is missing"),)
+    monkeypatch.setattr(connectors.files, "_report", lambda done: replace(real(done), checks=failed))
     restore = house.restore(backup, ok=False)
     assert (restore.state, restore.error_code) == ("failed", "restore.checks_failed")
     assert Validation.objects.get(restore=restore).status == "failed"
-    operation = Operation.objects.get(pk=restore.operation_id)
-    assert operation.error["exit"] == 7
+    assert Operation.objects.get(pk=restore.operation_id).error["exit"] == 7
+    assert content(folder) == before
     unjudged = house.restore(backup, validate=False)
     assert unjudged.state == "succeeded"
     assert "restore.check_failed" in {each["code"] for each in unjudged.warnings}

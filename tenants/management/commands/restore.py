@@ -6,28 +6,107 @@ from typing import Any, ClassVar
 from core.cli import Answer, Call, NounCommand, Verb, argument
 
 
-def _run(call: Call) -> Answer:
-    from tenants.commanding import followed
+def _wish(options: Any, *, mode: str, **more: Any) -> Any:
+    from tenants.services.restores import RestoreWish
+
+    return RestoreWish(
+        mode=mode,
+        sources=tuple(options.source or ()),
+        modules=tuple(options.module or ()),
+        policies=tuple(options.policy or ()),
+        clocks=tuple(options.clock or ()),
+        base=options.base or "",
+        targets=tuple(options.target or ()),
+        **more,
+    )
+
+
+def _plan(call: Call) -> Answer:
     from tenants.selectors import backup_usable
-    from tenants.services.restores import RestoreWish, restore_start
+    from tenants.services.plans import plan_start
 
     options = call.options
     backup = backup_usable(options.backup)
-    slug = backup.tenant.slug
-    if not options.target or options.confirm is not None:
-        where = "at the targets" if options.target else "in place"
-        call.confirm(slug, what=f"make the data of {slug} {where} what it was in {backup.pk}")
-    wish = RestoreWish(
-        mode=options.mode,
-        sources=tuple(options.source or ()),
-        targets=tuple(options.target or ()),
-        confirmed=slug if not options.target or options.confirm is not None else None,
+    wish = _wish(options, mode=options.mode or "full")
+    here = _here_unless_asked(call)
+    plan, operation = plan_start(backup, wish, wish.targets, actor=call.actor, reason=options.reason, here=here)
+    return _planned(call, plan.pk, operation)
+
+
+def _here_unless_asked(call: Call) -> bool:
+    """A plan changes nothing and somebody waits for it: without --wait or --detach no worker is needed."""
+    if not (call.options.wait or call.options.detach):
+        call.options.here = True
+    return bool(call.options.here)
+
+
+def _planned(call: Call, plan_id: str, operation: Any) -> Answer:
+    from tenants.commanding import followed
+    from tenants.plan_text import plan_text
+
+    return followed(call, operation, data=lambda ended: _plan_of(plan_id), text=plan_text)
+
+
+def _plan_of(plan_id: str) -> Mapping[str, Any]:
+    from tenants import plan_outputs, plan_selectors
+
+    return plan_outputs.plan(plan_selectors.plan_get(plan_id))
+
+
+def _run(call: Call) -> Answer:
+    from tenants.commanding import followed
+    from tenants.services.restores import restore_start, restore_start_planned
+
+    options = call.options
+    row: Any
+    start: Any
+    if options.what.startswith(_PLAN_IDS):
+        from tenants.plan_selectors import plan_get
+
+        row = plan_get(options.what)
+        in_place, start, mode = row.in_place, restore_start_planned, options.mode or ""
+    else:
+        from tenants.selectors import backup_usable
+
+        row = backup_usable(options.what)
+        in_place, start, mode = not options.target, restore_start, options.mode or "full"
+    slug = row.tenant.slug
+    confirmed = in_place or options.confirm is not None
+    if confirmed:
+        where = "in place" if in_place else "at the targets"
+        call.confirm(slug, what=f"change the data of {slug} {where}, as {row.pk} says")
+    wish = _wish(
+        options,
+        mode=mode,
+        confirmed=slug if confirmed else None,
         validate=not options.no_validate,
         safety_backup=not options.no_safety_backup,
         prove=options.prove,
     )
-    restore, operation = restore_start(backup, wish, actor=call.actor, reason=options.reason, here=options.here)
+    restore, operation = start(row, wish, actor=call.actor, reason=options.reason, here=options.here)
     return followed(call, operation, data=lambda ended: _of(restore.pk), text=_restored)
+
+
+_PLAN_IDS = "pln_"
+
+
+def _undo(call: Call) -> Answer:
+    from tenants.commanding import followed
+    from tenants.selectors import restore_get
+    from tenants.services.undos import undo_plan_start, undo_start
+
+    options = call.options
+    restore = restore_get(options.restore)
+    if options.plan:
+        here = _here_unless_asked(call)
+        plan, planning = undo_plan_start(restore, actor=call.actor, reason=options.reason, here=here)
+        return _planned(call, plan.pk, planning)
+    slug = restore.tenant.slug
+    call.confirm(slug, what=f"put the data of {slug} back to what it was before {restore.pk}")
+    undo, operation = undo_start(
+        restore, confirmed=slug, actor=call.actor, reason=options.reason, here=options.here, prove=options.prove
+    )
+    return followed(call, operation, data=lambda ended: _of(undo.pk), text=_restored)
 
 
 def _of(restore_id: str) -> Mapping[str, Any]:
@@ -65,16 +144,30 @@ def _list(call: Call) -> Mapping[str, Any]:
     return {"data": rows if call.options.json else [{field: row[field] for field in fields} for row in rows]}
 
 
+def _plans(call: Call) -> Mapping[str, Any]:
+    from tenants import plan_outputs, plan_selectors, selectors
+
+    rows = [plan_outputs.plan_head(row) for row in plan_selectors.plan_list(selectors.tenant_get(call.options.tenant))]
+    fields = ("plan", "kind", "mode", "backup", "state", "made_at", "expires_at", "created_by")
+    return {"data": rows if call.options.json else [{field: row[field] for field in fields} for row in rows]}
+
+
 def _show(call: Call) -> Answer:
-    data = _of(call.options.restore)
+    if call.options.what.startswith(_PLAN_IDS):
+        from tenants.plan_text import plan_text
+
+        plan = _plan_of(call.options.what)
+        return Answer(plan, plan_text(plan))
+    data = _of(call.options.what)
     return Answer(data, [*_head(data), *_restored(data)])
 
 
 def _head(data: Mapping[str, Any]) -> list[str]:
     where = "in place" if data["in_place"] else "at other targets"
     error = data["error"] or {}
+    what = f"undo of {data['undoes']}" if data["undoes"] else f"backup: {data['backup']}"
     return [
-        f"backup: {data['backup']} of {data['tenant']}, {data['mode']}, {where}",
+        f"{what} of {data['tenant']}, {data['mode']}, {where}",
         f"started: {data['started_at'] or '-'}",
         *(f"warning: {each['message']}" for each in data["warnings"]),
         *(f"{name}: {error[key]}" for name, key in (("error", "detail"), ("hint", "hint")) if error.get(key)),
@@ -91,26 +184,64 @@ _STANDING = {
 }
 
 
+_CHOICE = (
+    argument("--mode", choices=("full", "selective", "merge"), help="full (the default): all becomes what it was"),
+    argument("--source", action="append", metavar="S", help="only this source (repeatable)"),
+    argument("--module", action="append", metavar="[SOURCE.]M", help="selective: only this module (repeatable)"),
+    argument(
+        "--policy",
+        action="append",
+        metavar="[SOURCE.]MODULE=POLICY",
+        help="merge: only_missing (the default), newest_wins or take_backup; * means every module (repeatable)",
+    ),
+    argument(
+        "--clock", action="append", metavar="TABLE=COLUMN", help="merge: what says when a row changed (repeatable)"
+    ),
+    argument("--base", metavar="BACKUP", help="merge: the backup from which both sides went apart"),
+    argument("--target", action="append", metavar="[SOURCE.]KEY=VALUE", help="another place (repeatable)"),
+    argument("--reason", default="", help="why; kept in the audit log"),
+)
+_PROVE = argument("--prove", action="store_true", help="fingerprint all neighbouring rows, too")
+
+
 class Command(NounCommand):
     help = "Restore a tenant from a backup."
     verbs: ClassVar[tuple[Verb, ...]] = (
         Verb(
+            "plan",
+            _plan,
+            "say what a restore would do, and keep it to be run; changes nothing, runs here unless --wait or --detach",
+            (argument("backup", metavar="BACKUP"), *_CHOICE),
+            long=True,
+        ),
+        Verb(
             "run",
             _run,
-            "restore in place, or to another place with --target",
+            "restore as a plan says or from a backup: in place, or to another place with --target",
             (
-                argument("backup", metavar="BACKUP"),
-                argument("--mode", choices=("full",), default="full", help="the tenant becomes what it was"),
-                argument("--source", action="append", metavar="S", help="only this source (repeatable)"),
-                argument("--target", action="append", metavar="[SOURCE.]KEY=VALUE", help="another place (repeatable)"),
+                argument("what", metavar="BACKUP|PLAN"),
+                *_CHOICE,
                 argument("--no-validate", action="store_true", help="do not judge by the checks"),
                 argument("--no-safety-backup", action="store_true", help="other targets only"),
-                argument("--prove", action="store_true", help="fingerprint all neighbouring rows, too"),
+                _PROVE,
+            ),
+            long=True,
+            confirm=True,
+        ),
+        Verb(
+            "undo",
+            _undo,
+            "put back exactly what was there before a restore",
+            (
+                argument("restore", metavar="RESTORE"),
+                argument("--plan", action="store_true", help="only say what that would do, and keep it to be run"),
+                _PROVE,
                 argument("--reason", default="", help="why; kept in the audit log"),
             ),
             long=True,
             confirm=True,
         ),
         Verb("list", _list, "list a tenant's restores, newest first", (argument("tenant", metavar="TENANT"),)),
-        Verb("show", _show, "show a restore", (argument("restore", metavar="RESTORE"),)),
+        Verb("plans", _plans, "list a tenant's plans, newest first", (argument("tenant", metavar="TENANT"),)),
+        Verb("show", _show, "show a restore or a plan", (argument("what", metavar="RESTORE|PLAN"),)),
     )

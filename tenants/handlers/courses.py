@@ -1,0 +1,164 @@
+"""The two courses that a restore in place can take: back to a backup, or back to before another restore."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.errors import SourceUnsupported
+from engine.plans import Preview
+from engine.ports import Connector, PreparedRestore, RestoreRequest, SourceView
+from engine.repository import Repository
+from operations.context import OperationContext
+from tenants import reading
+from tenants.handlers.direct import prepare_directly
+from tenants.handlers.unchanged import unchanged_since
+from tenants.models import Backup, Restore, RestorePlan, RestoreSource
+from tenants.selection import Selection
+
+
+@dataclass
+class Backups:
+    """Views of the backups that a restore reads, each opened once."""
+
+    repository: Repository
+    _opened: dict[str, reading.Views] = field(default_factory=dict)
+
+    def view(self, backup: Backup | None, source: str) -> SourceView | None:
+        """The source as that backup has it; None where it has not."""
+        if backup is None:
+            return None
+        if backup.pk not in self._opened:
+            self._opened[backup.pk] = reading.views_of(self.repository, backup)
+        return self._opened[backup.pk].get(source)
+
+    def held(self, backup: Backup, source: str) -> SourceView:
+        """The source as that backup has it. Raises SourceUnsupported where it has not."""
+        view = self.view(backup, source)
+        if view is None:
+            raise SourceUnsupported(f"backup {backup.pk} does not hold source {source}")
+        return view
+
+
+def request_of(of: Restore | RestorePlan, backups: Backups, source: str, **more: Any) -> RestoreRequest:
+    """What is wanted of one source, for its preview and for doing it alike."""
+    names = list(of.sources) if isinstance(of, RestorePlan) else [source]
+    selection = Selection.of(of.mode, names, of.wishes)
+    return RestoreRequest(
+        label=of.pk,
+        mode=selection.mode,
+        in_place=of.in_place,
+        modules=selection.modules.get(source, ()),
+        policies=selection.policies.get(source, {}),
+        clocks=selection.clocks.get(source, {}),
+        base=backups.view(of.base, source),
+        **more,
+    )
+
+
+@dataclass
+class ToBackup:
+    """Make each source what the backup holds, as the mode says."""
+
+    context: OperationContext
+    restore: Restore
+    backups: Backups
+
+    def request(self, row: RestoreSource) -> RestoreRequest:
+        """What is wanted of the row's source."""
+        restore = self.restore
+        return request_of(
+            restore,
+            self.backups,
+            row.name,
+            overwrite=bool(self.context.params.get("overwrite")),
+            prove=restore.prove,
+            validate=restore.validate_after,
+            saved=self.backups.view(row.saved, row.name),
+        )
+
+    def prepare(
+        self, connector: Connector, row: RestoreSource, request: RestoreRequest
+    ) -> AbstractContextManager[PreparedRestore]:
+        """Do it up to the last step."""
+        view = self.backups.held(self.restore.backup, row.name)
+        if not hasattr(connector, "prepare"):
+            return prepare_directly(connector, view, request, self.context)
+        return connector.prepare(view, request, self.context)
+
+    def preview(self, connector: Connector, row: RestoreSource, request: RestoreRequest) -> Preview:
+        """Say what would be done."""
+        return connector.preview(self.backups.held(self.restore.backup, row.name), request, self.context)
+
+
+@dataclass
+class ToBefore:
+    """Put each source back to what it was before another restore: by its image, else by its safety backup."""
+
+    context: OperationContext
+    undoes: Restore
+    backups: Backups
+    label: str
+    prove: bool = False
+    validate: bool = True
+
+    def request(self, row: RestoreSource) -> RestoreRequest:
+        """What is wanted of the row's source."""
+        return self._wanted(row.name, self.backups.view(row.saved, row.name))
+
+    def _wanted(self, source: str, saved: SourceView | None) -> RestoreRequest:
+        """What the other restore had changed, and no more."""
+        modules = Selection.of(self.undoes.mode, [source], self.undoes.wishes).modules.get(source, ())
+        return RestoreRequest(
+            label=self.label,
+            mode="selective" if modules and not self._first(source).image else "full",
+            overwrite=True,
+            prove=self.prove,
+            validate=self.validate,
+            modules=modules,
+            saved=saved,
+        )
+
+    def prepare(
+        self, connector: Connector, row: RestoreSource, request: RestoreRequest
+    ) -> AbstractContextManager[PreparedRestore]:
+        """Do it up to the last step. Raises StalePlan when the source is not what the other restore made it."""
+        first = self._first(row.name)
+        if first.image:
+            image = reading.image_of(self.backups.repository, first)
+            return connector.prepare_undo(image, request, self.context)
+        before = self._before(first)
+        if not request.digest:
+            unchanged_since(
+                before=before,
+                now=request.saved,
+                backup=self.backups.held(self.undoes.backup, row.name),
+                modules=request.modules,
+                undoes=self.undoes.pk,
+            )
+        return connector.prepare(before, request, self.context)
+
+    def preview(self, connector: Connector, row: RestoreSource, request: RestoreRequest) -> Preview:
+        """Say what would be done, whatever became of the source since."""
+        return self._previewed(connector, row.name, request)
+
+    def preview_source(self, connector: Connector, source: str) -> Preview:
+        """The same for a plan, before there is a row."""
+        return self._previewed(connector, source, self._wanted(source, None))
+
+    def _previewed(self, connector: Connector, source: str, request: RestoreRequest) -> Preview:
+        first = self._first(source)
+        if first.image:
+            image = reading.image_of(self.backups.repository, first)
+            return connector.preview_undo(image, request, self.context)
+        return connector.preview(self._before(first), request, self.context)
+
+    def _first(self, source: str) -> RestoreSource:
+        return self.undoes.sources.select_related("saved").get(name=source)
+
+    def _before(self, first: RestoreSource) -> SourceView:
+        if first.saved is None:
+            raise SourceUnsupported(
+                f"of source {first.name} nothing was saved: it could not be read before {self.undoes.pk}",
+                hint="restore another backup of it",
+            )
+        return self.backups.held(first.saved, first.name)

@@ -1,0 +1,71 @@
+"""Whether a source without change images still is what a restore made of it.
+
+Three backups tell: what was there before the restore, what is there now, and what was restored. Every path that differs
+from before must be as the restored backup has it; anything else was done by somebody since, and an undo would lose it.
+Nothing of the target is read for this, as both sides were backed up anyway, and equal parts of the trees are skipped.
+"""
+
+import heapq
+import stat as statmod
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
+
+from engine.errors import StalePlan
+from engine.ports import SourceView
+from engine.tree_format import ROOT_MODULE, show_path, sort_key
+from engine.tree_view import Entry, TreeView, tree_diff
+
+PATHS_SHOWN_MAX = 3
+
+
+def unchanged_since(
+    *, before: SourceView, now: SourceView | None, backup: SourceView, modules: Sequence[str], undoes: str
+) -> None:
+    """Raise StalePlan naming paths that somebody changed since the restore `undoes`."""
+    hint = f"see what an undo would do now: restore undo {undoes} --plan"
+    if now is None:
+        raise StalePlan("what is there now could not be saved; nothing was changed", hint=hint)
+    touched: list[str] = []
+    for tree in before.trees:
+        sides = [_tree(view, tree.name) for view in (now, backup)]
+        if not isinstance(tree, TreeView) or None in sides:
+            continue
+        for path in _touched(tree, *(side for side in sides if side is not None)):
+            if _chosen(path, tree, modules):
+                touched.append(show_path(path))
+                if len(touched) > PATHS_SHOWN_MAX:
+                    break
+    if touched:
+        names = ", ".join(touched[:PATHS_SHOWN_MAX]) + (" …" if len(touched) > PATHS_SHOWN_MAX else "")
+        raise StalePlan(f"changed since the restore: {names}; nothing was changed", hint=hint)
+
+
+def _tree(view: SourceView, name: str) -> TreeView | None:
+    return next((tree for tree in view.trees if tree.name == name and isinstance(tree, TreeView)), None)
+
+
+def _touched(before: TreeView, now: TreeView, backup: TreeView) -> Iterator[bytes]:
+    """Paths that are neither as before nor as the backup has them."""
+    since = ((sort_key(each.path), 0, each.path) for each in tree_diff(before, now))
+    beside = ((sort_key(each.path), 1, each.path) for each in tree_diff(now, backup))
+    last = b"\0"
+    for _, side, path in heapq.merge(since, beside, key=itemgetter(0, 1)):
+        if side == 0:
+            last = path
+        elif path == last and not _alike(now.find(path), backup.find(path)):
+            yield path
+
+
+def _alike(one: Entry | None, other: Entry | None) -> bool:
+    """Folders get new times from what happens in them."""
+    if one is None or other is None:
+        return False
+    both = (one.stat, other.stat)
+    return all(statmod.S_ISDIR(each.mode) for each in both) and len({(s.mode, s.uid, s.gid) for s in both}) == 1
+
+
+def _chosen(path: bytes, tree: TreeView, modules: Sequence[str]) -> bool:
+    if not modules or not tree.node["top_modules"]:
+        return True
+    top, below, _ = path.partition(b"/")
+    return show_path(top) in modules or (not below and ROOT_MODULE.decode() in modules)

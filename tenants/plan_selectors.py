@@ -1,0 +1,21 @@
+"""Reading plans."""
+
+from core.errors import NotFound
+from tenants.models import RestorePlan, Tenant
+from tenants.selectors import LIST_MAX
+
+
+def plan_get(plan_id: str) -> RestorePlan:
+    """Find a plan. Raises NotFound."""
+    try:
+        return RestorePlan.objects.select_related("tenant__store", "backup__tenant__store", "base", "undoes").get(
+            pk=plan_id
+        )
+    except RestorePlan.DoesNotExist:
+        raise NotFound(f"there is no plan {plan_id[:60]!r}", hint="restore plans TENANT shows them") from None
+
+
+def plan_list(tenant: Tenant, *, limit: int = LIST_MAX) -> list[RestorePlan]:
+    """Plans of the tenant, newest first."""
+    rows = RestorePlan.objects.filter(tenant=tenant).select_related("tenant", "backup", "base", "undoes")
+    return list(rows.order_by("-id")[: min(limit, LIST_MAX)])

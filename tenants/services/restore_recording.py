@@ -1,0 +1,168 @@
+"""What a worker writes down about a restore while it runs and when it ends."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from django.db import transaction
+
+from audit.services import record
+from core import clock
+from engine.errors import LastroError
+from engine.keys import Keyring
+from engine.ports import Check, RestoreReport
+from operations.context import OperationContext
+from tenants.models import (
+    Restore,
+    RestoreKind,
+    RestoreSource,
+    RestoreSourceState,
+    RestoreState,
+    Validation,
+    ValidationStatus,
+)
+from tenants.services.plans import plan_give_back
+from tenants.tenant_sealing import document_open, document_seal
+from tenants.transitions import restore_open_states, restore_transition
+
+_ERROR_CHARS_MAX = 2_000
+_SOURCE_FIELDS = ("state", "report", "saved", "image", "journal", "error_code", "error")
+
+
+def restore_source_put(
+    context: OperationContext,
+    row: RestoreSource,
+    state: RestoreSourceState,
+    *,
+    report: RestoreReport | None = None,
+    error: LastroError | None = None,
+) -> None:
+    """Write down which data a source's target holds now, with the row's journal, under the lease."""
+    with transaction.atomic():
+        context.fence()
+        row.state = state
+        if report is not None:
+            row.report = report_json(row.name, report)
+        if error is not None:
+            row.error_code, row.error = error.code, error.message[:_ERROR_CHARS_MAX]
+        elif state == RestoreSourceState.NEW:
+            row.error_code = row.error = ""
+        row.save(update_fields=_SOURCE_FIELDS)
+
+
+def journal_write(keyring: Keyring, row: RestoreSource, document: Mapping[str, Any]) -> None:
+    """Seal what settles this source later into the row, which is not saved yet."""
+    row.journal = document_seal(keyring, f"journal:{row.restore_id}:{row.name}", document)
+
+
+def journal_read(keyring: Keyring, row: RestoreSource) -> dict[str, Any]:
+    """What `journal_write` sealed; empty when it never came to that."""
+    if not row.journal:
+        return {}
+    document: dict[str, Any] = document_open(keyring, f"journal:{row.restore_id}:{row.name}", bytes(row.journal))
+    return document
+
+
+def checks_json(source: str, checks: Sequence[Check]) -> list[dict[str, Any]]:
+    """The checks of one source, each with its name."""
+    return [{"source": source, **dataclasses.asdict(check)} for check in checks]
+
+
+def report_json(source: str, report: RestoreReport) -> dict[str, Any]:
+    """The report without its digest, which the journal keeps sealed."""
+    return {
+        "checks": checks_json(source, report.checks),
+        "tables": [dataclasses.asdict(table) for table in report.tables],
+        "files": dataclasses.asdict(report.files) if report.files else None,
+        "neighbours": dict(report.neighbours) if report.neighbours is not None else None,
+        "warnings": list(report.warnings),
+    }
+
+
+def restore_finished(
+    context: OperationContext, restore: Restore, checks: Sequence[Mapping[str, Any]], *, duration_ms: int
+) -> None:
+    """Record a restore that came to its end, with the validation record that proves it; an undone one learns of it."""
+    actor, tenant = context.operation.actor, restore.tenant.slug
+    with transaction.atomic():
+        context.fence()
+        if restore.validate_after:
+            _validation_put(restore, checks, duration_ms=duration_ms)
+        restore_transition(
+            restore,
+            to=RestoreState.SUCCEEDED,
+            actor=actor,
+            finished_at=clock.now(),
+            duration_ms=duration_ms,
+            warnings=context.warnings,
+        )
+        if restore.undoes is not None:
+            restore_transition(restore.undoes, to=RestoreState.UNDONE, actor=actor, reason=f"by {restore.pk}")
+            record(
+                "restore.undone",
+                message=f"restore {restore.undoes_id} of {tenant} was undone by {restore.pk}",
+                actor=actor,
+                tenant=tenant,
+                level="warning",
+                data={"restore": restore.undoes_id, "undo": restore.pk, "reason": restore.reason},
+            )
+        record(
+            "restore.finished",
+            message=f"{RestoreKind(restore.kind).value} {restore.pk} of {tenant} succeeded",
+            actor=actor,
+            tenant=tenant,
+            data={"restore": restore.pk, "backup": restore.backup_id, "duration_ms": duration_ms},
+        )
+
+
+def restore_failed(
+    restore: Restore, error: LastroError, *, actor: str, to: RestoreState = RestoreState.FAILED, duration_ms: int = 0
+) -> None:
+    """Record the end of a restore that did not succeed; a settled one stays. One that never ran gives its plan back."""
+    with transaction.atomic():
+        restore.refresh_from_db()
+        if restore.state not in restore_open_states():
+            return
+        restore_transition(
+            restore,
+            to=to,
+            actor=actor,
+            reason=error.code,
+            finished_at=clock.now(),
+            duration_ms=duration_ms,
+            error_code=error.code,
+            error=error.message[:_ERROR_CHARS_MAX],
+            error_hint=error.hint[:_ERROR_CHARS_MAX],
+        )
+        if to == RestoreState.CANCELLED and restore.plan is not None:
+            plan_give_back(restore.plan, actor=actor)
+        record(
+            f"restore.{to}",
+            message=f"restore {restore.pk} of {restore.tenant.slug} ended: {error.code}",
+            actor=actor,
+            tenant=restore.tenant.slug,
+            level="error",
+            data={"restore": restore.pk, "code": error.code},
+        )
+
+
+def restore_checks_failed(
+    context: OperationContext, restore: Restore, checks: Sequence[Mapping[str, Any]], *, duration_ms: int
+) -> None:
+    """Keep the checks of a restore whose result is not what it should be."""
+    with transaction.atomic():
+        context.fence()
+        _validation_put(restore, checks, duration_ms=duration_ms)
+
+
+def _validation_put(restore: Restore, checks: Sequence[Mapping[str, Any]], *, duration_ms: int) -> None:
+    passed = all(check["passed"] for check in checks)
+    Validation.objects.create(
+        tenant=restore.tenant,
+        backup=restore.backup,
+        restore=restore,
+        status=ValidationStatus.PASSED if passed else ValidationStatus.FAILED,
+        duration_ms=duration_ms,
+        checks=[dict(check) for check in checks],
+        report={"sources": sorted(restore.sources.values_list("name", flat=True)), "mode": restore.mode},
+    )

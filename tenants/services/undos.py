@@ -1,0 +1,98 @@
+"""Undoing restores: back to exactly what was there, at once or after a look at what that would do now."""
+
+import datetime
+
+from django.conf import settings
+
+from core import clock
+from core.errors import Conflict
+from engine.errors import UsageError
+from operations.models import Operation
+from tenants.models import (
+    Restore,
+    RestoreKind,
+    RestorePlan,
+    RestoreSource,
+    RestoreSourceState,
+    RestoreState,
+)
+from tenants.selectors import source_get
+from tenants.services.plans import plan_queue
+from tenants.services.restores import restore_queue
+from tenants.services.wishes import confirmation_checked
+
+
+def undo_start(
+    restore: Restore, *, confirmed: str | None, actor: str, reason: str = "", here: bool = False, prove: bool = False
+) -> tuple[Restore, Operation]:
+    """Queue the undoing of a restore in place, itself a restore with a safety backup and images of its own.
+
+    Nothing is changed when any row or file that the restore made was changed since: the operation then ends with
+    StalePlan. Raises ConfirmationNeeded, Busy, Conflict or UsageError for what cannot be undone.
+    """
+    rows = undoable(restore)
+    confirmation_checked(restore.tenant, confirmed, in_place=True)
+    undo = Restore(
+        tenant=restore.tenant,
+        backup=restore.safety_backup or restore.backup,
+        kind=RestoreKind.UNDO,
+        undoes=restore,
+        prove=prove,
+        reason=reason,
+        created_by=actor,
+    )
+    sources = {row.name: source_get(restore.tenant, row.name) for row in rows}
+    return undo, restore_queue(undo, sources, confirmed=True, here=here)
+
+
+def undo_plan_start(
+    restore: Restore, *, actor: str, reason: str = "", here: bool = False
+) -> tuple[RestorePlan, Operation]:
+    """Queue the preview of an undo, also of one that would meet newer changes. Raises as `undo_start`."""
+    rows = undoable(restore)
+    plan = RestorePlan(
+        tenant=restore.tenant,
+        backup=restore.safety_backup or restore.backup,
+        kind=RestoreKind.UNDO,
+        undoes=restore,
+        sources=[row.name for row in rows],
+        reason=reason,
+        created_by=actor,
+    )
+    return plan, plan_queue(plan, actor=actor, reason=reason, here=here)
+
+
+def undo_until(restore: Restore) -> datetime.datetime | None:
+    """When the term ends in which the restore can be undone; None for one that is not finished."""
+    if restore.finished_at is None:
+        return None
+    return restore.finished_at + datetime.timedelta(days=settings.LASTRO_UNDO_DAYS)
+
+
+def undoable(restore: Restore) -> list[RestoreSource]:
+    """The sources that an undo would change. Raises Conflict or UsageError when there is nothing to undo."""
+    if not restore.in_place:
+        raise UsageError(
+            f"restore {restore.pk} went to another place: nothing live was changed", hint="remove the copy by hand"
+        )
+    if restore.state == RestoreState.UNDONE:
+        by = Restore.objects.filter(undoes=restore, state=RestoreState.SUCCEEDED).order_by("-id").first()
+        again = f"to have it again: restore undo {by.pk}" if by is not None else ""
+        raise Conflict(f"restore {restore.pk} was undone already", hint=again)
+    rows = list(restore.sources.select_related("saved").filter(state=RestoreSourceState.NEW).order_by("name"))
+    if restore.state not in (RestoreState.SUCCEEDED, RestoreState.FAILED) or not rows:
+        raise Conflict(f"restore {restore.pk} is {restore.state}: it changed nothing that could be undone")
+    until = undo_until(restore)
+    if until is not None and clock.now() >= until:
+        saved = restore.safety_backup_id
+        raise Conflict(
+            f"the term in which {restore.pk} could be undone ended at {until:%Y-%m-%d %H:%M} UTC",
+            hint=f"restore the safety backup: restore plan {saved}" if saved else "",
+        )
+    unsaved = [row.name for row in rows if not row.image and row.saved is None]
+    if unsaved:
+        raise Conflict(
+            f"of source {unsaved[0]} nothing was saved: it could not be read before {restore.pk}",
+            hint="restore another backup of it",
+        )
+    return rows
