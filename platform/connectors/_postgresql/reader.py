@@ -60,6 +60,7 @@ from connectors._postgresql.piped import Psql
 from connectors._postgresql.quoting import literal
 from connectors._postgresql.rowtext import RowText
 from connectors._postgresql.scope import Selection, select_all, select_tenant
+from connectors._postgresql.wire import readable
 from engine.errors import SourceChanged, SourceDenied, SourceError, SourceUnsupported, UsageError
 from engine.ports import DocumentPart, TablePart, TreePart
 from engine.progress import Progress
@@ -211,6 +212,7 @@ class PostgresReader:
             lambda: connect_source(self._config),
             self._snapshot,
             age_seconds_max=self._config.snapshot_age_seconds_max,
+            wire=readable(self._main),
             psql=Psql.find(self._config, server_version=self._main.info.server_version),
             timeouts=session_settings(self._main),
         )
