@@ -1,12 +1,13 @@
 """The segments of one repository's index: loading, looking up, adding, keeping their number bounded."""
 
 import hashlib
+import secrets
 import threading
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from engine.errors import ObjectDamaged, ObjectMissing, SessionFenced, StoreUnreachable
+from engine.errors import ObjectDamaged, ObjectExists, ObjectMissing, SessionFenced, StoreUnreachable
 from engine.faults import kill_point
 from engine.index import ENTRIES_MAX, Place, Segment, cached_segment, encode_segment, merge_segments
 from engine.keys import Keyring
@@ -17,6 +18,8 @@ SEGMENTS_MAX = 16
 """More small segments than this are merged at the end of a session; 16 and a logarithm remain."""
 SEGMENT_BYTES_MAX = 128 << 20
 _RELOADS_MAX = 5
+CLAIMS_MAX = 1_000
+"""A prune that finds more generations claimed ahead of the index than this stops: something else is wrong."""
 
 
 class IndexSet:
@@ -24,6 +27,7 @@ class IndexSet:
 
     def __init__(self, store: Store, prefix: str, keyring: Keyring, *, cipher: int, cache: Path | None) -> None:
         self._store, self._prefix, self._keyring, self._cipher = store, prefix, keyring, cipher
+        self._claims = prefix.removesuffix("index/") + "generations/"
         self._cache = cache
         self._segments: tuple[Segment, ...] | None = None
         self._void: frozenset[str] = frozenset()
@@ -60,14 +64,18 @@ class IndexSet:
     def _load(self) -> tuple[Segment, ...]:
         known = {s.name: s for s in self._segments or ()}
         found: list[Segment] = []
+        unlisted = set(known)
         unread: set[str] = set()
         for info in self._store.list(self._prefix):
             name = info.key.rpartition("/")[2]
+            unlisted.discard(name)
             try:
                 found.append(known.get(name) or cached_segment(name, None, self._cache) or self._fetch(name))
             except ObjectDamaged as error:
                 self.damaged.append(error.message)
                 unread.add(name)
+        # A listing may end early. Whoever drops what it lacked would lose the entries of what is there.
+        found += [known[name] for name in sorted(unlisted) if self._is_there(name)]
         gone = frozenset[str]().union(*(s.superseded for s in found))
         generation = max((s.generation for s in found if not s.part), default=0)
         live = tuple(s for s in found if s.name not in gone and s.generation == generation)
@@ -75,6 +83,13 @@ class IndexSet:
         self._void = frozenset(s.name for s in found) - {s.name for s in live}
         self._generation_seen = max((s.generation for s in found), default=0)
         return live
+
+    def _is_there(self, name: str) -> bool:
+        try:
+            self._store.stat(self._prefix + name)
+        except ObjectMissing:
+            return False
+        return True
 
     def _fetch(self, name: str) -> Segment:
         blob = self._store.get(self._prefix + name, 0, SEGMENT_BYTES_MAX + 1)
@@ -115,6 +130,39 @@ class IndexSet:
         """Raise SessionFenced when the store's index is of another generation by now."""
         self.reload()
         self._refuse_overtaken(generation)
+
+    def claim_generation(self) -> int:
+        """Claim the next generation for a writer that will drop packs, and return it.
+
+        To be called before the index and the packs are looked at. The store gives each number away once, so of two
+        writers the one with the lower number is told by `check_claim`, or had ended before the other one looked.
+        """
+        self.reload()
+        token = secrets.token_hex(16).encode()
+        for generation in range(self._generation_seen + 1, self._generation_seen + 1 + CLAIMS_MAX):
+            try:
+                self._store.create(self._claim_key(generation), [token])
+            except ObjectExists:
+                continue
+            kill_point("index.generation_claimed")
+            return generation
+        raise ObjectDamaged(
+            f"{CLAIMS_MAX} generations of the index are claimed and none of them is there",
+            hint="verify the newest backup; the index is rebuilt from the packs then",
+        )
+
+    def check_claim(self, generation: int) -> None:
+        """Raise SessionFenced when another writer has claimed a later generation; to be asked before deleting."""
+        try:
+            self._store.stat(self._claim_key(generation + 1))
+        except ObjectMissing:
+            return
+        raise SessionFenced(
+            "another prune has begun since; nothing was deleted", hint="the operation was taken over; start it again"
+        )
+
+    def _claim_key(self, generation: int) -> str:
+        return f"{self._claims}{generation:010d}"
 
     def _refuse_overtaken(self, generation: int) -> None:
         if self.generation > generation:
@@ -167,17 +215,18 @@ class IndexSet:
             total += segment.count
         return self._replace(chosen, merge_segments(chosen, generation=self.generation))
 
-    def rewrite(self, *, keep_pack: Container[str], generation: int) -> int:
-        """Leave only entries of these packs and raise the generation; what prune does before it drops packs.
+    def rewrite(self, *, drop: Container[str], generation: int, claimed: int) -> int:
+        """Leave out the entries of these packs and raise the generation to the claimed one; prune does it before deleting.
 
         `generation` is the one that the caller decided upon; raises SessionFenced when another writer has
         raised it since. Whatever a late session stores from now on is void.
         """
         self.check_generation(generation)
+        if self._generation_seen >= claimed:
+            raise SessionFenced("the index was written anew by another prune", hint="start the operation again")
         segments, void = self.segments, self._void
-        size = self._replace(
-            segments, merge_segments(segments, keep_pack=keep_pack, generation=self._generation_seen + 1)
-        )
+        keep = {name for name in self.pack_names() if name not in drop}
+        size = self._replace(segments, merge_segments(segments, keep_pack=keep, generation=claimed))
         for name in void:
             self._store.delete(self._prefix + name)
         self._void = frozenset()

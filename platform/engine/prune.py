@@ -6,22 +6,24 @@ deleted only after its tombstone is durable and older than the grace and no inde
 a listing lacks something: a gap in the chain of manifests, or a live chunk that cannot be found, stops prune
 before it deletes.
 
-A lease can be lost without notice, so sessions and prunes also fence each other: dropping packs raises the
+A lease can be lost without notice, so sessions and prunes also fence each other: deleting packs raises the
 generation of the index, and a session that began in a lower one neither commits nor leaves a valid segment;
 a prune looks for a new manifest after it has raised the generation, a session looks at the generation after it
-has created its manifest. Whichever comes second sees the other.
+has created its manifest. Whichever comes second sees the other. Two prunes are told apart by the store: each claims
+a generation of its own before it looks at anything, and before it deletes asks whether a later one was claimed.
 """
 
 import datetime
 import json
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from engine.chunks import ChunkReader
 from engine.errors import ChunkMissing, ObjectDamaged, SessionFenced
 from engine.faults import kill_point
+from engine.index import Segment
 from engine.progress import Progress
 from engine.rebuild import index_rebuild, pack_keys
 from engine.repository import Domain, Repository
@@ -53,28 +55,38 @@ class PruneReport:
 class _Mark:
     """Which entries of which index segment are live, one byte each, and live bytes per pack."""
 
-    def __init__(self, domain: Domain) -> None:
+    def __init__(self, domain: Domain, entombed: Collection[str]) -> None:
+        self._entombed = entombed
         self.generation = domain.index.generation
         self.segments = [(segment, bytearray(segment.count)) for segment in domain.index.segments]
         self.live: dict[str, int] = {}
 
     def visit(self, chunk_id: bytes, is_meta: bool) -> bool:
         """Mark one chunk; True when what it names has to be walked."""
-        for segment, bits in self.segments:  # noqa: B007 - used behind the loop
-            ordinal = segment.ordinal(chunk_id)
-            if ordinal >= 0:
-                break
-        else:
+        found = self._find(chunk_id)
+        if found is None:
             raise ChunkMissing(
                 f"chunk {chunk_id.hex()[:16]} of a kept backup is in no index; nothing was deleted",
                 hint="run a verify, which rebuilds the index, then prune again",
             )
+        segment, bits, ordinal = found
         if bits[ordinal]:
             return False
         bits[ordinal] = 1
         place = segment.place(ordinal)
         self.live[place.pack] = self.live.get(place.pack, 0) + place.length
         return is_meta
+
+    def _find(self, chunk_id: bytes) -> tuple[Segment, bytearray, int] | None:
+        """Where the chunk is kept: not in a pack that waits for its deletion, if there is another."""
+        waiting = None
+        for segment, bits in self.segments:
+            ordinal = segment.ordinal(chunk_id)
+            if ordinal >= 0:
+                if not self._entombed or segment.place(ordinal).pack not in self._entombed:
+                    return segment, bits, ordinal
+                waiting = waiting or (segment, bits, ordinal)
+        return waiting
 
 
 @dataclass
@@ -89,6 +101,8 @@ class _Work:
     """Tombstones that cannot be read: they allow nothing and are removed."""
     mark: _Mark
     reader: ChunkReader
+    claimed: int
+    """The generation in which packs are dropped; 0 for a dry run."""
 
 
 @dataclass
@@ -131,13 +145,15 @@ def prune(
 
 
 def _begin(repository: Repository, domain: Domain, dry_run: bool, progress: Progress) -> _Work:
+    claimed = 0 if dry_run else domain.index.claim_generation()
     # Packs first: one that is stored from now on is in none of the lists and stays.
     packs = {key.rpartition("/")[2]: (key, size) for key, size in pack_keys(repository, domain)}
     entombed, broken = _tombstones(repository, domain, progress)
     domain.index.reload()
     if domain.index.damaged and not dry_run:
         index_rebuild(repository, domain, progress, skip=frozenset())
-    return _Work(domain, packs, entombed, broken, _Mark(domain), domain.reader())
+    mark = _Mark(domain, frozenset[str]().union(*entombed.values()))
+    return _Work(domain, packs, entombed, broken, mark, domain.reader(), claimed)
 
 
 def _mark(
@@ -184,23 +200,25 @@ def _prune_domain(
         return PruneReport((), len(packs), len(plan.rewrite), len(plan.drop), 0, before, after)
     stored = _rewrite(work, plan, progress)
     if plan.drop:
-        tombstone = _entomb(repository, domain, sorted(plan.drop))
+        work.entombed[_entomb(repository, domain, sorted(plan.drop))] = frozenset(plan.drop)
         kill_point("prune.tombstoned")
-        domain.index.rewrite(keep_pack=domain.index.pack_names() - plan.drop.keys(), generation=work.mark.generation)
+    if work.entombed:
+        domain.index.rewrite(drop=plan.drop, generation=work.mark.generation, claimed=work.claimed)
         kill_point("prune.index_rewritten")
-        _refuse_overtaken(repository, work, head, tombstone, progress)
-        work.entombed[tombstone] = frozenset(plan.drop)
+        _refuse_overtaken(repository, work, head, progress)
     swept, freed = _sweep(repository, work, grace, progress)
     domain.index.drop_damaged()  # Every chunk that a kept backup needs was found without them.
     domain.index.forget_cached()
     return PruneReport((), len(packs), len(plan.rewrite), len(plan.drop), swept, before, before + stored - freed)
 
 
-def _refuse_overtaken(repository: Repository, work: _Work, head: int, tombstone: str, progress: Progress) -> None:
-    """Take everything back when a manifest appeared since the mark: the lease was lost, and it may need these packs."""
+def _refuse_overtaken(repository: Repository, work: _Work, head: int, progress: Progress) -> None:
+    """Delete nothing when the lease was lost: another prune may count on these packs, or a manifest need them."""
+    work.domain.index.check_claim(work.claimed)
     if repository.head_from(head) == head:
         return
-    repository.store.delete(tombstone)
+    for tombstone in work.entombed:
+        repository.store.delete(tombstone)
     index_rebuild(repository, work.domain, progress, skip=frozenset())
     raise SessionFenced(
         "a backup was committed while this prune was running; nothing was deleted",

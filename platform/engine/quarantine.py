@@ -34,14 +34,16 @@ def packs_quarantine(repository: Repository, domain: Domain, names: Collection[s
     A kill at any point is harmless: the packs are found damaged again, and chunks stored twice are garbage.
     """
     progress.phase("quarantine")
+    claimed = domain.index.claim_generation()
     domain.index.reload()
     generation = domain.index.generation
     known = domain.index.pack_names() & set(names)
     if not known:
         return Quarantined(0, 0, 0)
     saved, lost = _store_again(domain, known, progress)
-    domain.index.rewrite(keep_pack=domain.index.pack_names() - known, generation=generation)
+    domain.index.rewrite(drop=known, generation=generation, claimed=claimed)
     kill_point("quarantine.index_rewritten")
+    domain.index.check_claim(claimed)
     for name in sorted(known):
         _set_aside(repository, domain, name)
     return Quarantined(len(known), saved, lost)

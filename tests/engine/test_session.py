@@ -203,7 +203,7 @@ def test_a_merge_of_many_entries_makes_several_segments(repository, monkeypatch)
     chunks = [n.to_bytes(4, "big") * 10 for n in range(300)]
     ids = [i for at in range(0, 300, 10) for i in _write(repository, chunks[at : at + 10])[0]]
     index = repository.sealed.index
-    index.rewrite(keep_pack=index.pack_names(), generation=index.generation)
+    index.rewrite(drop=(), generation=index.generation, claimed=index.claim_generation())
     for _ in range(2):
         fresh = Repository.open(repository.store, repository_id="rep_test", keyring=repository.keyring)
         assert [fresh.sealed.reader().get(i) for i in ids] == chunks
@@ -220,10 +220,10 @@ def test_a_half_written_rewrite_counts_for_nothing(repository, monkeypatch):
     for at in (1, 2, 3, 4):
         store = FaultyStore(repository.store, [Fault("dead", at=at, operations=frozenset({"put", "delete"}))])
         dying = Repository.open(store, repository_id="rep_test", keyring=repository.keyring)
+        index = dying.sealed.index
+        claimed = index.claim_generation()
         with pytest.raises(StoreError):
-            dying.sealed.index.rewrite(
-                keep_pack=dying.sealed.index.pack_names(), generation=dying.sealed.index.generation
-            )
+            index.rewrite(drop=(), generation=index.generation, claimed=claimed)
         fresh = Repository.open(repository.store, repository_id="rep_test", keyring=repository.keyring)
         assert [fresh.sealed.reader().get(i) for i in ids] == chunks
 

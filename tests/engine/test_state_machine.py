@@ -4,7 +4,9 @@ import os
 import random
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -18,6 +20,7 @@ from engine.prune import prune
 from engine.repository import Repository
 from stores._faulty import Fault, FaultyStore
 from stores.local import LocalConfig, LocalStore
+from tests.engine.gates import Gate
 from tests.engine.memory_source import MemorySource, MemoryTable, backup, content, truth
 
 STEPS = 25
@@ -103,6 +106,23 @@ class Life(RuleBasedStateMachine):
             prune(repository, forget=ending, head=self.head, dry_run=False, progress=NullProgress())
         except LastroError:
             prune(self._repository(), forget=ending, head=self.head, dry_run=False, progress=NullProgress())
+
+    @rule(seed=st.integers(0, 1 << 20), at=st.integers(1, 60))
+    def prune_overtaken_by_a_prune(self, seed: int, at: int) -> None:
+        self._settle()
+        rng = random.Random(seed)
+        ending = {n: "retention" for n in self.acknowledged if rng.random() < 0.4}
+        for number in ending:
+            self.acknowledged.pop(number)
+        keyring, head = self.keyring, self.head
+
+        def run(store: Any) -> None:
+            repository = Repository(store, keyring, cache=None)
+            prune(repository, forget=ending, head=head, dry_run=False, progress=NullProgress())
+
+        with suppress(LastroError):
+            run(Gate(self.store, at, lambda: run(self.store)))
+        run(self.store)
 
     def _newest(self):
         numbers = sorted(self.acknowledged)
