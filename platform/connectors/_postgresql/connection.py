@@ -180,7 +180,8 @@ def value(connection: Connection, sql: str) -> Any:
 
 _DENIED = {"42501", "28000", "28P01", "0LP01"}
 _DENIED_TEXT = re.compile(
-    r"authentication failed|no password supplied|no pg_hba\.conf entry|role .* (does not exist|is not permitted)"
+    r"authentication failed|no password supplied|no pg_hba\.conf entry|pg_hba\.conf rejects|valid client certificate"
+    r"|role .* (does not exist|is not permitted)"
 )
 _SCHEMA = {
     "42P01",
@@ -256,6 +257,10 @@ def clean_message(error: psycopg.Error, dsn: str = "") -> str:
 
 
 def _denied_hint(message: str, side: Side) -> str:
+    if "client certificate" in message:
+        return "give sslcert and sslkey of a certificate that the server's authority has signed for the user"
+    if "no encryption" in message:
+        return "try sslmode=verify-full with sslrootcert, and check pg_hba.conf on the server"
     if (
         "password" in message
         or "authentication" in message
@@ -279,5 +284,5 @@ def _connect_hint(message: str) -> str:
     if "does not exist" in message:
         return "try a database that exists: psql -l lists them"
     if "SSL" in message or "certificate" in message:
-        return "try sslmode=require or give sslrootcert"
+        return "give the server's authority as sslrootcert and the host's name as its certificate has it; check sslmode"
     return "try again; look into the server's log when it happens again"

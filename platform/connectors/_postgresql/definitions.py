@@ -16,7 +16,7 @@ from typing import IO, Any
 from connectors._postgresql import unencoded
 from connectors._postgresql.config import PostgresqlConfig
 from connectors._postgresql.connection import Connection, errors, rows
-from connectors._postgresql.tools import client_call, find_pg_dump, missing_pg_dump
+from connectors._postgresql.tools import client_call, find_pg_dump, missing_pg_dump, secret_settings
 from engine.errors import SourceError, SourceUnsupported
 
 PRE_DATA, POST_DATA = "pre-data.sql", "post-data.sql"
@@ -91,10 +91,10 @@ def _start(
     if config.layout == "schema":
         arguments.append("--schema=" + '"' + config.schema.replace('"', '""') + '"')
     output, complaints = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 (closed by Dump.close)
-    process = subprocess.Popen(
-        arguments,
-        stdin=subprocess.DEVNULL, stdout=output, stderr=complaints, env=environment,
-    )  # fmt: skip
+    with secret_settings(config.conninfo, environment) as descriptors:
+        process = subprocess.Popen(
+            arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=complaints, env=environment, pass_fds=descriptors
+        )
     return process, output, complaints
 
 

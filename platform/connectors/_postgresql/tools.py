@@ -1,18 +1,23 @@
 """PostgreSQL's own client programs, chosen by the server's major version."""
 
+import contextlib
 import functools
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from psycopg.conninfo import make_conninfo
 
 from connectors._postgresql.connection import parse_dsn
+from engine.errors import UsageError
 
 VERSION_SECONDS_MAX = 10
+KEY_PASSWORD_LENGTH_MAX = 200
+"""libpq reads lines of less than 1 KiB."""
 
 
 def find_pg_dump(server_major: int, *, folder: str = "") -> str | None:
@@ -75,6 +80,31 @@ def _major(path: str) -> int | None:
         return None
     number = re.search(r"\d+", said.stdout)
     return int(number[0]) if number else None
+
+
+@contextlib.contextmanager
+def secret_settings(conninfo: str, environment: dict[str, str]) -> Iterator[tuple[int, ...]]:
+    """Hand the password of a client's key to a program that is started inside: yield the descriptors it inherits.
+
+    libpq has no environment variable for it, and an argument would show in the list of processes: it reads a service
+    file, which lies in memory.
+    """
+    secret = str(parse_dsn(conninfo).get("sslpassword") or "")
+    if not secret:
+        yield ()
+        return
+    if "\n" in secret or secret != secret.strip() or len(secret) > KEY_PASSWORD_LENGTH_MAX:
+        raise UsageError(
+            "a client program cannot be given this sslpassword",
+            hint=f"one line of at most {KEY_PASSWORD_LENGTH_MAX} characters, without blanks around it",
+        )
+    descriptor = os.memfd_create("lastro")
+    try:
+        os.write(descriptor, f"[lastro]\nsslpassword={secret}\n".encode())
+        environment.update(PGSERVICEFILE=f"/dev/fd/{descriptor}", PGSERVICE="lastro")
+        yield (descriptor,)
+    finally:
+        os.close(descriptor)
 
 
 def client_call(program: str, conninfo: str) -> tuple[list[str], dict[str, str]]:
