@@ -1,4 +1,4 @@
-"""The operation `prune`: chunks that no kept backup needs leave the store."""
+"""The operation `prune`: chunks that no kept backup needs, and images that no undo needs, leave the store."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,12 +10,13 @@ from operations.handlers import register
 from tenants import wiring
 from tenants.handlers.backup import tenant_resource
 from tenants.models import Backup, BackupState, Tenant
+from tenants.services.change_images import change_images_prune
 from tenants.services.numbers import numbers_close
 
 _ENDED = (BackupState.EXPIRED, BackupState.DELETED)
 
 
-@register("prune", resource=tenant_resource, phases=("mark", "repack", "sweep"))
+@register("prune", resource=tenant_resource, phases=("mark", "repack", "sweep", "change images"))
 def run(context: OperationContext) -> Mapping[str, Any]:
     """Prune the tenant's repository; with `dry_run` only say what would be done."""
     tenant = Tenant.objects.select_related("store").get(pk=context.operation.subject_id)
@@ -28,4 +29,11 @@ def run(context: OperationContext) -> Mapping[str, Any]:
         ended = Backup.objects.filter(tenant=tenant, state__in=_ENDED).values_list("number", "state")
         forget = {number: state for number, state in ended if number in present}
         report = prune(repository, forget=forget, head=tenant.numbers_closed, dry_run=dry_run, progress=context)
-    return {"tenant": tenant.slug, "dry_run": dry_run, **dataclasses.asdict(report)}
+        context.phase("change images")
+        images = change_images_prune(context, tenant, repository, dry_run=dry_run)
+    return {
+        "tenant": tenant.slug,
+        "dry_run": dry_run,
+        **dataclasses.asdict(report),
+        "change_images": dataclasses.asdict(images),
+    }

@@ -25,6 +25,7 @@ from tenants.services.plans import plan_give_back
 from tenants.tenant_sealing import document_open, document_seal
 from tenants.transitions import restore_open_states, restore_transition
 
+UNDO_BY_IMAGE, UNDO_BY_SAFETY_BACKUP = "image", "safety backup"
 _ERROR_CHARS_MAX = 2_000
 _SOURCE_FIELDS = ("state", "report", "saved", "image", "journal", "error_code", "error")
 
@@ -42,7 +43,7 @@ def restore_source_put(
         context.fence()
         row.state = state
         if report is not None:
-            row.report = report_json(row.name, report)
+            row.report = report_json(row, report)
         if error is not None:
             row.error_code, row.error = error.code, error.message[:_ERROR_CHARS_MAX]
         elif state == RestoreSourceState.NEW:
@@ -68,10 +69,11 @@ def checks_json(source: str, checks: Sequence[Check]) -> list[dict[str, Any]]:
     return [{"source": source, **dataclasses.asdict(check)} for check in checks]
 
 
-def report_json(source: str, report: RestoreReport) -> dict[str, Any]:
-    """The report without its digest, which the journal keeps sealed."""
+def report_json(row: RestoreSource, report: RestoreReport) -> dict[str, Any]:
+    """The report without its digest, which the journal keeps sealed; `undo` says by what it can be undone."""
     return {
-        "checks": checks_json(source, report.checks),
+        "checks": checks_json(row.name, report.checks),
+        "undo": UNDO_BY_IMAGE if row.image else UNDO_BY_SAFETY_BACKUP,
         "tables": [dataclasses.asdict(table) for table in report.tables],
         "files": dataclasses.asdict(report.files) if report.files else None,
         "neighbours": dict(report.neighbours) if report.neighbours is not None else None,

@@ -18,6 +18,7 @@ from tenants.models import (
 )
 from tenants.selectors import source_get
 from tenants.services.plans import plan_queue
+from tenants.services.restore_recording import UNDO_BY_IMAGE
 from tenants.services.restores import restore_queue
 from tenants.services.wishes import confirmation_checked
 
@@ -89,10 +90,33 @@ def undoable(restore: Restore) -> list[RestoreSource]:
             f"the term in which {restore.pk} could be undone ended at {until:%Y-%m-%d %H:%M} UTC",
             hint=f"restore the safety backup: restore plan {saved}" if saved else "",
         )
-    unsaved = [row.name for row in rows if not row.image and row.saved is None]
-    if unsaved:
+    rows = [row for row in rows if not _idle(row)]
+    if not rows:
+        raise Conflict(f"restore {restore.pk} changed nothing that could be undone")
+    for row in rows:
+        _has_before(row, restore)
+    return rows
+
+
+def _idle(row: RestoreSource) -> bool:
+    """A database in which the restore changed no row: it has no image, and nothing to be put back."""
+    tables = row.report.get("tables") or ()
+    return (
+        bool(tables)
+        and not row.image
+        and not any(table[count] for table in tables for count in ("insert", "update", "delete"))
+    )
+
+
+def _has_before(row: RestoreSource, restore: Restore) -> None:
+    if row.report.get("undo") == UNDO_BY_IMAGE:
+        if not row.image:
+            raise Conflict(
+                f"the change image of source {row.name} was dropped: its term was over",
+                hint=f"restore the safety backup: restore plan {row.saved_id} --source {row.name}",
+            )
+    elif row.saved is None:
         raise Conflict(
-            f"of source {unsaved[0]} nothing was saved: it could not be read before {restore.pk}",
+            f"of source {row.name} nothing was saved: it could not be read before {restore.pk}",
             hint="restore another backup of it",
         )
-    return rows
