@@ -3,12 +3,22 @@
 import dataclasses
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from connectors import registry
 from connectors._postgresql.config import PostgresqlConfig
 from engine.errors import SourceUnsupported, UsageError
-from engine.ports import Probe, RestoreReport, RestoreRequest, SourceReader, SourceView
+from engine.plans import Preview
+from engine.ports import (
+    ImageView,
+    PreparedRestore,
+    Probe,
+    RestoreReport,
+    RestoreRequest,
+    ScratchSite,
+    SourceReader,
+    SourceView,
+)
 from engine.progress import Progress
 
 if TYPE_CHECKING:
@@ -63,6 +73,75 @@ class PostgresqlConnector:
         from connectors._postgresql.target import restore_elsewhere
 
         return restore_elsewhere(self._config, self._target, view, request, progress)
+
+    def scratch(self, name: str, site: ScratchSite) -> Self:
+        """The connector on a schema beside the source, or on a database of that name."""
+        from connectors._postgresql.scratch import scratch_target
+
+        return self.at(scratch_target(self._config, name, site))
+
+    def scratch_ask(self, name: str, site: ScratchSite, question: str, *, seconds: int) -> str:
+        """Ask in a read-only transaction; unqualified names mean the restored tables."""
+        from connectors._postgresql.scratch import ask
+
+        return ask(self._config, name, site, question, seconds=seconds)
+
+    def scratch_place(self, name: str, site: ScratchSite) -> Mapping[str, str]:
+        """`dsn`, and `schema` where it is one."""
+        from connectors._postgresql.scratch import scratch_target
+
+        return {"dsn": self._config.conninfo, **scratch_target(self._config, name, site)}
+
+    def scratch_drop(self, name: str, site: ScratchSite) -> None:
+        """Drop the schema or the database."""
+        from connectors._postgresql.scratch import drop
+
+        drop(self._config, name, site)
+
+    def preview(self, view: SourceView, request: RestoreRequest, progress: Progress) -> Preview:
+        """Say what `restore` would do, from a transaction that is rolled back."""
+        self._config.validate()
+        if self._target is None:
+            from connectors._postgresql.previewing import preview_in_place
+
+            return preview_in_place(self._config, view, request, progress)
+        from connectors._postgresql.elsewhere import preview_elsewhere
+
+        return preview_elsewhere(self._config, self._target, view, request, progress)
+
+    def prepare(
+        self, view: SourceView, request: RestoreRequest, progress: Progress
+    ) -> AbstractContextManager[PreparedRestore]:
+        """Apply in place, in a transaction that is held open until `commit`."""
+        from connectors._postgresql.inplace import prepare_in_place
+
+        self._config.validate()
+        if self._target is not None:
+            raise UsageError("only a restore in place is prepared", hint="use restore for another target")
+        return prepare_in_place(self._config, view, request, progress)
+
+    def prepare_undo(
+        self, image: ImageView, request: RestoreRequest, progress: Progress
+    ) -> AbstractContextManager[PreparedRestore]:
+        """Put back the rows of a change image, in a transaction that is held open until `commit`."""
+        from connectors._postgresql.inplace import prepare_undo
+
+        self._config.validate()
+        return prepare_undo(self._config, image, request, progress)
+
+    def preview_undo(self, image: ImageView, request: RestoreRequest, progress: Progress) -> Preview:
+        """Say what `prepare_undo` would do now."""
+        from connectors._postgresql.previewing import preview_undo
+
+        self._config.validate()
+        return preview_undo(self._config, image, request, progress)
+
+    def settle(self, token: Mapping[str, Any]) -> bool | None:
+        """Ask the server what became of a commit whose answer was lost (`pg_xact_status`)."""
+        from connectors._postgresql.committing import settle
+        from connectors._postgresql.inplace import connect_target
+
+        return settle(token, lambda: connect_target(self._config))
 
     def export(self, view: SourceView, folder: str, progress: Progress) -> list[str]:
         """Write `<source>.sql.gz`, which psql reads into an empty database."""

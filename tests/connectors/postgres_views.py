@@ -1,7 +1,7 @@
 """A backup of a PostgreSQL source held in memory, and the SQL to make and compare what it protects."""
 
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,15 @@ class MemoryTable:
     def rows(self) -> Iterator[list[bytes]]:
         for first in range(0, len(self.rows_only), 1000):
             yield self.rows_only[first : first + 1000]
+
+    def rows_for(self, keys: Sequence[bytes]) -> Iterator[list[bytes]]:
+        wanted = set(keys)
+        yield [line for line in self.rows_only if self.key.text(line) in wanted]
+
+    def rows_after(self, key_text: bytes | None, *, limit: int) -> list[bytes]:
+        texts = [self.key.text(line) for line in self.rows_only]
+        first = 0 if key_text is None else texts.index(key_text) + 1
+        return self.rows_only[first : first + limit]
 
 
 @dataclass

@@ -72,23 +72,41 @@ class Applier:
         pair = difference.pair
         self._expect(
             difference,
-            f"DELETE FROM {pair.table.source} AS t USING {pair.diff} AS d WHERE d.change = 'D' AND {_same_row(pair)}",
+            f"DELETE FROM {pair.table.source} AS t USING {pair.diff} AS d WHERE d.change = 'D' AND {pair.same_row()}",
             difference.change.delete,
             what="delete",
         )
 
     def _insert(self, difference: Difference) -> None:
         pair = difference.pair
-        if pair.key is not None:
-            on = pair.on_diff("s")
-        else:
-            on = f"s.{pair.mark} = d.k0 AND s.{pair.ordinal} = d.k1"
+        if pair.key is None and pair.plain:
+            self._insert_and_keep(difference)
+            return
         self._expect(
             difference,
             f"INSERT INTO {pair.table.quoted} ({idents(pair.columns)}) OVERRIDING SYSTEM VALUE"
-            f" SELECT {idents(pair.columns, of='s')} FROM {pair.stage} AS s JOIN {pair.diff} AS d ON {on} WHERE d.change = 'I'"
+            f" SELECT {idents(pair.columns, of='s')} FROM {pair.stage} AS s JOIN {pair.diff} AS d ON {pair.on_stage('s')}"
+            " WHERE d.change = 'I'"
             if pair.columns
             else f"INSERT INTO {pair.table.quoted} SELECT FROM {pair.diff} AS d WHERE d.change = 'I'",
+            difference.change.insert,
+            what="insert",
+        )
+
+    def _insert_and_keep(self, difference: Difference) -> None:
+        """Insert rows that have no key, and keep what became of them: nothing would find them again."""
+        pair = difference.pair
+        plain = idents(pair.plain, of="t")
+        run(
+            self.connection,
+            f"CREATE TEMPORARY TABLE {pair.made} ON COMMIT DROP AS SELECT {plain} FROM {pair.table.source} AS t WITH NO DATA",
+        )
+        self._expect(
+            difference,
+            f"WITH made AS (INSERT INTO {pair.table.quoted} ({idents(pair.columns)}) OVERRIDING SYSTEM VALUE"
+            f" SELECT {idents(pair.columns, of='s')} FROM {pair.stage} AS s JOIN {pair.diff} AS d ON {pair.on_stage('s')}"
+            f" WHERE d.change = 'I' RETURNING {idents(pair.plain)})"
+            f" INSERT INTO {pair.made} SELECT {idents(pair.plain)} FROM made",
             difference.change.insert,
             what="insert",
         )
@@ -107,7 +125,7 @@ class Applier:
                 self._expect(
                     difference,
                     f"UPDATE {pair.table.source} AS t SET {assignments} FROM {pair.stage} AS s JOIN {pair.diff} AS d"
-                    f" ON {pair.on_diff('s')} WHERE d.change = 'U' AND {_same_row(pair)}",
+                    f" ON {pair.on_diff('s')} WHERE d.change = 'U' AND {pair.same_row()}",
                     difference.change.update,
                     what="update",
                 )
@@ -125,11 +143,11 @@ class Applier:
         run(
             self.connection,
             f"CREATE TEMPORARY TABLE {kept} ON COMMIT DROP AS SELECT {idents(carried, of='t')} FROM {pair.table.source} AS t"
-            f" JOIN {pair.diff} AS d ON {_same_row(pair)} WHERE d.change = 'U'",
+            f" JOIN {pair.diff} AS d ON {pair.same_row()} WHERE d.change = 'U'",
         )
         self._expect(
             difference,
-            f"DELETE FROM {pair.table.source} AS t USING {pair.diff} AS d WHERE d.change = 'U' AND {_same_row(pair)}",
+            f"DELETE FROM {pair.table.source} AS t USING {pair.diff} AS d WHERE d.change = 'U' AND {pair.same_row()}",
             difference.change.update,
             what="delete",
         )
@@ -160,13 +178,6 @@ def _has_fixed_column(pair: Pair) -> bool:
     assert pair.key is not None, "only asked of tables with a key"
     others = [name for name in pair.columns if name not in pair.key.columns]
     return any(pair.table.column(name).identity == "a" for name in others)
-
-
-def _same_row(pair: Pair) -> str:
-    """The live row `t` is the one that the diff row `d` has seen."""
-    if pair.key is None:
-        return "t.ctid = d.place AND t.tableoid = d.relation AND t.xmin = d.version"
-    return f"{pair.on_diff('t')} AND t.xmin = d.version"
 
 
 def parents_first(pairs: Sequence[Pair], links: Sequence[ForeignKey]) -> list[Pair]:

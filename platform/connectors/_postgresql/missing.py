@@ -6,7 +6,7 @@ partitioned otherwise by now) is not made: its rows go where the table puts them
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from connectors._postgresql import large_objects
@@ -59,6 +59,18 @@ class Missing:
 
     def __bool__(self) -> bool:
         return bool(self.views or self.partitions)
+
+    def limited_to(self, tables: Collection[tuple[str, str]]) -> "Missing":
+        """Without what was lost of tables that are not among these (schema, name)."""
+        views = [view for view in self.views if (view.facts["schema"], view.facts["table"]) in tables]
+        whole = [view for view in self.source.tables if (view.facts["schema"], view.facts["table"]) in tables]
+        wanted = {(each[0], each[1]) for view in whole for each in view.facts.get("partitions", ())}
+        partitions = [each for each in self.partitions if each in wanted]
+        return Missing(self.source, views, partitions, [root for root in self.roots if root in tables])
+
+    def without_partitions(self) -> "Missing":
+        """For a preview: attaching a partition takes locks that writers feel."""
+        return Missing(self.source, self.views)
 
     def create(self, connection: Connection, warn: Callable[[str], None]) -> None:
         """Make the tables, without indexes and constraints, and the partitions with those of their table."""

@@ -42,6 +42,7 @@ MARK = "lastro_unfinished_restore"
 INDEX_KINDS = {"CONSTRAINT", "INDEX"}
 EARLY_KINDS = {"INDEX ATTACH"}
 LINK_KIND = "FK CONSTRAINT"
+EVENT_TRIGGER = "EVENT TRIGGER"
 REFRESH_ROUNDS_MAX = 20
 
 _OCCUPIED = """
@@ -52,6 +53,23 @@ SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oi
 """
 
 _SCHEMAS = "SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' ORDER BY 1"
+
+
+def occupants(connection: Connection) -> str:
+    """Name some of what a database holds; "" when it is empty or an unfinished restore of ours."""
+    marked = value(connection, f"SELECT to_regnamespace({literal(ident(MARK))}) IS NOT NULL")
+    return "" if marked else ", ".join(row[0] for row in rows(connection, _OCCUPIED))
+
+
+def replaces_rows(connection: Connection, view: SourceView) -> bool:
+    """Whether one tenant's rows go into shared tables that are all there already."""
+    return bool(view.facts["layout"] == "rows" and _holds_tables(connection, view))
+
+
+def _holds_tables(connection: Connection, view: SourceView) -> bool:
+    names = [literal(ident(t.facts["schema"], t.facts["table"])) for t in view.tables]
+    wanted = f"unnest(ARRAY[{', '.join(names)}]::text[])"
+    return bool(value(connection, f"SELECT bool_and(to_regclass(n) IS NOT NULL) FROM {wanted} n"))
 
 
 def restore_to_database(
@@ -68,7 +86,7 @@ def restore_to_database(
         with contextlib.ExitStack() as stack:
             connections = [stack.enter_context(contextlib.closing(connect_target(config))) for _ in range(CONNECTIONS)]
             building = _Building(config, view, request, progress, connections)
-            if building.holds_tables_of_ours() and request.overwrite and view.facts["layout"] == "rows":
+            if request.overwrite and replaces_rows(building.main, view):
                 return restore_in_place(config, view, request, progress)
             return building.run()
 
@@ -158,16 +176,6 @@ class _Building:
 
     # -------------------------------------------------------- the place
 
-    def holds_tables_of_ours(self) -> bool:
-        """Whether every table of the backup is there already."""
-        names = [literal(ident(t.facts["schema"], t.facts["table"])) for t in self.view.tables]
-        return bool(
-            value(
-                self.main,
-                f"SELECT bool_and(to_regclass(n) IS NOT NULL) FROM unnest(ARRAY[{', '.join(names)}]::text[]) n",
-            )
-        )
-
     def _claim(self) -> None:
         """Make sure the database is empty, or ours to clear, and mark it as unfinished."""
         marked = value(self.main, f"SELECT to_regnamespace({literal(ident(MARK))}) IS NOT NULL")
@@ -222,7 +230,8 @@ class _Building:
             return lambda connection: self._runner(connection).run_item(item)
 
         keys = [item for item in entries if item.kind == "CONSTRAINT"]
-        indexes = [item for item in entries if item.kind == "INDEX"]
+        late = _on_late_views(entries)
+        indexes = [item for item in entries if item.kind == "INDEX" and item not in late]
         # A foreign key to a partitioned table waits until the partitions' indexes are attached.
         attached = any(item.kind in EARLY_KINDS for item in entries)
         links = [] if attached else [item for item in entries if item.kind == LINK_KIND]
@@ -236,7 +245,8 @@ class _Building:
             spread(self.connections, jobs, self.progress)
         except psycopg.errors.SyntaxError as error:
             raise TargetError(f"an index definition cannot be read: {error.diag.message_primary}") from None
-        rest = [item for item in entries if item.kind not in INDEX_KINDS and item not in links]
+        done = {id(item) for item in (*keys, *indexes, *links)}
+        rest = [item for item in entries if id(item) not in done]
         rest.sort(key=lambda item: item.kind not in EARLY_KINDS)
         self._runner(self.main).run_all(rest)
 

@@ -59,6 +59,12 @@ SELECT p.proname FROM pg_proc p WHERE p.pronamespace = to_regnamespace({name}) A
 """
 
 
+def objects_inside(connection: Connection, schema: str) -> str:
+    """Say how many objects a schema holds; "" when there is no such schema, or it is empty."""
+    count = value(connection, _INSIDE.format(name=literal(ident(schema))))
+    return f"{count} objects" if count else ""
+
+
 @dataclass
 class _SchemaWork:
     """What both ways of filling a schema share."""

@@ -4,8 +4,9 @@ Columns are matched by name. What the backup has and the target lacks is loaded 
 what the target has and the backup lacks keeps its value in rows that stay and takes its default in rows that come back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import psycopg
 
@@ -16,8 +17,28 @@ from connectors._postgresql.quoting import ident, idents
 from connectors._postgresql.rowtext import RowText, fresh_name
 from connectors._postgresql.scope import Scope
 from engine.errors import SchemaMismatch
-from engine.ports import TableView
+from engine.ports import Column, KeySpec
 from engine.progress import Progress
+
+
+class StoredRows(Protocol):
+    """What staging needs of a table of a backup, or of a section of a change image."""
+
+    name: str
+    module: str
+    columns: tuple[Column, ...]
+    key: KeySpec
+    sha256: str
+    facts: Mapping[str, Any]
+
+    @property
+    def row_count(self) -> int: ...
+
+    @property
+    def byte_count(self) -> int: ...
+
+    def rows(self) -> Iterator[list[bytes]]:
+        """Row lines in batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +46,7 @@ class Pair:
     """A table of the backup and the table of the target that it goes into."""
 
     number: int
-    view: TableView
+    view: StoredRows
     scope: Scope
     key: Key | None
     """By which rows are matched; None: by the digest of the whole row."""
@@ -35,6 +56,13 @@ class Pair:
     added: tuple[str, ...]
     mark: str
     ordinal: str
+    touched: str = ""
+    """A query for the keys (or marks and ordinals) that an undo is limited to; "": every row of the scope."""
+
+    @property
+    def plain(self) -> tuple[str, ...]:
+        """All columns of the target that can be written, in the target's order."""
+        return tuple(column.name for column in self.table.columns if not column.generated)
 
     @property
     def changed(self) -> tuple[tuple[str, str, str], ...]:
@@ -56,6 +84,21 @@ class Pair:
         return f"lastro_diff_{self.number}"
 
     @property
+    def left(self) -> str:
+        """Rows that differ and are not changed, and why."""
+        return f"lastro_left_{self.number}"
+
+    @property
+    def before(self) -> str:
+        """Live rows as they were before they were updated or deleted."""
+        return f"lastro_before_{self.number}"
+
+    @property
+    def made(self) -> str:
+        """Inserted rows of a table without a key, as the target holds them."""
+        return f"lastro_made_{self.number}"
+
+    @property
     def text(self) -> RowText:
         """The rows' text over the columns that both have, for the digest of rows without a key."""
         return RowText(self.table, tuple(self.table.column(name) for name in self.columns), self.view.key, True)
@@ -72,15 +115,28 @@ class Pair:
         pairs = enumerate(zip(self.key.columns, self.key.equals, strict=True))
         return " AND ".join(f"{side}.{ident(name)} {equals} d.k{n}" for n, (name, equals) in pairs)
 
+    def on_stage(self, side: str, diff: str = "d") -> str:
+        """Join the staged rows with a diff row."""
+        if self.key is None:
+            return f"{side}.{self.mark} = {diff}.k0 AND {side}.{self.ordinal} = {diff}.k1"
+        pairs = enumerate(zip(self.key.columns, self.key.equals, strict=True))
+        return " AND ".join(f"{side}.{ident(name)} {equals} {diff}.k{n}" for n, (name, equals) in pairs)
 
-def lost_partitions(view: TableView, table: Table) -> list[tuple[str, str, str]]:
+    def same_row(self, live: str = "t", diff: str = "d") -> str:
+        """The live row is the very version that the diff row has seen; the source must offer xmin, ctid and tableoid."""
+        if self.key is None:
+            return f"{live}.ctid = {diff}.place AND {live}.tableoid = {diff}.relation AND {live}.xmin = {diff}.version"
+        return f"{self.on_stage(live, diff)} AND {live}.xmin = {diff}.version"
+
+
+def lost_partitions(view: StoredRows, table: Table) -> list[tuple[str, str, str]]:
     """(schema, name, bound) of partitions that the table had at the backup and no longer has."""
     present = {(schema, name) for schema, name, _ in table.partitions}
     known = (tuple(each) for each in view.facts.get("partitions", ()))
     return [(each[0], each[1], each[2]) for each in known if (each[0], each[1]) not in present]
 
 
-def pair_up(view: TableView, scope: Scope, number: int) -> Pair:
+def pair_up(view: StoredRows, scope: Scope, number: int) -> Pair:
     """Match columns and key; SchemaMismatch with the reason when the rows cannot go there."""
     table = scope.table
     kept = {column.name for column in view.columns if not column.generated}
@@ -144,7 +200,7 @@ def load_stage(connection: Connection, pair: Pair, progress: Progress) -> None:
 
 
 def copy_in(
-    connection: Connection, quoted_table: str, columns: Sequence[str], view: TableView, progress: Progress
+    connection: Connection, quoted_table: str, columns: Sequence[str], view: StoredRows, progress: Progress
 ) -> None:
     """COPY every row of the view into a table; SchemaMismatch naming the table when a value does not fit."""
     try:

@@ -1,0 +1,59 @@
+"""Change images of PostgreSQL: the changed rows as they were and as they became (docs/formats/change-image.md)."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from connectors._postgresql.config import PostgresqlConfig
+from connectors._postgresql.connection import Connection
+from connectors._postgresql.difference import Difference
+from connectors._postgresql.part import copy_lines
+from connectors._postgresql.quoting import idents
+from connectors._postgresql.staging import Pair
+from engine.ports import ImageSink
+
+SOURCE_SETTINGS = ("layout", "schema", "tenant_column", "tenant_value")
+"""Settings by which an undo knows that it goes back where the image came from."""
+
+Rows = Literal["before", "after"]
+
+
+def write_image(
+    connection: Connection, config: PostgresqlConfig, differences: Sequence[Difference], sink: ImageSink
+) -> None:
+    """Write every changed row, parents first; inside the transaction that has applied the differences."""
+    for difference in differences:
+        for rows_of, query in _sections(difference):
+            sink.table(_header(config, difference.pair, rows_of))
+            with contextlib.closing(copy_lines(connection, query)) as batches:
+                for lines in batches:
+                    sink.rows(lines)
+
+
+def _sections(difference: Difference) -> Iterator[tuple[Rows, str]]:
+    pair, change = difference.pair, difference.change
+    if change.update or change.delete:
+        yield "before", f"SELECT {idents(pair.plain)} FROM {pair.before}"
+    if not (change.insert or change.update):
+        return
+    if pair.key is None:
+        source = pair.made if pair.plain else f"(SELECT FROM {pair.diff} WHERE change = 'I') AS made"
+        yield "after", f"SELECT {idents(pair.plain)} FROM {source}"
+        return
+    live = f"{pair.table.source} AS t JOIN {pair.diff} AS d ON {pair.on_diff('t')} WHERE d.change IN ('I', 'U')"
+    yield "after", f"SELECT {idents(pair.plain, of='t')} FROM {live}"
+
+
+def _header(config: PostgresqlConfig, pair: Pair, rows_of: Rows) -> Mapping[str, Any]:
+    table = pair.table
+    return {
+        "name": table.display,
+        "module": pair.view.module,
+        "schema": table.schema,
+        "table": table.name,
+        "columns": list(pair.plain),
+        "types": [table.column(name).type for name in pair.plain],
+        "key": list(pair.key.columns) if pair.key is not None else [],
+        "rows": rows_of,
+        "source": {name: getattr(config, name) for name in SOURCE_SETTINGS},
+    }
