@@ -24,15 +24,30 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 from connectors import registry
+from connectors._scratch import FolderScratch
 from connectors._sqlite.catalog import catalog_read, quote
 from connectors._sqlite.connect import cache_enlarge, connect, source_errors, target_errors
 from connectors._sqlite.dump import dump
+from connectors._sqlite.inplace import InPlace
+from connectors._sqlite.newfile import prepare_new, preview_new
+from connectors._sqlite.planner import Planner, preview_of
+from connectors._sqlite.prepared import FileIdentity, probe
 from connectors._sqlite.read import Layout, SqliteView
-from connectors._sqlite.restore import SqliteRestore, StoredSchema
 from connectors._sqlite.scope import Scope, scope_find
+from connectors._sqlite.undo import Undo
 from engine.adapters import setting
-from engine.errors import SourceError, SourceUnsupported, TargetOccupied, TargetUnreachable, UsageError
-from engine.ports import Probe, RestoreReport, RestoreRequest, SourceReader, SourceView
+from engine.errors import SourceError, SourceUnsupported, TargetOccupied, UsageError
+from engine.plans import Preview
+from engine.ports import (
+    ImageView,
+    PreparedRestore,
+    Probe,
+    RestoreReport,
+    RestoreRequest,
+    ScratchSite,
+    SourceReader,
+    SourceView,
+)
 from engine.progress import Progress
 
 GZIP_LEVEL = 5
@@ -79,7 +94,7 @@ class SqliteConfig:
 
 
 @registry.register
-class SqliteConnector:
+class SqliteConnector(FolderScratch):
     """Reads and restores SQLite files."""
 
     kind: ClassVar[str] = "sqlite"
@@ -181,17 +196,67 @@ class SqliteConnector:
 
         Raises TargetError and its children, SchemaMismatch among them; the target is then as it was.
         """
+        with self.prepare(view, request, progress) as prepared:
+            prepared.commit()
+            report: RestoreReport = prepared.report
+            return report
+
+    def preview(self, view: SourceView, request: RestoreRequest, progress: Progress) -> Preview:
+        """Say what `restore` would do. Writers go on in WAL mode; in the others a private copy is read."""
         layout = self._layout_of(view)
-        path = self._config.path
-        with target_errors(path):
-            exists = os.path.exists(path) and os.path.getsize(path) > 0
-            if not exists:
-                return self._restore_new(view, layout, request, progress)
-            if not request.in_place and not request.overwrite:
-                raise TargetOccupied(f"{path} exists", hint="choose another path, or confirm that it may be changed")
+        with target_errors(self._config.path):
+            if not self._exists():
+                return preview_new(view, request, progress)
+            self._permitted(request)
+            with self._reading(progress) as connection:
+                return preview_of(Planner(connection, view, layout, request, progress).plan(), request)
+
+    @contextmanager
+    def prepare(self, view: SourceView, request: RestoreRequest, progress: Progress) -> Iterator[PreparedRestore]:
+        """Hold the write lock of the file until the commit, or a finished file that has not got its name."""
+        layout, path = self._layout_of(view), self._config.path
+        if not self._exists():
+            with prepare_new(path, view, request, progress, timeout=self._config.busy_seconds) as made:
+                yield made
+            return
+        self._permitted(request)
+        with self._writing() as (connection, file):
+            with target_errors(path):
+                prepared = InPlace(connection, file, view, layout, request, progress).run()
+            yield prepared
+
+    @contextmanager
+    def prepare_undo(self, image: ImageView, request: RestoreRequest, progress: Progress) -> Iterator[PreparedRestore]:
+        """Put back what a change image holds. Raises StalePlan, SourceUnsupported, SchemaMismatch, TargetError."""
+        with self._writing() as (connection, file):
+            with target_errors(self._config.path):
+                prepared = Undo(connection, image, self._config.scope, request, progress).prepare(file)
+            yield prepared
+
+    def preview_undo(self, image: ImageView, request: RestoreRequest, progress: Progress) -> Preview:
+        """What `prepare_undo` would do."""
+        with target_errors(self._config.path), self._reading(progress) as connection:
+            return Undo(connection, image, self._config.scope, request, progress).preview()
+
+    def settle(self, token: Mapping[str, Any]) -> bool | None:
+        """Look whether the rows that the token names are as they were or as they were to be.
+
+        None when somebody changed them meanwhile, or when the file cannot be read. A file that was made is known by its inode.
+        """
+        path = token["path"]
+        try:
+            found = FileIdentity.of(path)
+        except FileNotFoundError:
+            return False if "inode" in token else None
+        except OSError:
+            return None
+        if "inode" in token:
+            return (found.device, found.inode) == (token["device"], token["inode"])
+        try:
             with contextlib.closing(connect(path, "rw", timeout=self._config.busy_seconds)) as connection:
-                cache_enlarge(connection)
-                return SqliteRestore(connection, view, layout, request, progress, fresh=False).run()
+                return probe(connection, token)
+        except sqlite3.Error:
+            return None
 
     def _layout_of(self, view: SourceView) -> Layout:
         layout = self._config.scope
@@ -207,34 +272,37 @@ class SqliteConnector:
                 )
         return layout
 
-    def _restore_new(
-        self, view: SourceView, layout: Layout, request: RestoreRequest, progress: Progress
-    ) -> RestoreReport:
-        path = os.path.abspath(self._config.path)
-        folder = os.path.dirname(path)
-        if not os.path.isdir(folder):
-            raise TargetUnreachable(f"there is no folder {folder}", hint="create it first")
-        left = [path + suffix for suffix in ("-wal", "-journal") if os.path.exists(path + suffix)]
-        if left and not request.in_place and not request.overwrite:
-            raise TargetOccupied(f"{left[0]} exists", hint="choose another path, or confirm that it may be removed")
-        staged = f"{path}.lastro-{request.label}"
-        _remove(staged)
-        pragmas = StoredSchema.of(view).pragmas
-        try:
-            with contextlib.closing(connect(staged, "rwc", timeout=self._config.busy_seconds)) as connection:
-                os.chmod(staged, 0o600)
-                for name in ("page_size", "encoding", "auto_vacuum"):
-                    value = str(pragmas[name])
-                    connection.execute(f"PRAGMA {name} = {quote(value)}")
-                report = SqliteRestore(connection, view, layout, request, progress, fresh=True).run()
-                for name in ("application_id", "user_version"):
-                    connection.execute(f"PRAGMA {name} = {int(pragmas[name])}")
-                if pragmas["journal_mode"] == "wal":
-                    connection.execute("PRAGMA journal_mode = WAL")
-            _publish(staged, path)
-            return report
-        finally:
-            _remove(staged)
+    def _exists(self) -> bool:
+        path = self._config.path
+        return os.path.exists(path) and os.path.getsize(path) > 0
+
+    def _permitted(self, request: RestoreRequest) -> None:
+        if not request.in_place and not request.overwrite:
+            raise TargetOccupied(
+                f"{self._config.path} exists", hint="choose another path, or confirm that it may be changed"
+            )
+
+    @contextmanager
+    def _writing(self) -> Iterator[tuple[sqlite3.Connection, FileIdentity]]:
+        """A connection that may write; what was not committed is rolled back."""
+        path = self._config.path
+        with target_errors(path):
+            file = FileIdentity.of(path)
+            connection = connect(path, "rw", timeout=self._config.busy_seconds)
+        with contextlib.closing(connection):
+            with target_errors(path):
+                cache_enlarge(connection)
+            try:
+                yield connection, file
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+
+    def scratch_ask(self, name: str, site: ScratchSite, question: str, *, seconds: int) -> str:
+        """Ask the restored file, which is opened read-only."""
+        from connectors._sqlite.scratch import ask
+
+        return ask(self._scratch_path(name, site), question, seconds=seconds)
 
     def export(self, view: SourceView, folder: str, progress: Progress) -> list[str]:
         """Write `<source>.sql.gz`, readable by `gunzip -c … | sqlite3 new.db`."""
@@ -300,32 +368,3 @@ def _scope_shown(scope: Scope) -> dict[str, str]:
         name: f"through {', '.join(scope.through[name])}" if name in scope.through else "tenant column"
         for name in scope.where
     }
-
-
-def _remove(path: str) -> None:
-    for suffix in ("", "-journal", "-wal", "-shm"):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path + suffix)
-
-
-def _publish(staged: str, path: str) -> None:
-    """Give a finished file its name, unless another took it meanwhile; durable when this returns."""
-    descriptor = os.open(staged, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    if os.path.exists(path) and os.path.getsize(path) == 0:
-        os.unlink(path)
-    # SQLite would replay a lost database's log or journal into this one; it drops them itself beside an empty file.
-    if not os.path.lexists(path):
-        _remove(path)
-    try:
-        os.link(staged, path)
-    except FileExistsError:
-        raise TargetOccupied(f"{path} appeared during the restore", hint="choose another path") from None
-    folder = os.open(os.path.dirname(path), os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -204,11 +204,11 @@ def test_nothing_is_overwritten_unasked(bench: Bench, source: Path, tmp_path: Pa
 
 
 def test_schema_that_cannot_fit_is_refused_whole(bench: Bench, source: Path) -> None:
-    """Goal: a column that is gone, or a new one without value, refuses; nothing changes. Method: alter, restore."""
+    """Goal: a key that is gone, or a new column without value, refuses; nothing changes. Method: alter, restore."""
     manifest = bench.backup(database(source))
     shutil.copy(source, source.with_suffix(".kept"))
     for script in (
-        "ALTER TABLE counted RENAME COLUMN v TO renamed; UPDATE plain SET v = 1;",
+        "ALTER TABLE counted RENAME COLUMN id TO renamed; UPDATE plain SET v = 1;",
         "CREATE TABLE n2(id INTEGER PRIMARY KEY, v TEXT UNIQUE, must INT NOT NULL); DROP TABLE counted; ALTER TABLE n2 RENAME TO counted;",
         "DROP TABLE named; CREATE VIEW named AS SELECT 1;",
     ):

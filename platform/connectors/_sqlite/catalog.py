@@ -34,6 +34,16 @@ class ForeignKey:
 
 
 @dataclass(frozen=True, slots=True)
+class Index:
+    """A plain index (no expressions); `collations` belong to its columns."""
+
+    columns: tuple[str, ...]
+    collations: tuple[str, ...]
+    unique: bool
+    partial: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     name: str
     sql: str
@@ -45,6 +55,15 @@ class Table:
     alias: str | None
     """The INTEGER PRIMARY KEY column, which is the rowid."""
     foreign_keys: tuple[ForeignKey, ...] = ()
+    indexes: tuple[Index, ...] = ()
+
+    @property
+    def uniques(self) -> list[Index]:
+        """Keys whose values no two rows share: the primary key, then unique constraints and indexes of whole columns."""
+        found = [each for each in self.indexes if each.unique and not each.partial]
+        if self.alias:
+            found.insert(0, Index((self.alias,), ("BINARY",), unique=True, partial=False))
+        return found
 
     @property
     def stored(self) -> tuple[TableColumn, ...]:
@@ -132,7 +151,18 @@ def _table(connection: sqlite3.Connection, name: str, sql: str, sort: str, witho
         if not any(row[3] == "pk" for row in indexes):  # INTEGER PRIMARY KEY DESC is no alias: it has an index.
             alias = keyed[0].name
             rowid = rowid or quote(alias)
-    return Table(name, sql, sort, columns, rowid, alias, _foreign_keys(connection, name))
+    return Table(name, sql, sort, columns, rowid, alias, _foreign_keys(connection, name), _indexes(connection, name))
+
+
+def _indexes(connection: sqlite3.Connection, name: str) -> tuple[Index, ...]:
+    found = []
+    for _, index, unique, _, partial in connection.execute(f"PRAGMA main.index_list({quote(name)})").fetchall():
+        info = connection.execute(f"PRAGMA main.index_xinfo({quote(index)})").fetchall()
+        keys = [(row[2], row[4]) for row in info if row[5]]
+        if all(column is not None for column, _ in keys):
+            columns, collations = zip(*keys, strict=True)
+            found.append(Index(columns, collations, bool(unique), bool(partial)))
+    return tuple(found)
 
 
 def _foreign_keys(connection: sqlite3.Connection, name: str) -> tuple[ForeignKey, ...]:

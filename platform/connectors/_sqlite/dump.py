@@ -5,7 +5,7 @@ from typing import Any
 
 from connectors._sqlite.catalog import quote
 from connectors._sqlite.lines import RawText, tuples_of
-from connectors._sqlite.restore import StoredSchema
+from connectors._sqlite.stored import StoredSchema
 from engine.ports import SourceView, TableView
 
 

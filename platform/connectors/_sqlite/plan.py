@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from connectors._sqlite.catalog import Catalog, Table, quote
 from connectors._sqlite.lines import field_of, rows_of
-from engine.errors import SchemaMismatch, SourceUnsupported
+from engine.errors import SourceUnsupported
 from engine.ports import KeyKind, KeySpec, unescape_field
 
 BATCH_BYTES = 2 << 20
@@ -41,16 +41,21 @@ class TablePlan:
     leading: tuple[str, ...]
     """Expressions of the synthetic fields."""
     order: tuple[str, ...]
+    place: str = ""
+    """Where the rows lie when not in the table itself: a temporary table with columns of the same names."""
 
     def select(self, where: str | None = None, *, handle: bool = False) -> str:
         """The statement; with `handle` the rowid comes as one more column behind all others."""
         wanted = [*self.leading, *map(quote, self.columns)]
         if handle:
-            wanted.append(self.table.rowid or "NULL")
+            wanted.append((self.table.rowid or "NULL") if not self.place else "NULL")
+        order = [*self.order]
+        if handle and self.mode == "content" and self.table.rowid:
+            order.append(self.table.rowid)  # Of equal rows always the same ones go.
         condition = " AND ".join(f"({each})" for each in (self.where, where) if each)
         return (
-            f"SELECT {', '.join(wanted)} FROM main.{quote(self.table.name)}"
-            f"{' WHERE ' + condition if condition else ''} ORDER BY {', '.join(self.order)}"
+            f"SELECT {', '.join(wanted)} FROM {self.place or 'main.' + quote(self.table.name)}"
+            f"{' WHERE ' + condition if condition else ''} ORDER BY {', '.join(order)}"
         )
 
 
@@ -91,75 +96,40 @@ def plan_make(
     """Choose the key of a table to be backed up; `whole` for a database that is the tenant's alone."""
     stored = tuple(each.name for each in table.stored)
     if table.alias:
-        return _plan(table, "alias", ("int",), (table.alias,), stored, where)
+        return plan_by(table, "alias", ("int",), (table.alias,), stored, where)
     if whole and table.rowid:
-        return _plan(table, "rowid", ("int",), (), stored, where)
+        return plan_by(table, "rowid", ("int",), (), stored, where)
     if table.primary:
-        kinds = _kinds(connection, catalog, table, where)
+        kinds = key_kinds(connection, catalog, table, where, table.primary)
         if kinds is not None:
-            return _plan(table, "primary", kinds, table.primary, stored, where)
+            return plan_by(table, "primary", kinds, table.primary, stored, where)
     if table.rowid is None:
         raise SourceUnsupported(f"table {table.name} has neither a rowid nor a usable key")
-    return _plan(table, "content", ("text", "int"), (), stored, where)
+    return plan_by(table, "content", ("text", "int"), (), stored, where)
 
 
-def plan_again(
+def key_kinds(
     connection: sqlite3.Connection,
     catalog: Catalog,
     table: Table,
-    *,
-    mode: KeyMode,
-    key: KeySpec,
+    where: str | None,
     columns: Sequence[str],
-    where: str | None,
-) -> TablePlan:
-    """The plan by which a backup was read, on the table as a target has it. Raises SchemaMismatch."""
-    missing = [name for name in columns if table.column(name) is None or table.column(name) not in table.stored]
-    if missing:
-        raise SchemaMismatch(
-            f"table {table.name} has no column {missing[0]} to restore into",
-            hint="restore to another place (path=FILE), or bring the schema back to that of the backup",
-        )
-    kinds = key.kinds
-    own = columns[: len(kinds) - key.synthetic]
-    if (mode == "alias" and table.alias != own[0]) or (mode == "rowid" and table.rowid is None):
-        raise SchemaMismatch(f"table {table.name} has another primary key than in the backup")
-    if mode == "primary":
-        now = _kinds(connection, catalog, table, where, dict(zip(own, kinds, strict=True)))
-        if {*table.primary} != {*own} or now is None:
-            raise SchemaMismatch(f"table {table.name} has another primary key than in the backup")
-        for name, kind, found in zip(own, kinds, _in_order(table.primary, now, own), strict=True):
-            if kind not in (found, "hash"):
-                raise SchemaMismatch(
-                    f"table {table.name}: key column {name} holds values that are no {kind} as in the backup",
-                    hint="remove those rows, or restore to another place (path=FILE)",
-                )
-    return _plan(table, mode, kinds, own, tuple(columns), where)
-
-
-def _in_order(names: Sequence[str], kinds: Sequence[KeyKind], wanted: Sequence[str]) -> list[KeyKind]:
-    by_name = dict(zip(names, kinds, strict=True))
-    return [by_name[name] for name in wanted]
-
-
-def _kinds(
-    connection: sqlite3.Connection,
-    catalog: Catalog,
-    table: Table,
-    where: str | None,
+    *,
     empty: Mapping[str, KeyKind] | None = None,
+    place: str = "",
 ) -> tuple[KeyKind, ...] | None:
-    """Kinds by what the key columns really hold; None when a NULL makes the key unusable.
+    """Kinds by what key columns really hold, in the table or in `place`; None when a NULL makes the key unusable.
 
     Without rows a column's kind is that of `empty`, or what the column is declared to hold.
     """
     parts = []
-    for name in map(quote, table.primary):
+    for name in map(quote, columns):
         parts += [f"min(typeof({name}) = 'integer')", f"min(typeof({name}) = 'text')", f"max({name} IS NULL)"]
     condition = f" WHERE {where}" if where else ""
-    found = connection.execute(f"SELECT {', '.join(parts)} FROM main.{quote(table.name)}{condition}").fetchone()
+    source = place or f"main.{quote(table.name)}"
+    found = connection.execute(f"SELECT {', '.join(parts)} FROM {source}{condition}").fetchone()
     kinds: list[KeyKind] = []
-    for at, column in enumerate(table.primary):
+    for at, column in enumerate(columns):
         integer, text, null = found[3 * at : 3 * at + 3]
         if null:
             return None
@@ -174,7 +144,7 @@ def _kinds(
     return tuple(kinds)
 
 
-def _plan(
+def plan_by(
     table: Table,
     mode: KeyMode,
     kinds: tuple[KeyKind, ...],
@@ -182,6 +152,7 @@ def _plan(
     stored: Sequence[str],
     where: str | None,
 ) -> TablePlan:
+    """The plan of a mode that is known: `own` are the key's columns, `stored` all that are read."""
     columns = (*own, *(name for name in stored if name not in own))
     leading: tuple[str, ...] = ()
     order: tuple[str, ...]

@@ -1,0 +1,225 @@
+"""A restore into a database that exists: planned, applied and checked in one transaction that is still open."""
+
+import hashlib
+import sqlite3
+from collections.abc import Mapping
+from threading import RLock
+from typing import Any
+
+from connectors._sqlite.applying import Definitions, rows_apply, rows_check, transaction_begin, violations
+from connectors._sqlite.catalog import Catalog, catalog_read, quote
+from connectors._sqlite.plan import plan_make, rows_select
+from connectors._sqlite.planner import Plan, Planner
+from connectors._sqlite.prepared import FileIdentity, PreparedSqlite
+from connectors._sqlite.read import Layout
+from connectors._sqlite.references import relations_of
+from connectors._sqlite.scope import Scope
+from connectors._sqlite.scoping import scope_of
+from engine.errors import StalePlan, TargetError
+from engine.ports import Check, RestoreReport, RestoreRequest, SourceView
+from engine.progress import Progress
+from engine.table_runs import table_digest
+
+
+def digest_check(digest: str, request: RestoreRequest) -> None:
+    """Raise StalePlan when the approved plan was another one."""
+    if request.digest and request.digest != digest:
+        raise StalePlan("the rows that would change are not those of the plan", hint="look at a new preview")
+
+
+def sequences_of(connection: sqlite3.Connection) -> dict[str, int]:
+    """What AUTOINCREMENT has given out, by table."""
+    if connection.execute("SELECT 1 FROM main.sqlite_schema WHERE name = 'sqlite_sequence'").fetchone() is None:
+        return {}
+    rows = connection.execute("SELECT name, seq FROM main.sqlite_sequence").fetchall()
+    return {name.decode(): int(value or 0) for name, value in rows}
+
+
+class InPlace:
+    """One restore into an open connection (text as bytearray, no transaction yet)."""
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        file: FileIdentity,
+        view: SourceView,
+        layout: Layout,
+        request: RestoreRequest,
+        progress: Progress,
+    ) -> None:
+        self._connection, self._file, self._view, self._layout = connection, file, view, layout
+        self._request, self._progress = request, progress
+        self._definitions = Definitions(connection)
+        self._database = view.facts["layout"] == "database"
+
+    def run(self) -> PreparedSqlite:
+        """Do everything but the commit. Raises StalePlan, SchemaMismatch, TargetError; the caller rolls back."""
+        connection = self._connection
+        transaction_begin(connection)
+        self._file.check()
+        plan = Planner(connection, self._view, self._layout, self._request, self._progress).plan()
+        digest_check(plan.digest, self._request)
+        by_name = {each.name: each for each in plan.changes}
+        relations = relations_of(plan.catalog, by_name, plan.missing)
+        broken = violations(connection, relations)
+        others = self._fingerprint(plan.catalog, plan.scope)
+        sequences = sequences_of(connection)
+        self._progress.phase("apply")
+        self._tables_create(plan)
+        self._definitions.silence(each.name for each in plan.changes if each.adds or each.removes)
+        silenced = bool(self._definitions.silenced)
+        applied = rows_apply(connection, plan.changes, self._progress)
+        self._sequences(plan)
+        self._objects_create(plan)
+        self._definitions.speak()
+        self._notes(plan, silenced)
+        self._progress.phase("check")
+        checks = self._checks(plan)
+        neighbours = self._neighbours(others, applied)
+        self._references(plan, broken, violations(connection, relations))
+        report = RestoreReport(
+            tables=tuple(each.counts() for each in plan.changes),
+            checks=(*checks, self._schema_check(plan)),
+            neighbours=neighbours,
+            warnings=tuple(plan.warnings),
+            digest=plan.digest,
+        )
+        self._progress.check()
+        now = sequences_of(connection) if self._layout.whole else {}
+        pairs = {name: (sequences.get(name), value) for name, value in now.items()}
+        return PreparedSqlite(
+            connection, self._file, self._layout, plan.changes, report, self._definitions.created, (), pairs
+        )
+
+    # ------------------------------------------------ schema
+
+    def _wanted(self, plan: Plan) -> set[str]:
+        """Missing tables that are made: all, or of a selection those that get rows or were chosen."""
+        by_name = {each.name: each for each in plan.changes}
+        return {name for name in plan.missing if by_name[name].selected or by_name[name].adds}
+
+    def _tables_create(self, plan: Plan) -> None:
+        """Virtual tables first: they make their own shadow tables, whose first rows give way to the backup's."""
+        wanted = self._wanted(plan)
+        definitions = plan.stored.of_type("table")
+        if self._database and self._request.mode == "full":
+            known = set(plan.catalog.tables)
+            wanted |= {each["name"] for each in definitions} - known
+        definitions.sort(key=lambda each: plan.stored.sorts.get(each["name"]) != "virtual")
+        for each in definitions:
+            if each["name"] in wanted and each["name"] not in (before := self._definitions.names()):
+                self._definitions.create(each)
+                if plan.stored.sorts.get(each["name"]) == "virtual":
+                    for name in self._definitions.names() - before:
+                        if name in plan.missing:
+                            self._connection.execute(f"DELETE FROM main.{quote(name)}")
+
+    def _objects_create(self, plan: Plan) -> None:
+        """Indexes, views and triggers that are missing: all of a database, else those of tables made anew."""
+        if not self._layout.whole:
+            return
+        wanted, existing = self._wanted(plan), self._definitions.names()
+        all_of_it = self._database and self._request.mode == "full"
+        types = ("index", "view", "trigger") if self._database else ("index",)
+        silenced = set(self._definitions.silenced)
+        for each in plan.stored.of_type(*types):
+            if each["name"] not in existing | silenced and (all_of_it or each["table"] in wanted):
+                self._definitions.create(each)
+
+    def _notes(self, plan: Plan, silenced: bool) -> None:
+        if not self._layout.whole and silenced:
+            plan.warnings.append(
+                "triggers did not fire on restored rows: what they maintain (search indexes, counters) may need a rebuild"
+            )
+        version, then = plan.catalog.pragmas["user_version"], plan.stored.pragmas["user_version"]
+        if self._database and version != then:
+            plan.warnings.append(f"user_version stays {version}; it was {then} at the backup")
+
+    def _schema_check(self, plan: Plan) -> Check:
+        names, missing = self._definitions.names(), []
+        if self._database and self._request.mode == "full":
+            missing = [each["name"] for each in plan.stored.objects if each["name"] not in names]
+        return Check("schema_compatibility", not missing, expected=[], actual=missing)
+
+    def _sequences(self, plan: Plan) -> None:
+        """Sequences never move backwards: an id given out since the backup is not given out again."""
+        if not self._layout.whole:
+            return
+        now = sequences_of(self._connection)
+        chosen = {each.name for each in plan.changes if each.selected}
+        for name, value in plan.stored.sequences.items():
+            if name not in chosen:
+                continue
+            if name not in now:
+                self._connection.execute("INSERT INTO sqlite_sequence(name, seq) VALUES (?, ?)", (name, value))
+            elif now[name] < value:
+                self._connection.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = ?", (value, name))
+
+    # ------------------------------------------------ proof
+
+    def _checks(self, plan: Plan) -> tuple[Check, Check]:
+        """What was decided is there; of a full restore besides that each table is what the manifest says."""
+        found = rows_check(plan.changes)
+        if self._request.mode != "full":
+            return found
+        catalog = catalog_read(self._connection)
+        scope = scope_of(self._connection, catalog, self._layout)
+        digests, counts, wanted, rows = {}, {}, {}, {}
+        by_name = {each.name: each for each in plan.changes}
+        for view in self._view.tables:
+            match = plan.matches[view.name]
+            if not view.sha256 or match.removed or match.staged or by_name[view.name].leaves:
+                continue
+            where = scope.where.get(view.name)
+            digests[view.name], counts[view.name], _ = table_digest(match.lines(self._connection, where), view.key)
+            wanted[view.name], rows[view.name] = view.sha256, view.row_count
+            if (digests[view.name], counts[view.name]) != (view.sha256, view.row_count):
+                raise TargetError(
+                    f"table {view.name} is not what the backup holds after the restore; everything was rolled back",
+                    hint="the table's column types or constraints changed values; restore to another place (path=FILE)",
+                )
+        checksums, integrity = found
+        return (
+            Check(
+                "checksum_verification",
+                True,
+                {**dict(checksums.expected), **wanted},
+                {**dict(checksums.actual), **digests},
+            ),
+            Check("data_integrity", True, {**dict(integrity.expected), **rows}, {**dict(integrity.actual), **counts}),
+        )
+
+    def _fingerprint(self, catalog: Catalog, scope: Scope) -> dict[str, str]:
+        """Digest of every row outside the scope, per table; empty unless a proof was asked for."""
+        if not self._request.prove or self._layout.whole:
+            return {}
+        digests = {}
+        for table in catalog.plain:
+            plan = plan_make(self._connection, catalog, table, whole=True, where=scope.outside(table.name))
+            digest = hashlib.sha256()
+            for rows, _ in rows_select(self._connection, RLock(), plan):
+                digest.update(b"\n".join(rows) + b"\n")
+            digests[table.name] = digest.hexdigest()
+        return digests
+
+    def _neighbours(self, others: dict[str, str], applied: int) -> Mapping[str, Any]:
+        proof: dict[str, Any] = {"planned": applied, "applied": applied}
+        if others:
+            catalog = catalog_read(self._connection)
+            after = self._fingerprint(catalog, scope_of(self._connection, catalog, self._layout))
+            differ = sorted(name for name in others if others[name] != after.get(name))
+            if differ:
+                raise TargetError(f"rows of others changed in {', '.join(differ)}; everything was rolled back")
+            proof["fingerprints"] = after
+        return proof
+
+    def _references(self, plan: Plan, before: Any, after: Any) -> None:
+        """The plan has looked at references already; this asks SQLite itself."""
+        new = after - before
+        if not new or (self._layout.whole and self._request.mode == "full"):
+            return
+        tables = sorted({row[0].decode() for row in new})
+        raise TargetError(
+            f"{new.total()} restored rows refer to rows that do not exist, in {', '.join(tables)}; everything was rolled back",
+            hint="bring back the shared rows they refer to, or merge, then restore again",
+        )
