@@ -4,6 +4,7 @@ The root key wraps, per repository, one id key, one Ed25519 signing seed and one
 Wrapping is AES-256-GCM under HKDF-SHA256(root, random salt, context), so equal secrets never look equal.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -119,7 +120,7 @@ class Keyring:
         """Names the writing epoch in manifests: repository and epoch, nothing secret."""
         return f"{self.repository_id}/{self.epoch}"
 
-    @property
+    @functools.cached_property
     def public_key(self) -> bytes:
         return Ed25519PrivateKey.from_private_bytes(self.signing_seed).public_key().public_bytes_raw()
 
@@ -129,6 +130,10 @@ class Keyring:
 
     def verifier(self) -> Ed25519PublicKey:
         """The public half, which checks what `sign` made."""
+        return self._verifier
+
+    @functools.cached_property
+    def _verifier(self) -> Ed25519PublicKey:
         return Ed25519PublicKey.from_public_bytes(self.public_key)
 
     def chunk_id_key(self, domain: str) -> bytes:

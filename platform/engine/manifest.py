@@ -35,10 +35,29 @@ def canonical(value: Any) -> bytes:
 
 def document_digest(document: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of a document without its own checksum and signature."""
+    return hashlib.sha256(canonical(_bare(document))).hexdigest()
+
+
+def _bare(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What the digest is taken of."""
     bare = {k: v for k, v in document.items() if k not in ("signature", "checksum")}
     if "checksums" in bare:
         bare["checksums"] = {k: v for k, v in bare["checksums"].items() if k != "manifest"}
-    return hashlib.sha256(canonical(bare)).hexdigest()
+    return bare
+
+
+def _claimed_or_true_digest(document: Mapping[str, Any], claimed: object) -> str:
+    """The document's digest; a tenth of the cost where the standard library writes what RFC 8785 asks for.
+
+    It does for nearly all of our documents: other keys, floats with an exponent and lone surrogates differ, and those
+    fail to match. A document whose two forms differ in nothing but their writing is the same document.
+    """
+    try:
+        text = json.dumps(_bare(document), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+    except ValueError:
+        return document_digest(document)
+    return digest if digest == claimed else document_digest(document)
 
 
 def _number(text: str) -> int | float:
@@ -49,7 +68,7 @@ def _number(text: str) -> int | float:
 
 @dataclass(frozen=True)
 class Manifest:
-    """One committed document; `kind` is "manifest" for a backup, "void" or "forget" for a record."""
+    """One committed document; `kind` is "manifest" for a backup, "void", "forget" or "checkpoint" for a record."""
 
     number: int
     kind: str
@@ -91,7 +110,7 @@ class Manifest:
             claimed = document["checksums"]["manifest"] if kind == "manifest" else document["checksum"]
             signature = bytes.fromhex(document["signature"])
             # Not signed yet, so whatever can be written as JSON may be in it.
-            digest = document_digest(document) if version <= FORMAT_VERSION else ""
+            digest = _claimed_or_true_digest(document, claimed) if version <= FORMAT_VERSION else ""
         except _MALFORMED as error:
             raise ManifestDamaged(f"{name} is not readable: {error}", hint="another copy may hold it whole") from error
         if version > FORMAT_VERSION:

@@ -16,7 +16,8 @@ a generation of its own before it looks at anything, and before it deletes asks 
 import datetime
 import json
 import secrets
-from collections.abc import Collection, Iterator, Mapping
+from array import array
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -131,10 +132,12 @@ def prune(
     progress.phase("mark")
     head = repository.head_from(max(head, repository.head()))
     works = [_begin(repository, domain, dry_run, progress) for domain in (repository.sealed, repository.plain)]
-    ended = _mark(repository, works, forget, head, progress)
+    ended, kept = _mark(repository, works, forget, head, progress)
     if not dry_run:
         for number in ended:
+            progress.check()
             repository.forget(number, forget[number])
+        repository.checkpoint(head, kept)
     report = PruneReport(forgotten=ended)
     for work in works:
         if work.packs:
@@ -158,10 +161,10 @@ def _begin(repository: Repository, domain: Domain, dry_run: bool, progress: Prog
 
 def _mark(
     repository: Repository, works: list[_Work], forget: Mapping[int, str], head: int, progress: Progress
-) -> tuple[int, ...]:
-    """Follow every kept backup, one manifest at a time; the numbers of those to be ended."""
+) -> tuple[tuple[int, ...], Sequence[int]]:
+    """Follow every kept backup, one manifest at a time; the numbers of those to be ended, and of those kept."""
     by_domain = {work.domain.encrypted: work for work in works}
-    ended = []
+    ended, kept = [], array("Q")
     for manifest in repository.chain(head):
         progress.check()
         if manifest.kind != "manifest":
@@ -170,11 +173,12 @@ def _mark(
             ended.append(manifest.number)
             continue
         work = by_domain[bool(manifest.document["metadata"]["encrypted"])]
+        kept.append(manifest.number)
         walk_manifest(work.reader, manifest, work.mark.visit)
         progress.advance(items=1)
     for work in works:
         _refuse_missing(work.mark, work.packs)
-    return tuple(ended)
+    return tuple(ended), kept
 
 
 def _sum(a: PruneReport, b: PruneReport) -> PruneReport:

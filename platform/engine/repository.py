@@ -4,6 +4,7 @@ r/<repository>/config             JSON in clear: format, version, ids, public ke
 r/<repository>/keyring            engine.keys.Keyring, wrapped by the root key
 r/<repository>/manifests/<n>      backup or void record number n (ten digits), created once
 r/<repository>/forgets/<n>        signed record that number n was ended by retention
+r/<repository>/checkpoints/<n>    signed record of all numbers up to n that were not ended
 r/<repository>/data|meta/aa/<sha256>   packs
 r/<repository>/index/<sha256>     index segments
 r/<repository>/plain/…            the same three for backups made without encryption
@@ -12,7 +13,7 @@ r/<repository>/plain/…            the same three for backups made without encr
 import datetime
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -39,6 +40,21 @@ from engine.session import Session
 
 FORMAT = "lastro-repository"
 _NUMBER = re.compile("[0-9]{10}")
+
+
+CHECKPOINT_STEP = 64
+"""A checkpoint is written when it spares the next reader of the chain this many numbers."""
+
+
+def _ranges(numbers: Iterable[int]) -> list[list[int]]:
+    """Ascending numbers as [first, last] of each stretch."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and ranges[-1][1] == number - 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ranges
 
 
 def _number_key(number: int) -> str:
@@ -165,14 +181,22 @@ class Repository:
         """The highest number the store lists, 0 for none. A stale listing may show less than there is."""
         return max(self.numbers(), default=0)
 
-    def head_from(self, number: int) -> int:
-        """The highest number that the store holds without a gap behind `number`, asked by name."""
-        while True:
-            try:
-                self.store.stat(f"{self.prefix}manifests/{_number_key(number + 1)}")
-            except ObjectMissing:
-                return number
+    def head_from(self, number: int, *, most: int | None = None) -> int:
+        """The highest number that the store holds, or that was ended, without a gap behind `number`; asked by name.
+
+        Stops `most` numbers further on.
+        """
+        last = None if most is None else number + most
+        while number != last and (self._holds("manifests", number + 1) or self._holds("forgets", number + 1)):
             number += 1
+        return number
+
+    def _holds(self, folder: str, number: int) -> bool:
+        try:
+            self.store.stat(f"{self.prefix}{folder}/{_number_key(number)}")
+        except ObjectMissing:
+            return False
+        return True
 
     def manifest(self, number: int) -> Manifest:
         """The manifest or void record of this number. Raises BackupMissing or ManifestDamaged."""
@@ -211,9 +235,13 @@ class Repository:
     def chain(self, head: int) -> Iterator[Manifest]:
         """Every document from 1 to `head`, read by name because a listing may lie; ended ones are passed over.
 
-        Raises ManifestDamaged for a number that holds nothing and that no signed record ended.
+        What a checkpoint says was ended is not asked for again: it never comes back. Raises ManifestDamaged for a
+        number that holds nothing and that no signed record ended.
         """
-        for number in range(1, head + 1):
+        checked, kept = self._checkpoint()
+        for number in (*kept, *range(checked + 1, head + 1)):
+            if number > head:
+                return
             try:
                 yield self.manifest(number)
             except BackupMissing:
@@ -222,6 +250,42 @@ class Repository:
                         f"manifest {number} is missing and no signed record ended it",
                         hint="repair it from another copy, or adopt the loss",
                     ) from None
+
+    def _checkpoint(self) -> tuple[int, Sequence[int]]:
+        """The newest checkpoint: its number, and the numbers up to it that were not ended then.
+
+        None, and one that a listing lacks or that cannot be read, only cost the time of an older one.
+        """
+        for info in sorted(self.store.list(f"{self.prefix}checkpoints/"), key=lambda each: each.key, reverse=True):
+            name = info.key.rpartition("/")[2]
+            if not _NUMBER.fullmatch(name):
+                continue
+            try:
+                record = Manifest.read(self.store.get(info.key, 0, DOCUMENT_BYTES_MAX), self.keyring, number=int(name))
+            except (ManifestDamaged, ObjectMissing):
+                continue
+            if record.kind == "checkpoint":
+                return record.number, [n for first, last in record.document["kept"] for n in range(first, last + 1)]
+        return 0, ()
+
+    def checkpoint(self, head: int, kept: Iterable[int]) -> None:
+        """Sign that every number up to `head` was ended or closed, except those `kept` (ascending).
+
+        Written only by a reader of the whole chain, after its forget records; older checkpoints are dropped then.
+        """
+        checked, known = self._checkpoint()
+        ranges = _ranges(kept)
+        ended_since = head - checked - sum(last - first + 1 for first, last in ranges) + len(known)
+        if head <= checked or ended_since < CHECKPOINT_STEP:
+            return
+        older = [info.key for info in self.store.list(f"{self.prefix}checkpoints/")]
+        record = self._record("checkpoint", head, "prune", kept=ranges)
+        key = f"{self.prefix}checkpoints/{_number_key(head)}"
+        self.store.put(key, record.parts(self.keyring))
+        kill_point("prune.checkpoint_stored")
+        for each in older:
+            if each != key:
+                self.store.delete(each)
 
     def commit(self, document: Mapping[str, Any]) -> Manifest:
         """Sign and create the manifest under its number; the moment at which the backup exists.
@@ -269,7 +333,7 @@ class Repository:
             return self.manifest(number)
         return record
 
-    def _record(self, kind: str, number: int, reason: str, **more: str) -> Manifest:
+    def _record(self, kind: str, number: int, reason: str, **more: Any) -> Manifest:
         document = {
             "version": FORMAT_VERSION,
             "kind": kind,

@@ -11,7 +11,7 @@ from tenants.models import Backup, Tenant
 from tenants.services.recording import backup_adopted
 
 NUMBERS_AHEAD_MAX = 10_000
-"""A store that lists a number further ahead of the catalogue was written by somebody else."""
+"""A store that holds a number further ahead of the catalogue was written by somebody else."""
 
 _CLOSED_STATES = ("succeeded", "warned", "expired", "deleted")
 
@@ -25,10 +25,10 @@ def numbers_close(context: OperationContext, tenant: Tenant, repository: Reposit
     writes in a power cut) are treated alike.
     """
     tenant.refresh_from_db()
-    head = repository.head()
+    head = repository.head_from(tenant.number_reserved, most=NUMBERS_AHEAD_MAX + 1)
     if head > tenant.number_reserved + NUMBERS_AHEAD_MAX:
         raise ManifestDamaged(
-            f"the store lists manifest {head}, the catalogue gave out {tenant.number_reserved} numbers",
+            f"the store holds manifest {head}, the catalogue gave out {tenant.number_reserved} numbers",
             hint="is this another installation's repository? nothing was written",
         )
     last = max(tenant.number_reserved, head)
