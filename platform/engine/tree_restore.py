@@ -40,6 +40,7 @@ from engine.tree_swap import (
     clear,
     exchange,
     exchange_back,
+    finish_swap,
     is_mount_point,
     journals,
     mounts_below,
@@ -296,7 +297,7 @@ def tree_settled(token: Mapping[str, Any]) -> bool | None:
         return True
     target = base64.b64decode(token["target"])
     with _target_errors(target):
-        recover(target)
+        finish_swap(target)
         if not os.path.lexists(target):
             return False
         if os.lstat(target).st_ino == token["root"]:

@@ -193,10 +193,20 @@ def _end(places: Places, document: dict[str, Any]) -> None:
 
 
 def recover(target: bytes) -> bool:
-    """Finish what a killed run of any label began at this target; True when there was something.
+    """Finish what a killed run of any label began at this target, and clear what it staged; True when there was something.
 
     Called before every restore. What belongs to other targets is left alone.
     """
+    found = finish_swap(target)
+    for home in (os.path.dirname(target), target):
+        for name in _ours(home, b"-staging"):
+            if b"-" + _target_mark(target) + b"-" in name:
+                _remove(home, name)
+    return found
+
+
+def finish_swap(target: bytes) -> bool:
+    """Move on by the journal of a killed run, if there is one."""
     found = False
     for home in (os.path.dirname(target), target):
         for name in _ours(home, b"-journal"):
@@ -212,9 +222,6 @@ def recover(target: bytes) -> bool:
                 _move_forward(again, document)
                 _settle(again, document)
             found = True
-        for name in _ours(home, b"-staging"):
-            if b"-" + _target_mark(target) + b"-" in name:
-                _remove(home, name)
     return found
 
 
