@@ -81,7 +81,7 @@ def backup(row: Backup) -> dict[str, Any]:
         "verified_at": moment(row.verified_at),
         "damaged": row.damaged,
         "warnings": row.warnings,
-        "error": _error(row),
+        "error": error_of(row),
         "sources": [
             {
                 "name": each.name,
@@ -101,46 +101,8 @@ def backup(row: Backup) -> dict[str, Any]:
     }
 
 
-def restore(row: Restore) -> dict[str, Any]:
-    """A restore with what became of each source."""
-    validation = row.validations.order_by("-id").first()
-    return {
-        "id": row.pk,
-        "tenant": row.tenant.slug,
-        "backup": row.backup_id,
-        "state": row.state,
-        "kind": row.kind,
-        "mode": row.mode,
-        "undoes": row.undoes_id,
-        "plan": row.plan_id,
-        "base": row.base_id,
-        "in_place": row.in_place,
-        "safety_backup": row.safety_backup_id,
-        "reason": row.reason,
-        "created_by": row.created_by,
-        "started_at": moment(row.started_at),
-        "finished_at": moment(row.finished_at),
-        "duration_ms": row.duration_ms,
-        "checks": validation.checks if validation else [],
-        "validation": validation.status if validation else None,
-        "sources": [
-            {
-                "name": each.name,
-                "kind": each.kind,
-                "state": each.state,
-                "safety_backup": each.saved_id,
-                "error": each.error,
-                **each.report,
-            }
-            for each in row.sources.all()
-        ],
-        "warnings": row.warnings,
-        "error": _error(row),
-        "operation": row.operation_id,
-    }
-
-
-def _error(row: Backup | Drill | Restore) -> dict[str, str] | None:
+def error_of(row: Backup | Drill | Restore) -> dict[str, str] | None:
+    """What ended it, None when nothing did."""
     if not row.error_code:
         return None
     return {"code": row.error_code, "detail": row.error, "hint": row.error_hint}
@@ -193,7 +155,7 @@ def drill(row: Drill) -> dict[str, Any]:
         "checks": evidence["checks"],
         "cleared": row.cleared,
         "operation": row.operation_id,
-        "error": _error(row),
+        "error": error_of(row),
     }
 
 

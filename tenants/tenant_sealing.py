@@ -1,5 +1,6 @@
 """What the catalogue keeps about a tenant's data, sealed under the tenant's own key: shredding takes it along."""
 
+import base64
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -35,3 +36,18 @@ def document_open(keyring: Keyring, context: str, blob: bytes) -> Any:
     if opened["context"] != context:
         raise ObjectDamaged(f"{context}: this is the sealed record of {opened['context']}")
     return opened["document"]
+
+
+def json_sealed(keyring: Keyring, context: str, document: Mapping[str, Any]) -> dict[str, str]:
+    """The sealed document as what a JSON column can hold."""
+    return {_SEALED: base64.b64encode(document_seal(keyring, context, document)).decode()}
+
+
+def json_opened(keyring: Keyring, context: str, kept: Mapping[str, Any]) -> Any:
+    """What `json_sealed` sealed; an empty column, or one from before anything was sealed, is returned as it is."""
+    if _SEALED not in kept:
+        return kept
+    return document_open(keyring, context, base64.b64decode(kept[_SEALED]))
+
+
+_SEALED = "sealed"

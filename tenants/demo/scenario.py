@@ -21,6 +21,7 @@ from tenants.demo.shared_tables import SharedTables
 from tenants.models import Backup, Source, Tenant
 from tenants.selectors import backup_get, restore_get
 from tenants.services.backups import BackupWish, backup_start, backup_verify_start
+from tenants.services.restore_recording import report_of
 from tenants.services.restores import RestoreWish, restore_start
 from tenants.services.sources import source_add
 from tenants.services.tenants import tenant_add
@@ -184,9 +185,10 @@ def _restore(slug: str) -> dict[str, Any]:
 def _changed(rows: Any) -> int:
     changed = 0
     for row in rows:
-        for table in row.report.get("tables") or ():
+        report = report_of(row)
+        for table in report.get("tables") or ():
             changed += table["insert"] + table["update"] + table["delete"]
-        files = row.report.get("files")
+        files = report.get("files")
         if files:
             changed += files["created"] + files["replaced"] + files["removed"]
     return changed

@@ -20,7 +20,7 @@ from engine.repository import Repository
 from operations.context import OperationContext
 from operations.handlers import register
 from operations.models import Operation
-from tenants import outputs, wiring
+from tenants import wiring
 from tenants.handlers.backup import backup_perform, tenant_resource
 from tenants.handlers.copying import copy_run
 from tenants.handlers.courses import Backups, ToBackup, ToBefore
@@ -31,6 +31,7 @@ from tenants.selectors import restore_get, source_get
 from tenants.services.backups import BackupWish, backup_create
 from tenants.services.plans import plan_command, plan_digests
 from tenants.services.restore_recording import (
+    report_of,
     restore_checks_failed,
     restore_failed,
     restore_finished,
@@ -95,7 +96,7 @@ def run(context: OperationContext) -> Mapping[str, Any]:
         unforeseen = InternalError(f"ended by {type(error).__name__}; {_standing(restore)}")
         restore_failed(restore, unforeseen, actor=context.operation.actor, duration_ms=_since(started))
         raise
-    return outputs.restore(restore_get(restore.pk))
+    return {"id": restore.pk, "tenant": restore.tenant.slug, "backup": restore.backup_id}
 
 
 def _perform(context: OperationContext, restore: Restore, started: float) -> None:
@@ -171,7 +172,7 @@ def _safety_backup(context: OperationContext, restore: Restore) -> None:
 
 def _judge(context: OperationContext, restore: Restore, duration_ms: int) -> None:
     context.phase("check")
-    checks = [check for row in restore.sources.order_by("name") for check in row.report.get("checks", ())]
+    checks = [check for row in restore.sources.order_by("name") for check in report_of(row).get("checks", ())]
     failed = [check for check in checks if not check["passed"]]
     if failed and restore.validate_after:
         restore_checks_failed(context, restore, checks, duration_ms=duration_ms)

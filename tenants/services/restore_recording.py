@@ -10,7 +10,7 @@ from audit.services import record
 from core import clock
 from engine.errors import LastroError
 from engine.keys import Keyring
-from engine.ports import Check, RestoreReport
+from engine.ports import CHECK_NAMES, Check, RestoreReport
 from operations.context import OperationContext
 from tenants.models import (
     Restore,
@@ -22,7 +22,7 @@ from tenants.models import (
     ValidationStatus,
 )
 from tenants.services.plans import plan_give_back
-from tenants.tenant_sealing import document_open, document_seal
+from tenants.tenant_sealing import document_open, document_seal, json_opened, json_sealed, keyring_of
 from tenants.transitions import restore_open_states, restore_transition
 
 UNDO_BY_IMAGE, UNDO_BY_SAFETY_BACKUP = "image", "safety backup"
@@ -43,7 +43,7 @@ def restore_source_put(
         context.fence()
         row.state = state
         if report is not None:
-            row.report = report_json(row, report)
+            row.report = json_sealed(keyring_of(row.restore.tenant), _context("report", row), report_json(row, report))
         if error is not None:
             row.error_code, row.error = error.code, error.message[:_ERROR_CHARS_MAX]
         elif state == RestoreSourceState.NEW:
@@ -53,15 +53,25 @@ def restore_source_put(
 
 def journal_write(keyring: Keyring, row: RestoreSource, document: Mapping[str, Any]) -> None:
     """Seal what settles this source later into the row, which is not saved yet."""
-    row.journal = document_seal(keyring, f"journal:{row.restore_id}:{row.name}", document)
+    row.journal = document_seal(keyring, _context("journal", row), document)
 
 
 def journal_read(keyring: Keyring, row: RestoreSource) -> dict[str, Any]:
     """What `journal_write` sealed; empty when it never came to that."""
     if not row.journal:
         return {}
-    document: dict[str, Any] = document_open(keyring, f"journal:{row.restore_id}:{row.name}", bytes(row.journal))
+    document: dict[str, Any] = document_open(keyring, _context("journal", row), bytes(row.journal))
     return document
+
+
+def report_of(row: RestoreSource) -> dict[str, Any]:
+    """What was done to this source, opened by the tenant's key; empty for one that was not changed."""
+    report: dict[str, Any] = json_opened(keyring_of(row.restore.tenant), _context("report", row), row.report)
+    return report
+
+
+def _context(what: str, row: RestoreSource) -> str:
+    return f"{what}:{row.restore_id}:{row.name}"
 
 
 def checks_json(source: str, checks: Sequence[Check]) -> list[dict[str, Any]]:
@@ -159,12 +169,48 @@ def restore_checks_failed(
 
 def _validation_put(restore: Restore, checks: Sequence[Mapping[str, Any]], *, duration_ms: int) -> None:
     passed = all(check["passed"] for check in checks)
-    Validation.objects.create(
+    validation = Validation(
         tenant=restore.tenant,
         backup=restore.backup,
         restore=restore,
         status=ValidationStatus.PASSED if passed else ValidationStatus.FAILED,
         duration_ms=duration_ms,
-        checks=[dict(check) for check in checks],
         report={"sources": sorted(restore.sources.values_list("name", flat=True)), "mode": restore.mode},
     )
+    document = {"checks": [dict(check) for check in checks]}
+    validation.checks = json_sealed(keyring_of(restore.tenant), f"validation:{validation.pk}", document)
+    validation.save(force_insert=True)
+
+
+def checks_of(validation: Validation) -> list[dict[str, Any]]:
+    """Every check of every source, opened by the tenant's key."""
+    if isinstance(validation.checks, list):
+        return validation.checks
+    opened = json_opened(keyring_of(validation.tenant), f"validation:{validation.pk}", validation.checks)
+    checks: list[dict[str, Any]] = opened.get("checks", [])
+    return checks
+
+
+def validation_record(validation: Validation) -> dict[str, Any]:
+    """The record of DESIGN: the four checks by name, each with what was expected and found per source."""
+    checks = checks_of(validation)
+    by_name = {name: [check for check in checks if check["name"] == name] for name in CHECK_NAMES}
+    return {
+        "id": validation.pk,
+        "tenant_id": validation.tenant_id,
+        "backup_id": validation.backup_id,
+        "timestamp": validation.created_at,
+        "duration_ms": validation.duration_ms,
+        "checks": {
+            name: {
+                "passed": all(check["passed"] for check in own),
+                "applicable": bool(own),
+                "expected": {check["source"]: check["expected"] for check in own},
+                "actual": {check["source"]: check["actual"] for check in own},
+                "detail": "; ".join(f"{check['source']}: {check['detail']}" for check in own if check["detail"]),
+            }
+            for name, own in by_name.items()
+        },
+        "status": validation.status,
+        "report": {**validation.report, "time_to_restore_ms": validation.duration_ms},
+    }

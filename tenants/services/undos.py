@@ -18,7 +18,7 @@ from tenants.models import (
 )
 from tenants.selectors import source_get
 from tenants.services.plans import plan_queue
-from tenants.services.restore_recording import UNDO_BY_IMAGE
+from tenants.services.restore_recording import UNDO_BY_IMAGE, report_of
 from tenants.services.restores import restore_queue
 from tenants.services.wishes import confirmation_checked
 
@@ -100,7 +100,7 @@ def undoable(restore: Restore) -> list[RestoreSource]:
 
 def _idle(row: RestoreSource) -> bool:
     """A database in which the restore changed no row: it has no image, and nothing to be put back."""
-    tables = row.report.get("tables") or ()
+    tables = report_of(row).get("tables") or ()
     return (
         bool(tables)
         and not row.image
@@ -109,7 +109,7 @@ def _idle(row: RestoreSource) -> bool:
 
 
 def _has_before(row: RestoreSource, restore: Restore) -> None:
-    if row.report.get("undo") == UNDO_BY_IMAGE:
+    if report_of(row).get("undo") == UNDO_BY_IMAGE:
         if not row.image:
             raise Conflict(
                 f"the change image of source {row.name} was dropped: its term was over",

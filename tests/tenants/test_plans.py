@@ -15,10 +15,11 @@ from core.errors import Conflict, NotFound
 from engine.errors import UsageError
 from operations.models import Operation
 from tenants import plan_outputs
-from tenants.models import Backup, Restore, RestorePlan
+from tenants.models import Backup, Restore, RestorePlan, Validation
 from tenants.plan_selectors import plan_get
 from tenants.plan_text import plan_text
 from tenants.services.plans import PlanExpired
+from tenants.services.restore_recording import report_of
 from tests.tenants.conftest import House
 
 Content = Callable[[Path], dict[str, bytes]]
@@ -48,7 +49,7 @@ def test_a_plan_says_what_is_then_done_and_changes_nothing(house: House, content
         f"1 file of assets made since {backup.taken_at:%Y-%m-%d %H:%M} UTC would be lost, 1 changed since would go back"
     ]
     restore = house.run_plan(plan)
-    done = restore.sources.get().report["files"]
+    done = report_of(restore.sources.get())["files"]
     assert {name: done[name] for name in counts} == counts
     assert restore.plan_id == plan.pk
     with pytest.raises(Conflict, match="was used by"):
@@ -116,7 +117,13 @@ def test_nothing_of_the_data_lies_in_clear(house: House) -> None:
     plan = house.plan(backup)
     assert "salary-of-ana.txt" in json.dumps(plan_outputs.plan(plan))
     house.run_plan(plan)
-    rows = [*RestorePlan.objects.all(), *Restore.objects.all(), *Operation.objects.all(), *Entry.objects.all()]
+    rows = [
+        *RestorePlan.objects.all(),
+        *Restore.objects.all(),
+        *Validation.objects.all(),
+        *Operation.objects.all(),
+        *Entry.objects.all(),
+    ]
     clear = serializers.serialize("json", [*rows, *Restore.objects.get().sources.all()])
     assert "salary" not in clear
     assert "euros" not in clear

@@ -110,9 +110,9 @@ def _undo(call: Call) -> Answer:
 
 
 def _of(restore_id: str) -> Mapping[str, Any]:
-    from tenants import outputs, selectors
+    from tenants import restore_outputs, selectors
 
-    return outputs.restore(selectors.restore_get(restore_id))
+    return restore_outputs.restore(selectors.restore_get(restore_id))
 
 
 def _restored(data: Mapping[str, Any]) -> list[str]:
@@ -137,9 +137,11 @@ def _restored(data: Mapping[str, Any]) -> list[str]:
 
 
 def _list(call: Call) -> Mapping[str, Any]:
-    from tenants import outputs, selectors
+    from tenants import restore_outputs, selectors
 
-    rows = [outputs.restore(row) for row in selectors.restore_list(selectors.tenant_get(call.options.tenant))]
+    rows = [
+        restore_outputs.restore_head(row) for row in selectors.restore_list(selectors.tenant_get(call.options.tenant))
+    ]
     fields = ("id", "backup", "state", "mode", "in_place", "started_at", "duration_ms")
     return {"data": rows if call.options.json else [{field: row[field] for field in fields} for row in rows]}
 
