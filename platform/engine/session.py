@@ -4,11 +4,11 @@ Nothing a session stores counts until a manifest names it: a session that dies l
 next one deduplicates against (its index segments) and prune removes.
 """
 
-import itertools
 import os
 import queue
 import secrets
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -18,10 +18,11 @@ import zstandard
 from blake3 import blake3
 
 from engine.faults import kill_point
-from engine.index import pack_place
+from engine.heap import share_heap
+from engine.index import ENTRY_BYTES, pack_place
 from engine.index_set import IndexSet
 from engine.keys import Keyring
-from engine.pack import PackBuilder, encode_payload
+from engine.pack import ID_BYTES, PackBuilder, encode_payload
 from engine.ports import Buffer, Store
 from engine.sealed import Kind
 
@@ -154,6 +155,7 @@ class Session:
         workers: int | None = None,
         rewriting: bool = False,
     ) -> None:
+        share_heap()
         self.id = secrets.token_hex(8)
         self.id_key, self.compress = id_key, compress
         self._store, self._prefix, self._keyring, self._cipher = store, prefix, keyring, cipher
@@ -163,10 +165,12 @@ class Session:
         self._workers = workers or max(2, min(8, os.cpu_count() or 2))
         self._claimed: set[bytes] = set()
         self._lock = threading.Lock()
+        self._returned = threading.Condition(self._lock)
+        self._lent: Counter[Kind] = Counter()
         self._claim_lock = threading.Lock()
         self._index_lock = threading.Lock()
         self._open: dict[Kind, list[PackBuilder]] = {Kind.DATA_PACK: [], Kind.META_PACK: []}
-        self._stored: list[tuple[str, PackBuilder]] = []
+        self._stored: list[tuple[str, bytes, bytes]] = []
         self._stored_entries = 0
         self._bytes = 0
         self._tasks: queue.Queue[tuple[Callable[[Lane], Any], Future[Any]] | None] = queue.Queue(self._workers * 2)
@@ -248,26 +252,40 @@ class Session:
 
     @contextmanager
     def builder(self, kind: Kind) -> Iterator[PackBuilder]:
-        """Borrow an open pack for one frame; a pack that became full is stored before this returns."""
-        with self._lock:
+        """Borrow an open pack for one frame; a pack that became full is stored before this returns.
+
+        At most half as many are open as there are workers: each holds up to its whole size in memory, and a frame
+        takes far less time here than it took to compress.
+        """
+        with self._returned:
+            self._returned.wait_for(lambda: self._lent[kind] < max(1, self._workers // 2))
+            self._lent[kind] += 1
             free = self._open[kind]
-            builder = free.pop() if free else PackBuilder(self._keyring, kind, cipher=self._cipher)
-        yield builder
-        if builder.full:
+            builder = free.pop() if free else None
+        kept = None
+        try:
+            builder = builder or PackBuilder(self._keyring, kind, cipher=self._cipher)
+            yield builder
+            kept = None if builder.full else builder
+        finally:
+            with self._returned:
+                self._lent[kind] -= 1
+                if kept is not None:
+                    free.append(kept)
+                self._returned.notify()
+        if kept is None:
             self._store_pack(kind, builder)
-        else:
-            with self._lock:
-                self._open[kind].append(builder)
 
     def _store_pack(self, kind: Kind, builder: PackBuilder) -> None:
         name, parts, size = builder.finish()
         folder = "data" if kind is Kind.DATA_PACK else "meta"
         self._store.put(f"{self._prefix}{folder}/{name[:2]}/{name}", parts)
         kill_point("session.pack_stored")
-        builder._parts.clear()
+        parts.clear()
         with self._lock:
-            self._stored.append((name, builder))
-            self._stored_entries += sum(len(frame.chunks) for frame in builder.frames)
+            entries = _entries(len(self._stored), builder)
+            self._stored.append((name, builder.header, entries))
+            self._stored_entries += len(entries) // ENTRY_BYTES
             self._bytes += size
             full = self._stored_entries >= ENTRIES_PENDING_MAX
         if full:
@@ -280,13 +298,14 @@ class Session:
                 stored, self._stored, self._stored_entries = self._stored, [], 0
             if not stored:
                 return
-            packs = [(name, builder.header) for name, builder in stored]
-            runs = (_entries(n, builder) for n, (_, builder) in enumerate(stored))
-            entries = sorted(itertools.chain.from_iterable(runs))
+            packs = [(name, header) for name, header, _ in stored]
+            entries = sorted(
+                run[at : at + ENTRY_BYTES] for _, _, run in stored for at in range(0, len(run), ENTRY_BYTES)
+            )
             size = self._index.write(packs, entries, generation=self._generation)
             with self._lock:
                 self._bytes += size
-            self._claimed.difference_update([entry[:32] for entry in entries])
+            self._claimed.difference_update([entry[:ID_BYTES] for entry in entries])
 
     def finish(self) -> None:
         """Store everything that is open and the index.
@@ -325,9 +344,12 @@ class Session:
         self._threads = []
 
 
-def _entries(pack_number: int, builder: PackBuilder) -> list[bytes]:
-    return [
-        chunk_id + pack_place(pack_number, frame.offset, frame.length, offset, length)
-        for frame in builder.frames
-        for chunk_id, offset, length in frame.chunks
-    ]
+def _entries(pack_number: int, builder: PackBuilder) -> bytes:
+    """The index's entries of a pack one after another: as a list they would take thrice the memory until written."""
+    return b"".join(
+        [
+            chunk_id + pack_place(pack_number, frame.offset, frame.length, offset, length)
+            for frame in builder.frames
+            for chunk_id, offset, length in frame.chunks
+        ]
+    )

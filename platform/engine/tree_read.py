@@ -44,7 +44,7 @@ READ_TRIES = 3
 IDS_INLINE_MAX, EXTENTS_INLINE_MAX, XATTRS_INLINE_BYTES = 16, 8, 512
 IDS_PER_LIST = (1 << 20) // 32
 EXTENTS_PER_CHUNK = (1 << 20) // 16
-_BUFFER_BYTES = 8 << 20
+_BUFFER_BYTES = CHUNK_BYTES_MAX + (1 << 20)
 _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _EXTENT = struct.Struct("<QQ")
 _EMPTY_SUM = hashlib.sha256().digest()
@@ -201,8 +201,8 @@ def cut(source: ExtentSource) -> Iterator[memoryview]:
             ended = got == 0
         view, used = memoryview(buffer)[:held], 0
         for chunk in cutter.cut_buf(view):
-            if not ended and held - chunk.offset < CHUNK_BYTES_MAX:
-                break  # Not enough behind it to know where the whole stream would be cut.
+            if not ended and chunk.offset + chunk.length == held:
+                break  # It was cut by the buffer's end. Any other was by its content: the whole stream is cut there, too.
             yield chunk.data
             used = chunk.offset + chunk.length
         rest = bytes(view[used:])
