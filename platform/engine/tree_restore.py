@@ -302,22 +302,29 @@ def tree_settled(token: Mapping[str, Any]) -> bool | None:
             return False
         if os.lstat(target).st_ino == token["root"]:
             return True
-        if token["entry"] is None:
-            return None if token["inside"] else False
-        path = target + b"/" + base64.b64decode(token["entry"])
-        return os.path.lexists(path) and os.lstat(path).st_ino == token["inode"]
+        if token["mark"] is None:
+            return None
+        return _inode(target, base64.b64decode(token["mark"])) == int(token["inode"])
 
 
 def _token(where: Places, staging: int) -> dict[str, Any]:
-    names = sorted(os.fsencode(name) for name in os.listdir(staging))
-    entry = base64.b64encode(names[0]).decode() if names else None
+    """By the root's inode a swap is told afterwards; by an entry's, or its absence, where the root stays the same."""
+    target = where.target if os.path.lexists(where.target) else b""
+    new = {os.fsencode(name) for name in os.listdir(staging)}
+    names = sorted(new | {os.fsencode(name) for name in (os.listdir(target) if target else ())} - {b""})
+    marks = ((name, _inode(where.staging, name)) for name in names if not is_staging_name(name))
+    name, inode = next((mark for mark in marks if not target or mark[1] != _inode(target, mark[0])), (None, 0))
     return {
         "target": base64.b64encode(where.target).decode(),
         "root": os.fstat(staging).st_ino,
-        "inside": where.home == where.target,
-        "entry": entry,
-        "inode": os.lstat(names[0], dir_fd=staging).st_ino if names else 0,
+        "mark": None if name is None else base64.b64encode(name).decode(),
+        "inode": inode,
     }
+
+
+def _inode(folder: bytes, name: bytes) -> int:
+    path = folder + b"/" + name
+    return os.lstat(path).st_ino if os.path.lexists(path) else 0
 
 
 # ---------------------------------------------------------------- before anything is written

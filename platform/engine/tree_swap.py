@@ -134,6 +134,7 @@ def swap_entries(places: Places, accept: Callable[[bytes], None] | None = None) 
         "target": _text(places.target),
         "label": places.label.decode(),
         "mtime_ns": os.lstat(places.staging).st_mtime_ns,
+        "old_mtime_ns": os.lstat(places.target).st_mtime_ns,
         "settled": False,
         "old": [_text(name) for name in _entries(places.target)],
         "new": [_text(name) for name in _entries(places.staging)],
@@ -171,6 +172,7 @@ def _move_back(places: Places, document: dict[str, Any]) -> None:
     for name in map(_bytes, document["old"]):
         if os.path.lexists(places.old + b"/" + name):
             os.rename(places.old + b"/" + name, places.target + b"/" + name)
+    os.utime(places.target, ns=(document["old_mtime_ns"],) * 2)
     sync_folder(places.target)
 
 

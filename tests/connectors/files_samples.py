@@ -43,7 +43,7 @@ class Folder:
         shown = self.connector.preview(view, request, NullProgress())
         bound = replace(request, digest=shown.digest, saved=self.backup(), prove=True)
         with self.connector.prepare(view, bound, NullProgress()) as prepared:
-            assert self.connector.settle(prepared.token) is ("nothing" in prepared.token)
+            assert (self.connector.settle(prepared.token) is True) is ("nothing" in prepared.token)
             prepared.commit()
         assert self.connector.settle(prepared.token) is True
         assert prepared.report.digest == shown.digest

@@ -278,13 +278,14 @@ def _model(base: Tree, mine: Tree, its: Tree, policy: str, *, three: bool) -> Tr
         wrong = next((name for name in sorted(tree) if _parent(name) and not _folder(tree, _parent(name))), None)
         if wrong is None:
             return tree
-        parent = _parent(wrong)
-        if _folder(mine, parent) and sides[wrong] == "mine":
-            sides[parent] = "mine"
-        elif parent in tree and tree[parent].kind != "folder":
+        above = [wrong[:at] for at, letter in enumerate(wrong) if letter == "/"]
+        blocking = next((name for name in above if name in tree and not _folder(tree, name)), None)
+        if sides[wrong] == "mine":
+            sides[blocking or _parent(wrong)] = "mine"
+        elif blocking:
             sides[wrong] = "mine"  # The tenant has a file above, and so nothing here: it stays away.
         else:
-            sides[parent] = "its"
+            sides[_parent(wrong)] = "its"
 
 
 def _parent(name: str) -> str:
