@@ -16,6 +16,7 @@ from typing import IO, Any
 from connectors._postgresql import unencoded
 from connectors._postgresql.config import PostgresqlConfig
 from connectors._postgresql.connection import Connection, errors, rows
+from connectors._postgresql.quoting import ident
 from connectors._postgresql.tools import client_call, find_pg_dump, missing_pg_dump, secret_settings
 from engine.errors import SourceError, SourceUnsupported
 
@@ -195,17 +196,38 @@ def _passwords(connection: Connection) -> dict[str, str]:
 
 
 _SEQUENCE_VALUES = """
-SELECT n.nspname, c.relname, pg_sequence_last_value(s.seqrelid)
+SELECT n.nspname, c.relname, pg_sequence_last_value(s.seqrelid), s.seqrelid::int8
   FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname !~ '^pg_' AND has_sequence_privilege(s.seqrelid, 'SELECT') ORDER BY 1, 2
 """
 
 
+_SET_AHEAD = """
+SELECT {number}, q.last_value FROM {name} AS q, pg_sequence AS s
+ WHERE s.seqrelid = {oid} AND NOT q.is_called AND q.last_value <> s.seqstart
+"""
+SEQUENCES_PER_QUERY = 100
+
+
 def sequences_document(connection: Connection, *, schema: str = "") -> bytes:
-    """Last values of all sequences, null where one was never used, as JSON."""
+    """Last values of all sequences, null where one was never used, as JSON; not `is_called` where it is the next one."""
     with errors("source"):
-        found = rows(connection, _SEQUENCE_VALUES)
-    return _json([{"schema": s, "name": n, "last_value": v} for s, n, v in found if not schema or s == schema])
+        found = [row for row in rows(connection, _SEQUENCE_VALUES) if not schema or row[0] == schema]
+        stored = [{"schema": s, "name": n, "last_value": last} for s, n, last, _ in found]
+        for number, following in _set_ahead(connection, found):
+            stored[number] |= {"last_value": following, "is_called": False}
+    return _json(stored)
+
+
+def _set_ahead(connection: Connection, found: list[tuple[Any, ...]]) -> Iterator[tuple[int, int]]:
+    """(number, next value) of sequences that were set and not drawn from since: their last value shows as null."""
+    queries = [
+        _SET_AHEAD.format(number=number, name=ident(schema, name), oid=oid)
+        for number, (schema, name, last, oid) in enumerate(found)
+        if last is None
+    ]
+    for first in range(0, len(queries), SEQUENCES_PER_QUERY):
+        yield from rows(connection, " UNION ALL ".join(queries[first : first + SEQUENCES_PER_QUERY]))
 
 
 _LARGE_OBJECTS = """

@@ -140,7 +140,8 @@ def _sequences(view: SourceView) -> str:
     for each in stored:
         if each["last_value"] is not None:
             name = literal(ident(each["schema"], each["name"]))
-            statements.append(f"SELECT pg_catalog.setval({name}, {int(each['last_value'])}, true);\n")
+            called = str(each.get("is_called", True)).lower()
+            statements.append(f"SELECT pg_catalog.setval({name}, {int(each['last_value'])}, {called});\n")
     return "".join(statements)
 
 

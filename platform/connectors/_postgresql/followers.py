@@ -27,11 +27,12 @@ def advance_all(connection: Connection, stored: Iterable[Mapping[str, Any]]) -> 
         name = literal(ident(sequence["schema"], sequence["name"]))
         there = value(connection, f"SELECT EXISTS (SELECT FROM pg_sequence WHERE seqrelid = to_regclass({name}))")
         if there and sequence["last_value"] is not None:
-            advance(connection, sequence["schema"], sequence["name"], int(sequence["last_value"]))
+            called = bool(sequence.get("is_called", True))
+            advance(connection, sequence["schema"], sequence["name"], int(sequence["last_value"]), called=called)
 
 
-def advance(connection: Connection, schema: str, sequence: str, wanted: int) -> None:
-    """Make sure that a sequence has given `wanted`; it never moves backwards."""
+def advance(connection: Connection, schema: str, sequence: str, wanted: int, *, called: bool = True) -> None:
+    """Make sure that a sequence has given `wanted`, or gives it next unless `called`; it never moves backwards."""
     quoted = ident(schema, sequence)
     name = f"{literal(quoted)}::regclass"
     # pg_sequence_last_value is null for a sequence that was set ahead and not drawn from yet; its relation tells.
@@ -40,6 +41,7 @@ def advance(connection: Connection, schema: str, sequence: str, wanted: int) -> 
         f"SELECT last_value::numeric + CASE WHEN is_called THEN seqincrement ELSE 0 END, seqincrement, seqmax"
         f" FROM {quoted}, pg_sequence WHERE seqrelid = {name}",
     )[0]
+    wanted -= 0 if called else int(step)
     if step < 0 or wanted > maximum or following > wanted:
         return
     steps = (wanted - int(following)) // step + 1

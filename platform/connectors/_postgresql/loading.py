@@ -185,4 +185,5 @@ def set_sequences(connection: Connection, values: Sequence[Mapping[str, object]]
         name = literal(ident(schema, str(sequence["name"])))
         found = value(connection, f"SELECT to_regclass({name}) IS NOT NULL")
         if found:
-            run(connection, f"SELECT setval({name}::regclass, {int(str(sequence['last_value']))})")
+            called = sequence.get("is_called", True)
+            run(connection, f"SELECT setval({name}::regclass, {int(str(sequence['last_value']))}, {called})")

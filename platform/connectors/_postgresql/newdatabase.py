@@ -6,6 +6,7 @@ of them to the last. A restore that finds such a mark clears what a killed one l
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import psycopg
 
 from connectors._postgresql.catalogue import read_catalogue
+from connectors._postgresql.clearing import clear
 from connectors._postgresql.config import PostgresqlConfig
 from connectors._postgresql.connection import Connection, begin, connect, errors, parse_dsn, rows, run, value
 from connectors._postgresql.definitions import POST_DATA, PRE_DATA, ROLES, SEQUENCES, Item, items
@@ -39,11 +41,12 @@ from engine.ports import Check, RestoreReport, RestoreRequest, SourceView
 from engine.progress import Progress
 
 MARK = "lastro_unfinished_restore"
-INDEX_KINDS = {"CONSTRAINT", "INDEX"}
 EARLY_KINDS = {"INDEX ATTACH"}
 LINK_KIND = "FK CONSTRAINT"
 EVENT_TRIGGER = "EVENT TRIGGER"
 REFRESH_ROUNDS_MAX = 20
+_NAME = r'(?:"(?:[^"]|"")+"|[^\s".(]+)'
+_VIEW_NAME = re.compile(rf"CREATE MATERIALIZED VIEW ({_NAME}\.{_NAME})")
 
 _OCCUPIED = """
 SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -51,25 +54,6 @@ SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oi
    AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e')
  ORDER BY 1 LIMIT 5
 """
-
-_SCHEMAS = "SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' ORDER BY 1"
-
-
-def occupants(connection: Connection) -> str:
-    """Name some of what a database holds; "" when it is empty or an unfinished restore of ours."""
-    marked = value(connection, f"SELECT to_regnamespace({literal(ident(MARK))}) IS NOT NULL")
-    return "" if marked else ", ".join(row[0] for row in rows(connection, _OCCUPIED))
-
-
-def replaces_rows(connection: Connection, view: SourceView) -> bool:
-    """Whether one tenant's rows go into shared tables that are all there already."""
-    return bool(view.facts["layout"] == "rows" and _holds_tables(connection, view))
-
-
-def _holds_tables(connection: Connection, view: SourceView) -> bool:
-    names = [literal(ident(t.facts["schema"], t.facts["table"])) for t in view.tables]
-    wanted = f"unnest(ARRAY[{', '.join(names)}]::text[])"
-    return bool(value(connection, f"SELECT bool_and(to_regclass(n) IS NOT NULL) FROM {wanted} n"))
 
 
 def restore_to_database(
@@ -86,7 +70,7 @@ def restore_to_database(
         with contextlib.ExitStack() as stack:
             connections = [stack.enter_context(contextlib.closing(connect_target(config))) for _ in range(CONNECTIONS)]
             building = _Building(config, view, request, progress, connections)
-            if request.overwrite and replaces_rows(building.main, view):
+            if building.holds_tables_of_ours() and request.overwrite and view.facts["layout"] == "rows":
                 return restore_in_place(config, view, request, progress)
             return building.run()
 
@@ -163,7 +147,11 @@ class _Building:
         kill_point("pg.build.applied")
         # A commit that waits for the disk takes everything before it along, on whichever connection it was.
         run(self.main, "SET synchronous_commit = on")
+        run(self.main, "BEGIN")
         run(self.main, f"DROP SCHEMA {ident(MARK)}")
+        # Event triggers watch what others do in the finished database, not how it was built.
+        self._runner(self.main).run_all(filter(_is_watching, items(self.view.documents[POST_DATA].read())))
+        run(self.main, "COMMIT")
         kill_point("pg.build.committed")
         return RestoreReport(changes_of(destinations), None, checks, None, tuple(self.warnings))
 
@@ -176,6 +164,16 @@ class _Building:
 
     # -------------------------------------------------------- the place
 
+    def holds_tables_of_ours(self) -> bool:
+        """Whether every table of the backup is there already."""
+        names = [literal(ident(t.facts["schema"], t.facts["table"])) for t in self.view.tables]
+        return bool(
+            value(
+                self.main,
+                f"SELECT bool_and(to_regclass(n) IS NOT NULL) FROM unnest(ARRAY[{', '.join(names)}]::text[]) n",
+            )
+        )
+
     def _claim(self) -> None:
         """Make sure the database is empty, or ours to clear, and mark it as unfinished."""
         marked = value(self.main, f"SELECT to_regnamespace({literal(ident(MARK))}) IS NOT NULL")
@@ -187,10 +185,7 @@ class _Building:
             )
         begin(self.main, "READ COMMITTED")
         if there or marked:
-            for (schema,) in rows(self.main, _SCHEMAS):
-                run(self.main, f"DROP SCHEMA {ident(schema)} CASCADE")
-            run(self.main, "CREATE SCHEMA public")
-            run(self.main, "SELECT count(lo_unlink(oid)) FROM pg_largeobject_metadata")
+            clear(self.main, self._warn)
         run(self.main, f"CREATE SCHEMA {ident(MARK)}")
         run(self.main, f"COMMENT ON SCHEMA {ident(MARK)} IS {literal('lastro ' + self.request.label)}")
         run(self.main, "COMMIT")
@@ -231,7 +226,7 @@ class _Building:
 
         keys = [item for item in entries if item.kind == "CONSTRAINT"]
         late = _on_late_views(entries)
-        indexes = [item for item in entries if item.kind == "INDEX" and item not in late]
+        indexes = [item for item in entries if item.kind == "INDEX" and id(item) not in late]
         # A foreign key to a partitioned table waits until the partitions' indexes are attached.
         attached = any(item.kind in EARLY_KINDS for item in entries)
         links = [] if attached else [item for item in entries if item.kind == LINK_KIND]
@@ -246,7 +241,7 @@ class _Building:
         except psycopg.errors.SyntaxError as error:
             raise TargetError(f"an index definition cannot be read: {error.diag.message_primary}") from None
         done = {id(item) for item in (*keys, *indexes, *links)}
-        rest = [item for item in entries if id(item) not in done]
+        rest = [item for item in entries if id(item) not in done and not _is_watching(item)]
         rest.sort(key=lambda item: item.kind not in EARLY_KINDS)
         self._runner(self.main).run_all(rest)
 
@@ -290,3 +285,17 @@ class _Building:
                 "built from the backup's definitions",
             ),
         )
+
+
+def _on_late_views(entries: Sequence[Item]) -> set[int]:
+    """Ids of indexes on materialized views that wait for a key themselves (GROUP BY a primary key)."""
+    found = (_VIEW_NAME.search(item.sql) for item in entries if item.kind == "MATERIALIZED VIEW")
+    views = [re.escape(match[1]) for match in found if match]
+    if not views:
+        return set()
+    on_one = re.compile(rf" ON (?:ONLY )?(?:{'|'.join(views)}) ")
+    return {id(item) for item in entries if item.kind == "INDEX" and on_one.search(item.sql)}
+
+
+def _is_watching(item: Item) -> bool:
+    return item.kind == EVENT_TRIGGER or (item.kind == "COMMENT" and item.tag.startswith(EVENT_TRIGGER))
