@@ -13,7 +13,7 @@ _VERBS = {
     "insert": "comes back",
     "update": "changes",
     "delete": "goes away",
-    "kept": "stays as it is",
+    "kept": "stays",
     "conflict": "changed on both sides",
     "collision": "is another row now",
     "withheld": "does not come back",
@@ -26,11 +26,13 @@ def plan_text(data: Mapping[str, Any]) -> list[str]:
     lines = list(_head(data))
     for source in data["sources"]:
         lines += ["", f"{source['name']} ({source['kind']})"]
-        lines += _tables(source["tables"]) or ([] if source["files"] else ["  nothing differs"])
+        lines += _tables(source["tables"], kept=data["mode"] == "merge") or (
+            [] if source["files"] else ["  nothing to do"]
+        )
         lines += _files(source["files"])
         lines += [f"  schema: {_drift(each)}" for each in source["drift"]]
         lines += [f"  {_dependency(each)}" for each in source["dependencies"]]
-        lines += [line for table, rows in source["samples"].items() for line in _samples(table, rows)]
+        lines += [line for table, rows in source["samples"].items() for line in _samples(table, rows, data["mode"])]
         lines += [f"  {_path(each)}" for each in source["paths"][:SAMPLES_SHOWN_MAX]]
         lines += [f"  warning: {text}" for text in source["warnings"]]
     return [*lines, "", *_end(data)]
@@ -39,32 +41,37 @@ def plan_text(data: Mapping[str, Any]) -> list[str]:
 def _head(data: Mapping[str, Any]) -> Iterator[str]:
     what = f"undo of {data['undoes']}" if data["undoes"] else f"{data['mode']} restore from {data['backup']}"
     where = "in place" if data["in_place"] else "to another place"
-    at = f" ({data['backup_at']})" if data["backup_at"] and not data["undoes"] else ""
+    at = f" of {_moment(data['backup_at'])}" if data["backup_at"] and not data["undoes"] else ""
     yield f"{data['plan']} {data['state']}: {what}{at} of {data['tenant']}, {where}"
     if data["base"]:
         yield f"base: {data['base']}"
     if data["expires_at"]:
-        yield f"good until {data['expires_at']}"
+        yield f"good until {_moment(data['expires_at'])}"
     if data["error"]:
         yield f"error: {data['error']['detail']}"
         yield f"hint: {data['error']['hint']}"
 
 
-def _tables(tables: Sequence[Mapping[str, Any]]) -> list[str]:
-    changed = [table for table in tables if any(table[count] for count in TABLE_COUNTS if count != "unchanged")]
+def _moment(text: str) -> str:
+    return f"{text[:16].replace('T', ' ')} UTC"
+
+
+def _tables(tables: Sequence[Mapping[str, Any]], *, kept: bool) -> list[str]:
+    """A merge shows what stays by its policy; elsewhere rows stay only because nobody chose them."""
+    counts = [count for count in TABLE_COUNTS if kept or count != "kept"]
+    changed = [table for table in tables if any(table[count] for count in counts if count != "unchanged")]
+    others = len(tables) - len(changed)
+    rest = [f"  {'and ' if changed else ''}{others} table{'s' * (others != 1)} with nothing to do"] if others else []
     if not changed:
-        return []
-    shown = [count for count in TABLE_COUNTS if count == "unchanged" or any(table[count] for table in changed)]
+        return rest
+    shown = [count for count in counts if count == "unchanged" or any(table[count] for table in changed)]
     name_width = max(5, *(len(table["name"]) for table in changed))
     widths = {count: max(len(count), *(len(str(table[count])) for table in changed)) for count in shown}
     lines = ["  " + "table".ljust(name_width) + "".join(f"  {count:>{widths[count]}}" for count in shown)]
     for table in changed:
         cells = "".join(f"  {table[count]:>{widths[count]}}" for count in shown)
         lines.append("  " + table["name"].ljust(name_width) + cells)
-    same = len(tables) - len(changed)
-    if same:
-        lines.append(f"  and {same} table{'s' * (same != 1)} in which nothing differs")
-    return lines
+    return lines + rest
 
 
 def _files(files: Mapping[str, int] | None) -> list[str]:
@@ -85,10 +92,11 @@ def _dependency(each: Mapping[str, Any]) -> str:
     return f"{each['sentence']}{more}"
 
 
-def _samples(table: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _samples(table: str, rows: Sequence[Mapping[str, Any]], mode: str) -> Iterator[str]:
+    rows = [row for row in rows if row["change"] != "kept" or mode == "merge"]
     for row in rows[:SAMPLES_SHOWN_MAX]:
         key = ", ".join(f"{name}={_value(value)}" for name, value in row["key"].items())
-        because = f": {row['because']}" if row["because"] else ""
+        because = f" ({row['because']})" if row["because"] else ""
         yield f"  {table} {key} {_VERBS[row['change']]}{because}{_fields(row)}"
     if len(rows) > SAMPLES_SHOWN_MAX:
         yield f"  {table}: {len(rows) - SAMPLES_SHOWN_MAX} more samples with --json"
@@ -101,7 +109,7 @@ def _fields(row: Mapping[str, Any]) -> str:
     fields = row["fields"][:FIELDS_SHOWN_MAX]
     shown = ", ".join(f"{name}: {_value(before.get(name))} -> {_value(after.get(name))}" for name in fields)
     more = len(row["fields"]) - len(fields)
-    return f"; {shown}{f' and {more} more' if more else ''}" if shown else ""
+    return f": {shown}{f' and {more} more' if more else ''}" if shown else ""
 
 
 def _value(value: str | None) -> str:

@@ -164,6 +164,26 @@ def _show(call: Call) -> Answer:
     return Answer(data, [*_head(data), *_restored(data)])
 
 
+def _report(call: Call) -> Mapping[str, Any]:
+    from pathlib import Path
+
+    from engine.errors import UsageError
+    from tenants.reports import restore_report_html
+    from tenants.selectors import restore_get
+
+    page = restore_report_html(restore_get(call.options.restore))
+    path = Path(call.options.output).absolute()
+    try:
+        # Never over something that exists: a report is evidence.
+        with path.open("x", encoding="utf-8", errors="backslashreplace") as out:
+            out.write(page)
+    except FileExistsError:
+        raise UsageError(f"{path} exists", hint="choose another name") from None
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}", hint="is there such a folder?") from error
+    return {"report": str(path)}
+
+
 def _head(data: Mapping[str, Any]) -> list[str]:
     where = "in place" if data["in_place"] else "at other targets"
     error = data["error"] or {}
@@ -245,5 +265,14 @@ class Command(NounCommand):
         ),
         Verb("list", _list, "list a tenant's restores, newest first", (argument("tenant", metavar="TENANT"),)),
         Verb("plans", _plans, "list a tenant's plans, newest first", (argument("tenant", metavar="TENANT"),)),
+        Verb(
+            "report",
+            _report,
+            "write the proof of a restore as a page to print",
+            (
+                argument("restore", metavar="RESTORE"),
+                argument("--output", required=True, metavar="FILE.html", help="a file that is not there yet"),
+            ),
+        ),
         Verb("show", _show, "show a restore or a plan", (argument("what", metavar="RESTORE|PLAN"),)),
     )
