@@ -27,7 +27,7 @@ from engine.faults import kill_point
 from engine.index import Segment
 from engine.progress import Progress
 from engine.rebuild import index_rebuild, pack_keys
-from engine.repository import Domain, Repository
+from engine.repository import Domain, Repository, delete_all
 from engine.sealed import CIPHER_AES_GCM, Kind, open_object, seal_object
 from engine.session import Lane
 from engine.views import walk_manifest
@@ -36,6 +36,8 @@ LIVE_SHARE_MIN = 0.25
 """A pack of which less than this share is still needed is rewritten."""
 SMALL_BYTES = 256 << 10
 """Chunks below this are bundled again when they are rewritten."""
+SWEEP_BATCH = 64
+"""Packs that are deleted at a time, between two looks at whether to stop."""
 REWRITE_BATCH = 1 << 18
 """Chunks that are brought into the order of their packs at a time."""
 
@@ -134,10 +136,8 @@ def prune(
     works = [_begin(repository, domain, dry_run, progress) for domain in (repository.sealed, repository.plain)]
     ended, kept = _mark(repository, works, forget, head, progress)
     if not dry_run:
-        for number in ended:
-            progress.check()
-            repository.forget(number, forget[number])
-        repository.checkpoint(head, kept)
+        progress.check()
+        repository.end({number: forget[number] for number in ended}, head=head, kept=kept)
     report = PruneReport(forgotten=ended)
     for work in works:
         if work.packs:
@@ -352,12 +352,12 @@ def _sweep(repository: Repository, work: _Work, grace: datetime.timedelta, progr
         )
         if age < grace or age < datetime.timedelta(0):
             continue
-        for name in sorted(names - needed - swept.keys()):
-            if name in work.packs:
-                progress.check()
-                pack_key, swept[name] = work.packs[name]
-                repository.store.delete(pack_key)
-                kill_point("prune.pack_deleted")
+        going = [name for name in sorted(names - needed - swept.keys()) if name in work.packs]
+        for at in range(0, len(going), SWEEP_BATCH):
+            progress.check()
+            delete_all(repository.store, [work.packs[name][0] for name in going[at : at + SWEEP_BATCH]])
+            kill_point("prune.pack_deleted")
+        swept.update((name, work.packs[name][1]) for name in going)
         repository.store.delete(key)
     for key in work.broken:
         repository.store.delete(key)

@@ -4,7 +4,7 @@ r/<repository>/config             JSON in clear: format, version, ids, public ke
 r/<repository>/keyring            engine.keys.Keyring, wrapped by the root key
 r/<repository>/manifests/<n>      backup or void record number n (ten digits), created once
 r/<repository>/forgets/<n>        signed record that number n was ended by retention
-r/<repository>/checkpoints/<n>    signed record of all numbers up to n that were not ended
+r/<repository>/checkpoints/<n>-…  signed record that up to number n only certain ones are kept
 r/<repository>/data|meta/aa/<sha256>   packs
 r/<repository>/index/<sha256>     index segments
 r/<repository>/plain/…            the same three for backups made without encryption
@@ -13,6 +13,7 @@ r/<repository>/plain/…            the same three for backups made without encr
 import datetime
 import json
 import re
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -40,10 +41,30 @@ from engine.session import Session
 
 FORMAT = "lastro-repository"
 _NUMBER = re.compile("[0-9]{10}")
+_CHECKPOINT = re.compile("[0-9]{10}-[0-9a-f]{8}")
 
 
-CHECKPOINT_STEP = 64
-"""A checkpoint is written when it spares the next reader of the chain this many numbers."""
+CHECKPOINT_STEP = 16
+"""From so many backups on that are ended at once a checkpoint takes the place of their forget records."""
+DELETE_BATCH = 500
+
+
+def delete_all(store: Store, keys: Sequence[str]) -> None:
+    """Delete objects, many at a time where the kind of store can."""
+    many = getattr(store, "delete_many", None)
+    for at in range(0, len(keys), DELETE_BATCH) if many else ():
+        many(keys[at : at + DELETE_BATCH])
+    for key in () if many else keys:
+        store.delete(key)
+
+
+def _ended(checkpoints: Iterable[Manifest]) -> set[int]:
+    """Numbers that any of the checkpoints says were ended."""
+    ended: set[int] = set()
+    for record in checkpoints:
+        kept = {n for first, last in record.document["kept"] for n in range(first, last + 1)}
+        ended.update(number for number in range(1, record.number + 1) if number not in kept)
+    return ended
 
 
 def _ranges(numbers: Iterable[int]) -> list[list[int]]:
@@ -187,6 +208,8 @@ class Repository:
         Stops `most` numbers further on.
         """
         last = None if most is None else number + most
+        checked = max((each.number for each in self._checkpoints()), default=0)
+        number = max(number, checked if last is None else min(checked, last))
         while number != last and (self._holds("manifests", number + 1) or self._holds("forgets", number + 1)):
             number += 1
         return number
@@ -229,19 +252,20 @@ class Repository:
         try:
             blob = self.store.get(f"{self.prefix}forgets/{_number_key(number)}", 0, DOCUMENT_BYTES_MAX)
         except ObjectMissing:
-            return False
+            return number in _ended(self._checkpoints())
         return Manifest.read(blob, self.keyring, number=number).kind == "forget"
 
     def chain(self, head: int) -> Iterator[Manifest]:
         """Every document from 1 to `head`, read by name because a listing may lie; ended ones are passed over.
 
-        What a checkpoint says was ended is not asked for again: it never comes back. Raises ManifestDamaged for a
-        number that holds nothing and that no signed record ended.
+        What a checkpoint says was ended is not asked for again, unless it is listed all the same. Raises
+        ManifestDamaged for a number that holds nothing and that no signed record ended.
         """
-        checked, kept = self._checkpoint()
-        for number in (*kept, *range(checked + 1, head + 1)):
-            if number > head:
-                return
+        ended = _ended(self._checkpoints())
+        ended.difference_update(self.numbers())
+        for number in range(1, head + 1):
+            if number in ended:
+                continue
             try:
                 yield self.manifest(number)
             except BackupMissing:
@@ -251,41 +275,39 @@ class Repository:
                         hint="repair it from another copy, or adopt the loss",
                     ) from None
 
-    def _checkpoint(self) -> tuple[int, Sequence[int]]:
-        """The newest checkpoint: its number, and the numbers up to it that were not ended then.
-
-        None, and one that a listing lacks or that cannot be read, only cost the time of an older one.
-        """
-        for info in sorted(self.store.list(f"{self.prefix}checkpoints/"), key=lambda each: each.key, reverse=True):
+    def _checkpoints(self) -> list[Manifest]:
+        """Checkpoints that can be read; several when writers overtook one another, each of them true."""
+        found = []
+        for info in self.store.list(f"{self.prefix}checkpoints/"):
             name = info.key.rpartition("/")[2]
-            if not _NUMBER.fullmatch(name):
+            if not _CHECKPOINT.fullmatch(name):
                 continue
             try:
-                record = Manifest.read(self.store.get(info.key, 0, DOCUMENT_BYTES_MAX), self.keyring, number=int(name))
+                blob = self.store.get(info.key, 0, DOCUMENT_BYTES_MAX)
+                record = Manifest.read(blob, self.keyring, number=int(name.partition("-")[0]))
             except (ManifestDamaged, ObjectMissing):
-                continue
+                continue  # What it alone said was ended is a gap then, which is loud.
             if record.kind == "checkpoint":
-                return record.number, [n for first, last in record.document["kept"] for n in range(first, last + 1)]
-        return 0, ()
+                found.append(record)
+        return found
 
-    def checkpoint(self, head: int, kept: Iterable[int]) -> None:
-        """Sign that every number up to `head` was ended or closed, except those `kept` (ascending).
+    def end(self, ending: Mapping[int, str], *, head: int, kept: Sequence[int]) -> None:
+        """End backups (number -> reason) for good; deletes no chunk. Repeating is safe.
 
-        Written only by a reader of the whole chain, after its forget records; older checkpoints are dropped then.
+        Few get a forget record each, many one checkpoint: signed, that no number up to `head` is kept but those in
+        `kept` (ascending). Only a reader of the whole chain can tell that.
         """
-        checked, known = self._checkpoint()
-        ranges = _ranges(kept)
-        ended_since = head - checked - sum(last - first + 1 for first, last in ranges) + len(known)
-        if head <= checked or ended_since < CHECKPOINT_STEP:
+        if len(ending) < CHECKPOINT_STEP:
+            for number, reason in ending.items():
+                self.forget(number, reason)
             return
         older = [info.key for info in self.store.list(f"{self.prefix}checkpoints/")]
-        record = self._record("checkpoint", head, "prune", kept=ranges)
-        key = f"{self.prefix}checkpoints/{_number_key(head)}"
+        record = self._record("checkpoint", head, "prune", kept=_ranges(kept))
+        key = f"{self.prefix}checkpoints/{_number_key(head)}-{secrets.token_hex(4)}"
         self.store.put(key, record.parts(self.keyring))
         kill_point("prune.checkpoint_stored")
-        for each in older:
-            if each != key:
-                self.store.delete(each)
+        delete_all(self.store, [f"{self.prefix}manifests/{_number_key(number)}" for number in ending])
+        delete_all(self.store, older)
 
     def commit(self, document: Mapping[str, Any]) -> Manifest:
         """Sign and create the manifest under its number; the moment at which the backup exists.

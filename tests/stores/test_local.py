@@ -154,6 +154,19 @@ def test_a_store_made_before_there_were_markers_opens(store: LocalStore, folder:
     assert LocalStore(LocalConfig(path=str(folder))).get("r/one/config") == b"x"
 
 
+def test_many_are_deleted_as_one_is(store: LocalStore, folder: Path) -> None:
+    """Goal: the same promise, cheaper; delete some of several folders, some that are gone, then without the disk."""
+    for name in ("a/1", "a/2", "b/1", "c"):
+        store.put(name, [b"x"])
+    store.delete_many(["a/1", "b/1", "b/2", "none/at/all"])
+    assert [info.key for info in store.list("")] == ["a/2", "c"]
+    with pytest.raises(UsageError):
+        store.delete_many(["a/2", "../x"])
+    folder.rename(folder.with_name("elsewhere"))
+    with pytest.raises(StoreUnreachable):
+        store.delete_many(["a/2"])
+
+
 def test_free_bytes_is_the_file_systems(store: LocalStore, folder: Path) -> None:
     """Goal: doctor can warn before it is full; compare with df, which may move a little meanwhile."""
     said = subprocess.run(["df", "-B1", "--output=avail", folder], capture_output=True, text=True, check=True).stdout
