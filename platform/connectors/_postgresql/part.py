@@ -1,6 +1,7 @@
 """One table's rows read from the exported snapshot, in C-speed batches.
 
-Large tables come straight off the connection's socket (see `wire`), through psql where that is encrypted (see `piped`).
+They come straight off the connection's socket (see `wire`); where that is encrypted, large tables come through psql
+(see `piped`) and others through the driver.
 """
 
 import contextlib
@@ -52,7 +53,7 @@ class SnapshotPool:
         psql: Psql | None = None,
         timeouts: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """`wire` says that connections are not encrypted, so that large tables can be read off their sockets."""
+        """`wire` says that connections are not encrypted, so that rows can be read off their sockets."""
         self._open, self._snapshot = open_connection, snapshot
         self._wire, self._psql, self._timeouts = wire, psql, timeouts
         self._age_max = age_seconds_max
@@ -104,19 +105,15 @@ class SnapshotPool:
 
     def lines(self, query: str, *, large: bool) -> Iterator[list[bytes]]:
         """Lines that a query gives in the snapshot; `large` when there may be many of them."""
-        if large and self._wire:
-            self.check_age()
-            with errors("source"):
-                yield from self._aged(wire_lines(self._begun(), query))
-            return
-        if large and self._psql and self._psql.takes(query):
+        if large and not self._wire and self._psql and self._psql.takes(query):
             begun = begin_text("REPEATABLE READ", read_only=True, more=self._timeouts)
             before = (begun, f"SET LOCAL {SERIAL}; SET TRANSACTION SNAPSHOT {literal(self._snapshot)}")
             with errors("source", self._psql.conninfo):
                 yield from self._aged(self._psql.lines(before, query))
             return
+        read = wire_lines if self._wire else copy_lines
         with self.connection() as connection:
-            yield from self._aged(copy_lines(connection, query))
+            yield from self._aged(read(connection, query))
 
     def _aged(self, batches: Generator[list[bytes], None, None]) -> Iterator[list[bytes]]:
         self.check_age()

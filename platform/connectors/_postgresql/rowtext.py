@@ -17,7 +17,7 @@ from connectors._postgresql.unencoded import decode
 from engine.ports import Column, KeySpec, unescape_field
 
 RANGED_KINDS = ("int", "uuid")
-"""Kinds of key that sort in the server as they do here, so that a range of them is a range of an index."""
+"""Kinds of key that sort in the server as they do here, and whose text needs no quotes and no escapes."""
 SYNTHETIC = KeySpec(("text", "int"), synthetic=2)
 
 
@@ -80,27 +80,28 @@ class RowText:
         )
 
     def select_keys(self, scope: Scope, keys: Sequence[bytes], *, version: bool) -> str:
-        """Lines of those keys that are in the scope, in key order."""
+        """Lines of those keys, which the scope gave in the same snapshot, in key order.
+
+        The scope is not asked again: its joins would be worked out anew for every few thousand keys. OFFSET 0 has each
+        key looked up in its index: the planner would rather read all that lies between the first and the last.
+        """
         if self.key.synthetic:
             listed = ", ".join("(" + literal(k[:64].decode()) + ", " + str(int(k[65:])) + ")" for k in keys)
             return self._select_synthetic(scope, leading=True, only=listed)
         fields = list(zip(*(key.split(b"\t") for key in keys), strict=True))
         arrays, names, joins = [], [], []
         assert self.table.key is not None, "a table with key columns has a key"
-        for n, (column, texts, equals) in enumerate(zip(self.key_columns, fields, self.table.key.equals, strict=True)):
-            arrays.append(f"CAST({_array_literal(texts)} AS {column.type}[])")
+        own = zip(self.key.kinds, self.key_columns, fields, self.table.key.equals, strict=True)
+        for n, (kind, column, texts, equals) in enumerate(own):
+            arrays.append(f"CAST({_array_literal(texts, plain=kind in RANGED_KINDS)} AS {column.type}[])")
             names.append(f"k{n}")
             joins.append(f"t.{ident(column.name)} {equals} k.k{n}")
-        if self.key.kinds[0] in RANGED_KINDS:
-            # The keys are sorted and lie close together: without the range the planner reads the whole table.
-            column = self.key_columns[0]
-            low, high = (f"CAST({literal(decode(unescape_field(fields[0][at])))} AS {column.type})" for at in (0, -1))
-            joins.append(f"t.{ident(column.name)} BETWEEN {low} AND {high}")
-        head = ", ".join(["t.xmin" if version else "''"] + [f"t.{ident(column.name)}" for column in self.columns])
-        condition = " AND ".join(joins + ([f"({scope.condition})"] if scope.condition else []))
+        columns = ", ".join([*(["t.xmin"] if version else []), *(f"t.{ident(column.name)}" for column in self.columns)])
+        head = columns if version else f"'', {columns}"
         return (
-            f"{scope.with_clause}SELECT {head} FROM {self.table.source} AS t, unnest({', '.join(arrays)}) AS k"
-            f"({', '.join(names)}) WHERE {condition} ORDER BY {self._order_by()}"
+            f"SELECT {head} FROM unnest({', '.join(arrays)}) AS k({', '.join(names)})"
+            f" CROSS JOIN LATERAL (SELECT {columns} FROM {self.table.source} AS t WHERE {' AND '.join(joins)} OFFSET 0)"
+            f" AS t ORDER BY {self._order_by()}"
         )
 
     def hash_of_row(self) -> str:
@@ -131,7 +132,9 @@ def fresh_name(wanted: str, taken: set[str]) -> str:
     return name
 
 
-def _array_literal(texts: Sequence[bytes]) -> str:
-    """An array literal of COPY fields, every element quoted."""
+def _array_literal(texts: Sequence[bytes], *, plain: bool) -> str:
+    """An array literal of COPY fields, every element quoted unless they are `plain`."""
+    if plain:
+        return literal("{" + b",".join(texts).decode() + "}")
     elements = [decode(unescape_field(text)).replace("\\", "\\\\").replace('"', '\\"') for text in texts]
     return literal('{"' + '","'.join(elements) + '"}')

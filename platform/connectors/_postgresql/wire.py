@@ -9,7 +9,6 @@ A message is a letter, its length in four bytes that count themselves, and its c
 protocol 3.0). Encrypted connections are left to libpq and those who use it: see `readable`.
 """
 
-import contextlib
 import os
 import socket
 import struct
@@ -22,6 +21,8 @@ import psycopg
 from connectors._postgresql.connection import Connection, value
 
 BLOCK_BYTES = 1 << 20
+SILENCE_SECONDS_MAX = 24 * 3600.0
+"""Sorting a large table takes long; the statement timeout of a source and the keep-alive of its DSN are what counts."""
 PACE_BYTES, PACE_SECONDS = 64 << 10, 0.0003
 """The server sends 8 KiB at a time. After less than this we wait a moment, or every one of them would wake us."""
 
@@ -44,12 +45,12 @@ def readable(connection: Connection) -> bool:
 def wire_lines(connection: Connection, query: str) -> Generator[list[bytes], None, None]:
     """Run COPY (query) TO STDOUT; yield lists of lines without their newlines, about 1 MiB at a time.
 
-    The connection is used up by it and closed in the end; a reader that stops early ends the query with it. Raises
-    the driver's errors.
+    The driver knows nothing of it and may use the connection again once all lines were given; a reader that stops
+    before that must close the connection. Raises the driver's errors.
     """
     text = f"COPY ({query}) TO STDOUT".encode() + b"\0"
-    with contextlib.closing(connection), socket.socket(fileno=os.dup(connection.pgconn.socket)) as wire:
-        wire.setblocking(True)
+    with socket.socket(fileno=os.dup(connection.pgconn.socket)) as wire:
+        wire.settimeout(SILENCE_SECONDS_MAX)  # The socket stays one that does not block, as the driver needs it.
         try:
             wire.sendall(_HEAD.pack(b"Q", len(text) + 4) + text)
             yield from _Answer().lines(_received(wire))
@@ -61,13 +62,15 @@ def _received(wire: socket.socket) -> Iterator[bytes]:
     """What the server sends, about 1 MiB at a time, up to the message that says it is ready."""
     got: list[bytes] = []
     size, tail = 0, b""
-    while tail[:-1] != _READY_HEAD:
+    while True:
         data = wire.recv(BLOCK_BYTES)
         if not data:
             raise psycopg.OperationalError("the server closed the connection unexpectedly")
         got.append(data)
         size += len(data)
         tail = (tail + data[-6:])[-6:]
+        if tail[:-1] == _READY_HEAD:
+            break
         if size >= BLOCK_BYTES:
             yield b"".join(got)
             got, size = [], 0
