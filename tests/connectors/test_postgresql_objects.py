@@ -1,5 +1,7 @@
 """Every kind of object that a database may hold, built anew: pg_dump says the same of both, and COPY of their rows."""
 
+import dataclasses
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -9,8 +11,17 @@ import pytest
 
 from connectors._postgresql.config import PostgresqlConfig
 from connectors._postgresql.tools import find_pg_dump
-from engine.errors import TargetOccupied
-from tests.connectors.postgres_views import MemoryView, Restored, execute, put_back, query, table_text, take
+from engine.errors import SchemaMismatch, TargetOccupied
+from tests.connectors.postgres_views import (
+    MemoryDocument,
+    MemoryView,
+    Restored,
+    execute,
+    put_back,
+    query,
+    table_text,
+    take,
+)
 from tests.services.postgres import PostgresServer
 
 LONG = "ä" * 31 + "x"  # 63 bytes
@@ -201,3 +212,48 @@ def test_a_database_is_cleared_of_every_kind(postgres: PostgresServer) -> None:
             assert query(there, acl) == query(dsn, acl)
         finally:
             discard(postgres, "objects_copy")
+
+
+def test_a_database_keeps_its_locale(postgres_each: PostgresServer) -> None:
+    """Goal: texts sort as they did. Method: databases of every provider that the server has, built anew."""
+    kinds = ["locale 'C'"]
+    if postgres_each.major >= 15 and query(
+        postgres_each.dsn(), "select count(*) > 9 from pg_collation where collprovider = 'i'"
+    ) == [(True,)]:
+        rules = " icu_rules '& V < w <<< W'" if postgres_each.major >= 16 else ""
+        kinds.append(f"locale 'C' locale_provider icu icu_locale 'de-u-co-phonebk'{rules}")
+    if postgres_each.major >= 17:
+        kinds.append("locale 'C' locale_provider builtin builtin_locale 'C.UTF-8'")
+    for kind in kinds:
+        postgres_each.execute(f"create database sorted template template0 encoding 'UTF8' {kind}")
+        try:
+            dsn = postgres_each.dsn("sorted")
+            execute(dsn, "create table t(v text primary key); insert into t values ('a'), ('B'), ('ä'), ('z')")
+            put_back(
+                PostgresqlConfig(dsn=dsn),
+                take(PostgresqlConfig(dsn=dsn)),
+                target={"dsn": postgres_each.dsn("sorted_copy")},
+            )
+            assert query(postgres_each.dsn("sorted_copy"), "select v from t order by v") == query(
+                dsn, "select v from t order by v"
+            )
+            same = """select count(distinct to_jsonb(d) - array['oid', 'datname', 'dattablespace', 'datfrozenxid', 'datminmxid'])
+              from pg_database d where datname ~ '^sorted'"""
+            assert query(dsn, same) == [(1,)]
+        finally:
+            postgres_each.drop_database("sorted")
+            postgres_each.drop_database("sorted_copy")
+
+
+def test_a_locale_that_the_server_lacks(postgres: PostgresServer, postgres_database: str) -> None:
+    """Goal: a typed error with advice, and nothing made. Method: a backup of a locale that no server has."""
+    view = take(PostgresqlConfig(dsn=postgres_database))
+    roles = json.loads(view.documents["roles.json"].read())
+    roles["database"]["collate"] = "tlh_QO.UTF-8"
+    view = dataclasses.replace(
+        view, documents={**view.documents, "roles.json": MemoryDocument("roles.json", json.dumps(roles).encode())}
+    )
+    with pytest.raises(SchemaMismatch, match="tlh_QO") as refused:
+        put_back(PostgresqlConfig(dsn=postgres_database), view, target={"dsn": postgres.dsn("klingon")})
+    assert "create it" in refused.value.hint
+    assert query(postgres_database, "select from pg_database where datname = 'klingon'") == []

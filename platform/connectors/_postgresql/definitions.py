@@ -167,13 +167,14 @@ SELECT d.datname, pg_encoding_to_char(d.encoding), d.datcollate, d.datctype, pg_
        ARRAY(SELECT json_build_array(CASE WHEN a.grantee = 0 THEN 'public' ELSE pg_get_userbyid(a.grantee)::text END,
                                      a.privilege_type, a.is_grantable)::text
                FROM aclexplode(d.datacl) a ORDER BY 1),
-       to_jsonb(d) ->> 'datlocprovider', coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale')
+       to_jsonb(d) ->> 'datlocprovider', coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale'),
+       to_jsonb(d) ->> 'daticurules'
   FROM pg_database d WHERE d.datname = current_database()
 """
 
 _DATABASE_FIELDS = (
     "name", "encoding", "collate", "ctype", "owner", "connection_limit", "settings", "comment", "grants",
-    "locale_provider", "locale",
+    "locale_provider", "locale", "icu_rules",
 )  # fmt: skip
 
 

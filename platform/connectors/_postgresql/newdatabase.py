@@ -7,7 +7,7 @@ of them to the last. A restore that finds such a mark clears what a killed one l
 import contextlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,17 @@ import psycopg
 from connectors._postgresql.catalogue import read_catalogue
 from connectors._postgresql.clearing import clear
 from connectors._postgresql.config import PostgresqlConfig
-from connectors._postgresql.connection import Connection, begin, connect, errors, parse_dsn, rows, run, value
+from connectors._postgresql.connection import (
+    Connection,
+    begin,
+    clean_message,
+    connect,
+    errors,
+    parse_dsn,
+    rows,
+    run,
+    value,
+)
 from connectors._postgresql.definitions import POST_DATA, PRE_DATA, ROLES, SEQUENCES, Item, items
 from connectors._postgresql.inplace import connect_target, restore_in_place
 from connectors._postgresql.large_objects import DOCUMENT as LARGE_OBJECTS
@@ -40,6 +50,7 @@ from engine.faults import kill_point
 from engine.ports import Check, RestoreReport, RestoreRequest, SourceView
 from engine.progress import Progress
 
+INSUFFICIENT_PRIVILEGE = "42501"
 MARK = "lastro_unfinished_restore"
 EARLY_KINDS = {"INDEX ATTACH"}
 LINK_KIND = "FK CONSTRAINT"
@@ -94,10 +105,27 @@ def create_missing_database(config: PostgresqlConfig, view: SourceView) -> None:
             raise refused
         facts = json.loads(view.documents[ROLES].read())["database"] if ROLES in view.documents else {}
         encoding = facts.get("encoding") or view.facts.get("encoding") or "UTF8"
-        locale = ""
-        if facts:
-            locale = f" LC_COLLATE {literal(facts['collate'])} LC_CTYPE {literal(facts['ctype'])}"
-        run(maintenance, f"CREATE DATABASE {ident(wanted)} TEMPLATE template0 ENCODING {literal(encoding)}{locale}")
+        locale = _locale(facts) if facts else ""
+        try:
+            run(maintenance, f"CREATE DATABASE {ident(wanted)} TEMPLATE template0 ENCODING {literal(encoding)}{locale}")
+        except (psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError) as error:
+            if error.sqlstate == INSUFFICIENT_PRIVILEGE:
+                raise
+            raise SchemaMismatch(
+                f"the database cannot be created as it was ({encoding}{locale}): {clean_message(error)}",
+                hint="create it with a locale that the server has, and restore into it",
+            ) from None
+
+
+def _locale(facts: Mapping[str, Any]) -> str:
+    """What CREATE DATABASE has to be told of the order of texts and the classes of characters."""
+    options = [f"LC_COLLATE {literal(facts['collate'])} LC_CTYPE {literal(facts['ctype'])}"]
+    words = {"i": "LOCALE_PROVIDER icu ICU_LOCALE", "b": "LOCALE_PROVIDER builtin BUILTIN_LOCALE"}
+    if facts.get("locale_provider") in words and facts.get("locale"):
+        options.append(f"{words[facts['locale_provider']]} {literal(facts['locale'])}")
+    if facts.get("icu_rules"):
+        options.append(f"ICU_RULES {literal(facts['icu_rules'])}")
+    return " " + " ".join(options)
 
 
 @dataclass
