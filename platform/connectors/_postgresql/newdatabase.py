@@ -67,6 +67,23 @@ SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oi
 """
 
 
+def occupants(connection: Connection) -> str:
+    """Name some of what a database holds; "" when it is empty or an unfinished restore of ours."""
+    marked = value(connection, f"SELECT to_regnamespace({literal(ident(MARK))}) IS NOT NULL")
+    return "" if marked else ", ".join(row[0] for row in rows(connection, _OCCUPIED))
+
+
+def replaces_rows(connection: Connection, view: SourceView) -> bool:
+    """Whether one tenant's rows go into shared tables that are all there already."""
+    return bool(view.facts["layout"] == "rows" and _holds_tables(connection, view))
+
+
+def _holds_tables(connection: Connection, view: SourceView) -> bool:
+    names = [literal(ident(t.facts["schema"], t.facts["table"])) for t in view.tables]
+    wanted = f"unnest(ARRAY[{', '.join(names)}]::text[])"
+    return bool(value(connection, f"SELECT bool_and(to_regclass(n) IS NOT NULL) FROM {wanted} n"))
+
+
 def restore_to_database(
     config: PostgresqlConfig, view: SourceView, request: RestoreRequest, progress: Progress
 ) -> RestoreReport:
@@ -81,7 +98,7 @@ def restore_to_database(
         with contextlib.ExitStack() as stack:
             connections = [stack.enter_context(contextlib.closing(connect_target(config))) for _ in range(CONNECTIONS)]
             building = _Building(config, view, request, progress, connections)
-            if building.holds_tables_of_ours() and request.overwrite and view.facts["layout"] == "rows":
+            if request.overwrite and replaces_rows(building.main, view):
                 return restore_in_place(config, view, request, progress)
             return building.run()
 
@@ -191,16 +208,6 @@ class _Building:
         return json.loads(self.view.documents[name].read())
 
     # -------------------------------------------------------- the place
-
-    def holds_tables_of_ours(self) -> bool:
-        """Whether every table of the backup is there already."""
-        names = [literal(ident(t.facts["schema"], t.facts["table"])) for t in self.view.tables]
-        return bool(
-            value(
-                self.main,
-                f"SELECT bool_and(to_regclass(n) IS NOT NULL) FROM unnest(ARRAY[{', '.join(names)}]::text[]) n",
-            )
-        )
 
     def _claim(self) -> None:
         """Make sure the database is empty, or ours to clear, and mark it as unfinished."""
