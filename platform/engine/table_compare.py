@@ -3,6 +3,8 @@
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import compress, count
+from operator import ne
 from typing import Protocol
 from zlib import crc32
 
@@ -230,6 +232,8 @@ class _Comparison:
         self.rows: list[bytes] | None = None
         """Today's rows including the carry's, where they are at hand."""
         self.records: list[bytes | None] = []
+        self.touched: list[int] | None = None
+        """Numbers of the buckets with a changed line, where they are known already."""
         self.missed = 0
         if update.by_version:
             self.own = taken
@@ -244,6 +248,8 @@ class _Comparison:
         same = self.lines == before.lines and len(self.carry.lines) == len(before.carry)
         if same and self.rows is None:
             return self._keep(before.ends, before.records)
+        if self.rows is None and self._cut_as_before():
+            return self._changed()
         self._cut()
         if self.rows is not None:
             rows, pairs = self.rows, zip(self.begins, self.ends, strict=False)
@@ -262,6 +268,30 @@ class _Comparison:
             self.ends.append(len(self.keys))
         self.begins = [0, *self.ends]
 
+    def _cut_as_before(self) -> bool:
+        """Find what differs where no key came or went, without looking at the others; whether it is so.
+
+        Buckets end where they did, as that depends on keys alone, and all of them but the changed lines' have the
+        records they had.
+        """
+        lines, before = self.lines, self.before
+        if len(lines) != len(before.lines) or len(self.carry.lines) != len(before.carry):
+            return False
+        changed = [*compress(count(), map(ne, lines, before.lines))]
+        if any(key_of_line(lines[at]) != key_of_line(before.lines[at]) for at in changed):
+            return False
+        own = len(self.carry.lines)
+        self.ends = [*before.ends]
+        self.begins = [0, *self.ends]
+        self.added = {lines[at] for at in changed if at >= own}
+        self.removed = {before.lines[at] for at in changed if at >= own}
+        buckets = {bisect_right(self.ends, at) for at in changed}
+        self.touched = sorted(bucket for bucket in buckets if bucket < len(self.ends))
+        self.records = [*before.records]
+        for bucket in self.touched:
+            self.records[bucket] = None
+        return True
+
     def _left_open(self, ends: Sequence[int]) -> Carry:
         at = ends[-1] if ends else 0
         if at == len(self.lines):
@@ -279,13 +309,13 @@ class _Comparison:
     # ------------------------------------------------ what is different
 
     def _changed(self) -> Carry | None:
-        old_lines, lines = self.old.lines_set, set(self.own)
-        self.added = lines - old_lines
-        removed = {key_of_line(line) for line in old_lines - lines}
-        deletions = removed.difference(map(key_of_line, self.added))
+        if self.touched is None:
+            old_lines, lines = self.old.lines_set, set(self.own)
+            self.added, self.removed = lines - old_lines, old_lines - lines
+        deletions = set(map(key_of_line, self.removed)).difference(map(key_of_line, self.added))
         if self._too_much(len(self.added) + len(deletions), 0):
             return None
-        touched = self._touched()
+        touched = self._touched() if self.touched is None else self.touched
         change = Change(deletions=deletions)
         if self.rows is None:
             self._fetch(touched, change)
@@ -297,7 +327,7 @@ class _Comparison:
         records = [record for record in self.records if record is not None]
         assert len(records) == len(self.ends), "every bucket has a record by now"
         known = self.old.records
-        by_end = {self.keys[end - 1]: record for end, record in zip(self.ends, records, strict=True)}
+        by_end = {key_of_line(self.lines[end - 1]): record for end, record in zip(self.ends, records, strict=True)}
         change.records = {end: record for end, record in by_end.items() if known.get(end) != record}
         if not change.upserts and not change.deletions and not change.records:
             return self._keep(self.ends, records)
