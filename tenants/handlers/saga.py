@@ -23,6 +23,7 @@ from operations.context import OperationContext
 from tenants import reading, wiring
 from tenants.models import Restore, RestoreSource, RestoreSourceState, Source
 from tenants.selectors import source_get
+from tenants.services.plans import plan_command
 from tenants.services.restore_recording import checks_json, journal_read, journal_write, restore_source_put
 
 SETTLE_SECONDS = (0.2, 1.0, 3.0)
@@ -90,7 +91,8 @@ class Saga:
             if outcome is None:
                 raise RestoreIncomplete(
                     f"nobody can tell yet whether source {row.name} was changed",
-                    hint=f"look at it, then run it again: operation retry {self.context.operation.pk}",
+                    hint="look at it; a new plan compares it with the backup whatever it holds:"
+                    f" {plan_command(self.restore)}",
                 )
             # `back` was the commit that took the restore back.
             is_new = outcome if back is None else not outcome
