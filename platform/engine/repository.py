@@ -52,10 +52,12 @@ DELETE_BATCH = 500
 def delete_all(store: Store, keys: Sequence[str]) -> None:
     """Delete objects, many at a time where the kind of store can."""
     many = getattr(store, "delete_many", None)
-    for at in range(0, len(keys), DELETE_BATCH) if many else ():
+    if many is None:
+        for key in keys:
+            store.delete(key)
+        return
+    for at in range(0, len(keys), DELETE_BATCH):
         many(keys[at : at + DELETE_BATCH])
-    for key in () if many else keys:
-        store.delete(key)
 
 
 def _ended(checkpoints: Iterable[Manifest]) -> set[int]:
