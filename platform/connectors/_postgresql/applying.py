@@ -19,6 +19,7 @@ from connectors._postgresql.links import check_links, check_new_children
 from connectors._postgresql.neighbours import Ledger, Outside, fingerprint_outside
 from connectors._postgresql.outcome import check_outcome, schema_check
 from connectors._postgresql.planning import Planned, Work
+from connectors._postgresql.silencing import silence
 from connectors._postgresql.staging import Pair
 from connectors._postgresql.uniqueness import check_uniqueness
 from engine.errors import TargetError
@@ -70,14 +71,10 @@ class Applying:
 
     def _quiet(self) -> bool:
         """Silence triggers and cascades where the role may; False where the server's own rules stay on."""
-        run(self._connection, "SAVEPOINT lastro_quiet")
-        try:
-            run(self._connection, "SET LOCAL session_replication_role = replica")
-        except psycopg.errors.InsufficientPrivilege:
-            run(self._connection, "ROLLBACK TO SAVEPOINT lastro_quiet")
+        quiet = silence(self._connection)
+        if not quiet:
             run(self._connection, "SET CONSTRAINTS ALL DEFERRED")
-            return False
-        return True
+        return quiet
 
     def _apply(self, differences: Sequence[Difference], ledger: Ledger, *, quiet: bool) -> None:
         if quiet:

@@ -24,6 +24,7 @@ from connectors._postgresql.missing import Missing
 from connectors._postgresql.reader import catalogue_of, selection_of
 from connectors._postgresql.rights import require_rights
 from connectors._postgresql.scope import Selection
+from connectors._postgresql.silencing import silence
 from connectors._postgresql.staging import Pair, check_required, load_stage, pair_up
 from engine.errors import SchemaMismatch, StalePlan, TargetError, UsageError
 from engine.plans import Dependency
@@ -54,6 +55,7 @@ class Work:
     def begin(self) -> None:
         """Begin the transaction; a preview and a proof see one snapshot, taken by the next query but LOCK."""
         begin(self.connection, "REPEATABLE READ" if self.request.prove or not self.holds else "READ COMMITTED")
+        silence(self.connection)  # Event triggers would see our temporary tables.
 
     def read_schema(self) -> tuple[Catalogue, Selection]:
         """The tables as they are now, and which of their rows are the source's."""
