@@ -2,7 +2,6 @@
 
 from engine.errors import LastroError
 from engine.faults import kill_point
-from engine.repository import Repository
 from operations.context import OperationContext
 from tenants import wiring
 from tenants.handlers.courses import Backups, request_of
@@ -12,9 +11,8 @@ from tenants.services.plans import plan_digests
 from tenants.services.restore_recording import restore_source_put
 
 
-def copy_run(context: OperationContext, restore: Restore, repository: Repository) -> None:
+def copy_run(context: OperationContext, restore: Restore, backups: Backups) -> None:
     """Fill the target of every source; one that an earlier attempt has filled is made the same again."""
-    backups = Backups(repository)
     digests = plan_digests(restore.plan) if restore.plan is not None else {}
     for row in restore.sources.order_by("name"):
         context.check()
@@ -37,7 +35,7 @@ def _copy(context: OperationContext, restore: Restore, row: RestoreSource, backu
     restore_source_put(context, row, RestoreSourceState.APPLYING)
     kill_point("restore.before_copy")
     try:
-        report = connector.restore(backups.held(restore.backup, row.name), request, context)
+        report = connector.restore(backups.wanted(restore.backup, row.name), request, context)
     except LastroError as error:
         # The port's promise: a restore that raises has left its target as it was.
         restore_source_put(context, row, RestoreSourceState.OLD, error=error)

@@ -1,13 +1,14 @@
 """The two courses that a restore in place can take: back to a backup, or back to before another restore."""
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 from engine.errors import SourceUnsupported
 from engine.plans import Preview
 from engine.ports import Connector, PreparedRestore, RestoreRequest, SourceView
 from engine.repository import Repository
+from engine.views import StoredSource
 from operations.context import OperationContext
 from tenants import reading
 from tenants.handlers.direct import prepare_directly
@@ -18,9 +19,13 @@ from tenants.selection import Selection
 
 @dataclass
 class Backups:
-    """Views of the backups that a restore reads, each opened once."""
+    """Views of the backups that a restore reads, each opened once.
+
+    `without` names (source, module)s of the backup to restore that cannot be read and are not wanted.
+    """
 
     repository: Repository
+    without: frozenset[tuple[str, str]] = frozenset()
     _opened: dict[str, reading.Views] = field(default_factory=dict)
 
     def view(self, backup: Backup | None, source: str) -> SourceView | None:
@@ -37,6 +42,14 @@ class Backups:
         if view is None:
             raise SourceUnsupported(f"backup {backup.pk} does not hold source {source}")
         return view
+
+    def wanted(self, backup: Backup, source: str) -> SourceView:
+        """The same of the backup to restore, without the tables of modules that cannot be read."""
+        view = self.held(backup, source)
+        if not self.without:
+            return view
+        tables = tuple(table for table in view.tables if (source, table.module) not in self.without)
+        return cast(SourceView, replace(cast(StoredSource, view), tables=tables))
 
 
 def request_of(of: Restore | RestorePlan, backups: Backups, source: str, **more: Any) -> RestoreRequest:
@@ -80,14 +93,14 @@ class ToBackup:
         self, connector: Connector, row: RestoreSource, request: RestoreRequest
     ) -> AbstractContextManager[PreparedRestore]:
         """Do it up to the last step."""
-        view = self.backups.held(self.restore.backup, row.name)
+        view = self.backups.wanted(self.restore.backup, row.name)
         if not hasattr(connector, "prepare"):
             return prepare_directly(connector, view, request, self.context)
         return connector.prepare(view, request, self.context)
 
     def preview(self, connector: Connector, row: RestoreSource, request: RestoreRequest) -> Preview:
         """Say what would be done."""
-        return connector.preview(self.backups.held(self.restore.backup, row.name), request, self.context)
+        return connector.preview(self.backups.wanted(self.restore.backup, row.name), request, self.context)
 
 
 @dataclass

@@ -4,16 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from core.errors import InternalError
-from engine.errors import DamageError, LastroError
+from engine.errors import LastroError
 from engine.faults import kill_point
 from engine.plans import Preview
-from engine.repository import Repository
 from operations.context import OperationContext
 from operations.handlers import register
 from operations.models import Operation
 from tenants import plan_outputs, wiring
 from tenants.handlers.courses import Backups, ToBefore, request_of
-from tenants.handlers.whole import damage_told
+from tenants.handlers.whole import around_damage
 from tenants.models import PlanState, RestorePlan, Source
 from tenants.plan_selectors import plan_get
 from tenants.previews import preview_json
@@ -56,10 +55,7 @@ def run(context: OperationContext) -> Mapping[str, Any]:
     plan = plan_get(context.operation.subject_id)
     try:
         with wiring.repository_open(plan.tenant) as repository:
-            try:
-                sources = _previews(context, plan, repository)
-            except DamageError as error:
-                raise damage_told(context, repository, plan.backup, error) from error
+            sources = around_damage(context, repository, plan, lambda backups: _previews(context, plan, backups))
         kill_point("plan.previewed")
         plan_made(context, plan, sources)
     except LastroError as error:
@@ -71,8 +67,8 @@ def run(context: OperationContext) -> Mapping[str, Any]:
     return plan_outputs.plan_head(plan)
 
 
-def _previews(context: OperationContext, plan: RestorePlan, repository: Repository) -> list[dict[str, Any]]:
-    backups, sources = Backups(repository), []
+def _previews(context: OperationContext, plan: RestorePlan, backups: Backups) -> list[dict[str, Any]]:
+    sources = []
     for name in sorted(plan.sources):
         context.check()
         context.phase(f"preview {name}")
@@ -89,4 +85,4 @@ def _preview(context: OperationContext, plan: RestorePlan, backups: Backups, sou
         return course.preview_source(connector, source.name)
     # `overwrite` says that what stands at the target may be compared; nothing is written by a preview.
     request = request_of(plan, backups, source.name, overwrite=True)
-    return connector.preview(backups.held(plan.backup, source.name), request, context)
+    return connector.preview(backups.wanted(plan.backup, source.name), request, context)

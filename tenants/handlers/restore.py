@@ -8,7 +8,6 @@ from core import clock
 from core.errors import InternalError
 from engine.errors import (
     CancelledError,
-    DamageError,
     LastroError,
     SourceChanged,
     SourceDenied,
@@ -25,7 +24,7 @@ from tenants.handlers.backup import backup_perform, tenant_resource
 from tenants.handlers.copying import copy_run
 from tenants.handlers.courses import Backups, ToBackup, ToBefore
 from tenants.handlers.saga import Course, RestoreIncomplete, RestoreUnproven, Saga
-from tenants.handlers.whole import damage_told
+from tenants.handlers.whole import around_damage
 from tenants.models import BackupType, Restore, RestoreSource, RestoreSourceState, RestoreState
 from tenants.selectors import restore_get, source_get
 from tenants.services.backups import BackupWish, backup_create
@@ -113,23 +112,23 @@ def _perform(context: OperationContext, restore: Restore, started: float) -> Non
                 _in_place(context, restore, repository)
             else:
                 restore_transition(restore, to=RestoreState.APPLYING, actor=context.operation.actor)
-                copy_run(context, restore, repository)
+                around_damage(context, repository, restore, lambda backups: copy_run(context, restore, backups))
         except RestoreUnproven as error:
             restore_checks_failed(context, restore, error.checks, duration_ms=_since(started))
             raise
-        except DamageError as error:
-            raise damage_told(context, repository, restore.backup, error) from error
     restore_transition(restore, to=RestoreState.CHECKING, actor=context.operation.actor)
     _judge(context, restore, _since(started))
 
 
 def _in_place(context: OperationContext, restore: Restore, repository: Repository) -> None:
-    backups = Backups(repository)
-    saga = Saga(context, restore, repository, _course(context, restore, backups))
-    saga.settle()
+    def saga(backups: Backups) -> Saga:
+        return Saga(context, restore, repository, _course(context, restore, backups))
+
+    saga(Backups(repository)).settle()
     _safety_backup(context, restore)
     restore_transition(restore, to=RestoreState.APPLYING, actor=context.operation.actor)
-    saga.run(plan_digests(restore.plan) if restore.plan is not None else {})
+    digests = plan_digests(restore.plan) if restore.plan is not None else {}
+    around_damage(context, repository, restore, lambda backups: saga(backups).run(digests))
 
 
 def _course(context: OperationContext, restore: Restore, backups: Backups) -> Course:

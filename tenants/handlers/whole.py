@@ -1,36 +1,60 @@
 """What of a damaged backup can still be restored: said by name, when a restore or its preview meets the damage."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from engine.errors import ChunkMissing, DamageError, ObjectDamaged
 from engine.lost_parts import ModuleState, modules_state
-from engine.progress import Progress
 from engine.repository import Repository
+from operations.context import OperationContext
 from tenants import wiring
-from tenants.models import Backup
+from tenants.handlers.courses import Backups
+from tenants.models import Backup, Restore, RestorePlan
+from tenants.selection import Selection
 
 NAMES_SHOWN_MAX = 10
 
 
-def damage_told(progress: Progress, repository: Repository, backup: Backup, error: DamageError) -> DamageError:
-    """The same error with the modules of the backup that are whole and those that are not.
+Result = TypeVar("Result")
 
-    Looks for packs that are gone first, which is cheap, and reads all of them only when none is. An error that is not
-    about stored chunks is returned as it is.
+
+def around_damage(
+    context: OperationContext, repository: Repository, of: Restore | RestorePlan, work: Callable[[Backups], Result]
+) -> Result:
+    """Do the work; when stored chunks of the backup turn out to be lost, say of which modules.
+
+    A selective restore that chose none of these is done all the same: what is lost of the rest is not looked at. Whole
+    packs are only read when none is found to be gone, as that is cheap to see.
     """
-    if not isinstance(error, ChunkMissing | ObjectDamaged):
-        return error
-    progress.phase("what is still whole")
+    try:
+        return work(Backups(repository))
+    except ChunkMissing as error:
+        damage: DamageError = error
+    except ObjectDamaged as error:
+        damage = error
+    context.phase("what is still whole")
+    states = _states(context, repository, of.backup)
+    broken = [state for state in states if not state.is_whole]
+    if not broken or of.undoes_id:
+        raise damage
+    selection = Selection.of(of.mode, [], of.wishes)
+    chosen = {(source, module) for source, modules in selection.modules.items() for module in modules}
+    lost = frozenset((state.source, state.module) for state in broken)
+    if of.mode != "selective" or lost & chosen:
+        raise _told(damage, of.backup, broken, [state for state in states if state.is_whole]) from damage
+    return work(Backups(repository, without=lost))
+
+
+def _states(context: OperationContext, repository: Repository, backup: Backup) -> list[ModuleState]:
     try:
         manifest = wiring.manifest_of(repository, backup)
-        states = modules_state(repository, manifest, deep=False, progress=progress)
+        states = modules_state(repository, manifest, deep=False, progress=context)
         if all(state.is_whole for state in states):
-            states = modules_state(repository, manifest, deep=True, progress=progress)
+            states = modules_state(repository, manifest, deep=True, progress=context)
     except DamageError:
-        return error
-    broken = [state for state in states if not state.is_whole]
-    return _told(error, backup, broken, [state for state in states if state.is_whole]) if broken else error
+        return []
+    return states
 
 
 def _told(
