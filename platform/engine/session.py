@@ -10,7 +10,7 @@ import secrets
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -175,6 +175,8 @@ class Session:
         self._bytes = 0
         self._tasks: queue.Queue[tuple[Callable[[Lane], Any], Future[Any]] | None] = queue.Queue(self._workers * 2)
         self._threads: list[threading.Thread] = []
+        self._storers = ThreadPoolExecutor(self._workers, "store")
+        self._room = threading.Semaphore(self._workers)
         self._error: BaseException | None = None
         self._ended = False
         self.meta: Lane = MetaLane(self)
@@ -252,11 +254,12 @@ class Session:
 
     @contextmanager
     def builder(self, kind: Kind) -> Iterator[PackBuilder]:
-        """Borrow an open pack for one frame; a pack that became full is stored before this returns.
+        """Borrow an open pack for one frame; a pack that became full is handed over to be stored.
 
         At most half as many are open as there are workers: each holds up to its whole size in memory, and a frame
         takes far less time here than it took to compress.
         """
+        self._raise_error()
         with self._returned:
             self._returned.wait_for(lambda: self._lent[kind] < max(1, self._workers // 2))
             self._lent[kind] += 1
@@ -274,7 +277,21 @@ class Session:
                     free.append(kept)
                 self._returned.notify()
         if kept is None:
-            self._store_pack(kind, builder)
+            self._hand_over(kind, builder)
+
+    def _hand_over(self, kind: Kind, builder: PackBuilder) -> None:
+        """Have another thread wait for the store; blocks while as many packs are on their way as there are workers."""
+        self._room.acquire()
+        self._storers.submit(self._store_handed, kind, builder)
+
+    def _store_handed(self, kind: Kind, builder: PackBuilder) -> None:
+        try:
+            if self._error is None:
+                self._store_pack(kind, builder)
+        except BaseException as error:  # noqa: BLE001 - it must reach the caller, who is in another thread.
+            self.fail(error)
+        finally:
+            self._room.release()
 
     def _store_pack(self, kind: Kind, builder: PackBuilder) -> None:
         name, parts, size = builder.finish()
@@ -318,7 +335,9 @@ class Session:
         self.meta.flush()
         for kind, builders in self._open.items():
             while builders:
-                self._store_pack(kind, builders.pop())
+                self._hand_over(kind, builders.pop())
+        self._storers.shutdown()
+        self._raise_error()
         self._write_index()
         self.check_generation()
         self._bytes += self._index.compact()
@@ -332,6 +351,7 @@ class Session:
         """Stop the workers and drop what is not stored; safe to call at any time, twice too."""
         self.fail(RuntimeError("the session was aborted"))
         self._join()
+        self._storers.shutdown()
         for builders in self._open.values():
             builders.clear()
 

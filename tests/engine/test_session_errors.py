@@ -2,6 +2,7 @@
 
 import os
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -71,7 +72,7 @@ def test_an_error_that_a_caller_swallows_still_ends_the_session(repository):
     session = faulty.sealed.session()
     data = os.urandom(3 << 20)
     session.meta.add(b"1" + data[1:])
-    with pytest.raises(StoreError):
+    with suppress(StoreError):  # Another thread stores the pack: the caller may hear of it here, or later.
         session.meta.add(b"2" + data[1:])
     with pytest.raises(StoreError):
         session.finish()
