@@ -1,0 +1,12 @@
+"""An installation for each test that kills the program itself."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.program import Program
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Program:
+    return Program(tmp_path / "data")
