@@ -71,6 +71,8 @@ class ForeignKey:
     """Quoted name of the one partition of the child that the constraint is on, "" for the whole table."""
     parent_part: str = ""
     """Quoted name of the one partition that it refers to, "" for the whole table."""
+    period: bool = False
+    """The last columns are ranges: the child's must be covered by those of all its parents together."""
     child_leaves: tuple[int, ...] = ()
     """Where the rows of `child_part` lie: oids that their `tableoid` has."""
     parent_leaves: tuple[int, ...] = ()
@@ -163,6 +165,7 @@ SELECT a.attrelid::int8, a.attnum, a.attname, format_type(a.atttypid, a.atttypmo
  WHERE a.attrelid = ANY (ARRAY[{oids}]::oid[]) AND a.attnum > 0 ORDER BY a.attrelid, a.attnum
 """
 
+# A key WITHOUT OVERLAPS lies in a GiST index, whose operators are not equality; rows without overlaps are not equal either.
 _KEYS = """
 SELECT i.indrelid::int8, x.relname, i.indisprimary, array_agg(a.attname ORDER BY k.n),
        array_agg(format('OPERATOR(%I.%s)', o.nspname, o.oprname) ORDER BY k.n), bool_and(a.attnotnull)
@@ -170,10 +173,12 @@ SELECT i.indrelid::int8, x.relname, i.indisprimary, array_agg(a.attname ORDER BY
   CROSS JOIN LATERAL generate_series(0, i.indnkeyatts - 1) AS k(n)
   JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[k.n]
   JOIN pg_opclass c ON c.oid = i.indclass[k.n]
-  JOIN LATERAL (SELECT p.oprname, n.nspname FROM pg_amop m JOIN pg_operator p ON p.oid = m.amopopr
-                 JOIN pg_namespace n ON n.oid = p.oprnamespace
-                WHERE m.amopfamily = c.opcfamily AND m.amopstrategy = 3
-                  AND m.amoplefttype = c.opcintype AND m.amoprighttype = c.opcintype) o ON true
+  JOIN LATERAL (SELECT p.oprname, n.nspname
+                  FROM pg_opclass b JOIN pg_am v ON v.oid = b.opcmethod AND v.amname = 'btree'
+                  JOIN pg_amop m ON m.amopfamily = b.opcfamily AND m.amopstrategy = 3
+                       AND m.amoplefttype = c.opcintype AND m.amoprighttype = c.opcintype
+                  JOIN pg_operator p ON p.oid = m.amopopr JOIN pg_namespace n ON n.oid = p.oprnamespace
+                 WHERE b.oid = c.oid OR (c.opcmethod <> b.opcmethod AND b.opcdefault AND b.opcintype = c.opcintype)) o ON true
  WHERE i.indrelid = ANY (ARRAY[{oids}]::oid[]) AND i.indisunique AND i.indisvalid AND i.indimmediate
    AND i.indpred IS NULL AND i.indexprs IS NULL
  GROUP BY i.indrelid, i.indexrelid, x.relname, i.indisprimary, i.indnkeyatts
@@ -192,7 +197,7 @@ _FOREIGN_KEYS = f"""
 SELECT c.conname, coalesce(pg_partition_root(f.oid), f.oid)::oid::int8, coalesce(pg_partition_root(p.oid), p.oid)::oid::int8,
        array_agg(a.attname ORDER BY k.n), array_agg(b.attname ORDER BY k.n),
        array_agg(format('OPERATOR(%I.%s)', n.nspname, o.oprname) ORDER BY k.n), c.condeferrable, c.convalidated,
-       {_PART.format("f")}, {_PART.format("p")}, {_LEAVES.format("f")}, {_LEAVES.format("p")}
+       {_PART.format("f")}, {_PART.format("p")}, coalesce((to_jsonb(c) ->> 'conperiod')::bool, false), {_LEAVES.format("f")}, {_LEAVES.format("p")}
   FROM pg_constraint c CROSS JOIN LATERAL generate_subscripts(c.conkey, 1) AS k(n)
   JOIN pg_class f ON f.oid = c.conrelid JOIN pg_namespace fn ON fn.oid = f.relnamespace
   JOIN pg_class p ON p.oid = c.confrelid JOIN pg_namespace pn ON pn.oid = p.relnamespace
@@ -200,7 +205,7 @@ SELECT c.conname, coalesce(pg_partition_root(f.oid), f.oid)::oid::int8, coalesce
   JOIN pg_attribute b ON b.attrelid = c.confrelid AND b.attnum = c.confkey[k.n]
   JOIN pg_operator o ON o.oid = c.conpfeqop[k.n] JOIN pg_namespace n ON n.oid = o.oprnamespace
  WHERE c.contype = 'f' AND c.conparentid = 0
- GROUP BY c.oid, c.conname, c.condeferrable, c.convalidated, f.oid, f.relname, f.relispartition, fn.nspname,
+ GROUP BY c.oid, c.*, c.conname, c.condeferrable, c.convalidated, f.oid, f.relname, f.relispartition, fn.nspname,
           p.oid, p.relname, p.relispartition, pn.nspname
  ORDER BY 2, c.conname, f.oid
 """
@@ -316,8 +321,10 @@ def read_catalogue(connection: Connection, *, schemas: Iterable[str] | None = No
         tables[row[0]] = table = _table(row, attributes.get(row[0], []), tuple(keys.get(row[0], ())), types)
         unencoded.require_names(*(each.name for each in table.columns), *(each[1] for each in table.partitions))
     links = (
-        ForeignKey(n, c, p, tuple(cc), tuple(pc), tuple(eq), d, v, child_part, parent_part, tuple(cl), tuple(pl))
-        for n, c, p, cc, pc, eq, d, v, child_part, parent_part, cl, pl in rows(connection, _FOREIGN_KEYS)
+        ForeignKey(
+            n, c, p, tuple(cc), tuple(pc), tuple(eq), d, v, child_part, parent_part, period, tuple(cl), tuple(pl)
+        )
+        for n, c, p, cc, pc, eq, d, v, child_part, parent_part, period, cl, pl in rows(connection, _FOREIGN_KEYS)
     )
     return Catalogue(tables, tuple(link for link in links if link.child in tables and link.parent in tables), skipped)
 

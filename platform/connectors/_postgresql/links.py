@@ -77,6 +77,15 @@ def _touched(link: ForeignKey, writes: Difference) -> str:
     return f"(SELECT t.* FROM {source} AS t JOIN {pair.diff} AS d ON {on} WHERE d.change <> 'D') AS c"
 
 
+def _has_parent(link: ForeignKey, parent: Table) -> str:
+    """Whether the row `c` has its parent; with a period, whether its parents together cover it."""
+    parents = f"FROM {link.parent_part or parent.source} AS p WHERE {_on(link, 'p', 'c')}"
+    if not link.period:
+        return f"EXISTS (SELECT {parents})"
+    covered = f"(SELECT range_agg(p.{ident(link.parent_columns[-1])}) {parents})"
+    return f"coalesce(c.{ident(link.columns[-1])} <@ {covered}, false)"
+
+
 def _lock_parents(connection: Connection, link: ForeignKey, parent: Table, writes: Difference) -> None:
     run(connection, "SAVEPOINT lastro_parents")
     try:
@@ -96,8 +105,7 @@ def _missing_parents(connection: Connection, link: ForeignKey, parent: Table, wr
     return int(
         value(
             connection,
-            f"SELECT count(*) FROM {_touched(link, writes)} WHERE {filled} AND NOT EXISTS"
-            f" (SELECT FROM {link.parent_part or parent.source} AS p WHERE {_on(link, 'p', 'c')})",
+            f"SELECT count(*) FROM {_touched(link, writes)} WHERE {filled} AND NOT {_has_parent(link, parent)}",
         )
     )
 
@@ -110,7 +118,7 @@ def _orphans(connection: Connection, link: ForeignKey, child: Table, parent: Tab
         value(
             connection,
             f"SELECT count(*) FROM {link.child_part or child.source} AS c WHERE EXISTS (SELECT FROM {gone.pair.diff} AS d WHERE"
-            f" d.change <> 'I' AND {was}) AND NOT EXISTS (SELECT FROM {link.parent_part or parent.source} AS p WHERE {_on(link, 'p', 'c')})",
+            f" d.change <> 'I' AND {was}) AND NOT {_has_parent(link, parent)}",
         )
     )
 

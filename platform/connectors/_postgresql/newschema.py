@@ -245,7 +245,7 @@ def _link(work: _SchemaWork, destinations: Sequence[Destination], catalogue: Cat
     runner = Runner(work.connection, work.warn, links_may_dangle=True)
     for link in catalogue.foreign_keys:
         # The copies are plain tables: what holds for one partition would be wrong for all rows.
-        whole = not (link.child_part or link.parent_part)
+        whole = not (link.child_part or link.parent_part or link.period)
         if link.child in by_oid and link.parent in by_oid and link.validated and whole:
             child, parent = by_oid[link.child], by_oid[link.parent]
             sql = (
