@@ -15,21 +15,38 @@ from typing import Any, ClassVar, Self
 
 from connectors import registry
 from connectors._eventlog.capture import Capture, capture, changed_sealed, list_segments
+from connectors._eventlog.compare import LogPlan, plan_log, read_live
 from connectors._eventlog.extract import extract_tree
 from connectors._eventlog.package import PackageManifest, sorted_files, write_package
 from connectors._eventlog.package_read import PackageRead, read_package
+from connectors._eventlog.prepared import PreparedLog
 from connectors._eventlog.reader import TREE_NAME, LogReader, warn_findings
 from connectors._eventlog.restore import put_log, require_same, verify_log
 from connectors._eventlog.segment import LOG_FOLDER, SNAPSHOT_NAME
-from connectors._eventlog.target import TargetFolder
+from connectors._eventlog.target import TargetFolder, staged
 from connectors._eventlog.verified import Verified, verify_folder
+from connectors._scratch import FolderScratch
 from engine.adapters import setting
-from engine.errors import DamageError, SourceError, SourceUnreachable, UsageError
-from engine.ports import Probe, RestoreReport, RestoreRequest, SourceReader, SourceView
+from engine.errors import (
+    DamageError,
+    SourceError,
+    SourceUnreachable,
+    SourceUnsupported,
+    StalePlan,
+    TargetFull,
+    UsageError,
+)
+from engine.plans import Policy, Preview
+from engine.ports import ImageView, PreparedRestore, Probe, RestoreReport, RestoreRequest, SourceReader, SourceView
 from engine.progress import NullProgress, Progress
+from engine.tree_room import room_at
 from engine.tree_view import TreeView
 
 LEFT_OUT_NAMES_MAX = 20
+MODULES = (TREE_NAME, ".")
+"""By which names a log is chosen: the manifest's, and what it is in the tree."""
+BLOCK_BYTES = 4096
+UNDO_HINT = "restore its safety backup in full"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +57,7 @@ class EventLogConfig:
 
 
 @registry.register
-class EventLogConnector:
+class EventLogConnector(FolderScratch):
     """Reads and restores a hash-chained event log; see engine.ports.Connector."""
 
     kind: ClassVar[str] = "eventlog"
@@ -138,21 +155,85 @@ class EventLogConnector:
 
     # ------------------------------------------------------------ writing back
 
+    def preview(self, view: SourceView, request: RestoreRequest, progress: Progress) -> Preview:
+        """Compare both logs event by event where their segments differ; writes nothing."""
+        progress.phase("compare")
+        plan = self._plan(view, request, progress)
+        needed = sum(plan.entries[path].stat.size + BLOCK_BYTES for path in plan.take) if plan.differs else 0
+        room = room_at(os.fsencode(self._path))
+        warnings = list(plan.warnings)
+        if room.bytes < needed:
+            warnings.append(_no_room(self._path, room.bytes, needed))
+        if not request.in_place and not request.overwrite and plan.live.identities:
+            warnings.append(f"{self._path} holds an event log: to replace it must be confirmed")
+        return Preview(
+            digest=plan.digest(),
+            files=plan.changes(),
+            paths=plan.samples(request.samples),
+            warnings=tuple(warnings),
+            staged_bytes=needed,
+            facts=plan.facts(),
+        )
+
+    @contextlib.contextmanager
+    def prepare(self, view: SourceView, request: RestoreRequest, progress: Progress) -> Iterator[PreparedLog]:
+        """Stage the log as it will be, inside its data folder, verified and durable; the commit swaps it in."""
+        target = TargetFolder(self._path, label=request.label)
+        with staged(target, overwrite=request.overwrite) as stage:
+            progress.phase("compare")
+            plan = self._plan(view, request, progress)
+            if request.digest and request.digest != plan.digest():
+                raise StalePlan(f"the log in {self._path} has changed since the preview", hint="preview it again")
+            saved = _tree_of(request.saved) if request.saved and request.in_place else None
+            prepared = PreparedLog(target, plan, saved, progress)
+            if request.mode != "full" and not plan.differs:
+                prepared.nothing()
+            else:
+                needed, free = (
+                    sum(plan.entries[path].stat.size for path in plan.take),
+                    room_at(os.fsencode(stage)).bytes,
+                )
+                if needed > free:
+                    raise TargetFull(_no_room(self._path, free, needed), hint="make room and run it again")
+                prepared.stage(_tree_of(view), view.facts, stage)
+            yield prepared
+
     def restore(self, view: SourceView, request: RestoreRequest, progress: Progress) -> RestoreReport:
         """Put the log of the view in place; other files of the data folder are not touched."""
+        with self.prepare(view, request, progress) as prepared:
+            prepared.commit()
+            return prepared.report
 
-        def fill(stage: Path) -> Mapping[str, Any]:
-            _extract(view, stage, progress)
-            return view.facts
+    def settle(self, token: Mapping[str, Any]) -> bool | None:
+        """Whether the swap of that token took place; one that was killed half-way is finished first."""
+        if "nothing" in token:
+            return True
+        target = TargetFolder(Path(token["path"]), label="")
+        target.finish()
+        return target.has_log(int(token["log"]))
 
-        return put_log(
-            TargetFolder(self._path, label=request.label), fill, overwrite=request.overwrite, progress=progress
-        )
+    def prepare_undo(
+        self, image: ImageView, request: RestoreRequest, progress: Progress
+    ) -> contextlib.AbstractContextManager[PreparedRestore]:
+        """Raises SourceUnsupported: the safety backup is what undoes a restore of a log."""
+        raise SourceUnsupported("event logs have no change images", hint=UNDO_HINT)
+
+    def preview_undo(self, image: ImageView, request: RestoreRequest, progress: Progress) -> Preview:
+        """Raises SourceUnsupported."""
+        raise SourceUnsupported("event logs have no change images", hint=UNDO_HINT)
+
+    def _plan(self, view: SourceView, request: RestoreRequest, progress: Progress) -> LogPlan:
+        for name in request.modules:
+            if name not in MODULES:
+                raise UsageError(f"an event log has no module {name!r}", hint=f"its one module is {TREE_NAME}")
+        chosen = bool(request.modules) if request.mode == "selective" else _takes_all(request.policies)
+        live = read_live(self._path, progress)
+        return plan_log(_tree_of(view), view.facts, live, request.mode, progress, all_of_it=chosen)
 
     def export(self, view: SourceView, folder: str, progress: Progress) -> list[str]:
         """Write the portable package and its manifest into folder; return both names."""
         with _staging() as stage:
-            _extract(view, stage, progress)
+            extract_tree(_tree_of(view), stage, progress)
             verified = verify_log(stage, progress)
             require_same(verified, view.facts)
             manifest = PackageManifest(
@@ -184,12 +265,19 @@ def restore_package(
     return put_log(TargetFolder(Path(folder), label=label), fill, overwrite=overwrite, progress=listener)
 
 
-def _extract(view: SourceView, stage: Path, progress: Progress) -> None:
-    """Write the backup's tree into the private folder."""
+def _takes_all(policies: Mapping[str, Policy]) -> bool:
+    return any(policies.get(name) == "take_backup" for name in MODULES)
+
+
+def _no_room(path: Path, free: int, needed: int) -> str:
+    return f"{path} has {free} bytes free, and staging the log there needs {needed}"
+
+
+def _tree_of(view: SourceView) -> TreeView:
     tree = next((tree for tree in view.trees if tree.name == TREE_NAME), None)
     if not isinstance(tree, TreeView):
         raise DamageError(f"the backup of {view.name} holds no event log", hint="was the source of another kind then?")
-    extract_tree(tree, stage, progress)
+    return tree
 
 
 @contextlib.contextmanager

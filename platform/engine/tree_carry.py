@@ -41,7 +41,7 @@ def carry_over(old: int, new: int, plan: TreePlan, progress: Progress) -> None:
                 _link(source, target, name)
             except (FileNotFoundError, NotADirectoryError) as error:
                 raise _gone(path) from error
-        _carry_apart(sources, targets, plan.apart)
+        carry_apart(sources, targets, plan.apart)
 
 
 def seal_carried(old: int, new: int, plan: TreePlan) -> None:
@@ -51,8 +51,8 @@ def seal_carried(old: int, new: int, plan: TreePlan) -> None:
             copy_metadata(_place(sources, path), _place(targets, path))
 
 
-def _carry_apart(sources: Folders, targets: Folders, paths: Iterable[bytes]) -> None:
-    """Whole folders, whatever is in them: it may come and go meanwhile."""
+def carry_apart(sources: Folders, targets: Folders, paths: Iterable[bytes]) -> None:
+    """Link files and whole folders, whatever is in them: it may come and go meanwhile. Raises OSError."""
     for path in paths:
         levels, made = [path], list[bytes]()
         while levels:

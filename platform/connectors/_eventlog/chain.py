@@ -150,6 +150,11 @@ class ChainVerifier:
         self._findings: list[Finding] = []
         self._finding_count = 0
 
+    @property
+    def total(self) -> int:
+        """Events seen so far."""
+        return self._total
+
     def segment(self, name: SegmentName, blocks: Iterable[bytes]) -> None:
         """Check one segment; its file is read no further than it is JSON."""
         self._segments += 1

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Collection
 from pathlib import Path
 
 from connectors._eventlog.package import is_log_path
@@ -15,8 +16,25 @@ from engine.tree_view import Entry, TreeView
 _FOLDERS = {b"", LOG_FOLDER.encode()}
 
 
-def extract_tree(tree: TreeView, stage: Path, progress: Progress) -> None:
-    """Write every file of the log with its mode, time and (as root) owner into the empty folder `stage`.
+def log_entries(tree: TreeView) -> dict[str, Entry]:
+    """The files of a backed-up log by their paths. Raises DamageError for an entry that is no file of a log."""
+    found = {}
+    for entry in tree.entries():
+        if entry.kind == stat.S_IFDIR and entry.path in _FOLDERS:
+            continue
+        found[_log_name(entry)] = entry
+    return found
+
+
+def _log_name(entry: Entry) -> str:
+    name = entry.path.decode("utf-8", "backslashreplace")
+    if entry.kind != stat.S_IFREG or not is_log_path(name):
+        raise DamageError(f"the backup holds {name!r}, which is no file of an event log", hint="verify the backup")
+    return name
+
+
+def extract_tree(tree: TreeView, stage: Path, progress: Progress, *, only: Collection[str] | None = None) -> None:
+    """Write every file of the log, or those of `only`, with its mode, time and (as root) owner into the empty folder `stage`.
 
     Raises DamageError for an entry that is no file of a log, TargetFull and TargetError for the folder's sake.
     """
@@ -29,9 +47,9 @@ def extract_tree(tree: TreeView, stage: Path, progress: Progress) -> None:
         if entry.kind == stat.S_IFDIR and path in _FOLDERS:
             folders.append((stage / path.decode(), entry))
             continue
-        name = path.decode("utf-8", "backslashreplace")
-        if entry.kind != stat.S_IFREG or not is_log_path(name):
-            raise DamageError(f"the backup holds {name!r}, which is no file of an event log", hint="verify the backup")
+        name = _log_name(entry)
+        if only is not None and name not in only:
+            continue
         _write_file(tree, entry, stage / name)
         progress.advance(bytes=entry.stat.size, items=1)
     for folder, entry in folders:

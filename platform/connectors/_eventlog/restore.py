@@ -1,15 +1,15 @@
-"""Put a log into a data folder: stage, verify against what the backup says, swap, verify again."""
+"""Put a log into a data folder: stage, verify against what is said of it, swap."""
 
-import os
-import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from connectors._eventlog.capture import list_segments
-from connectors._eventlog.segment import LOG_FOLDER, SNAPSHOT_NAME
-from connectors._eventlog.target import TargetFolder, target_errors
-from connectors._eventlog.verified import Verified, file_digest, files_digest, verify_folder
+from connectors._eventlog.compare import read_live
+from connectors._eventlog.segment import LOG_FOLDER
+from connectors._eventlog.strangers import carry_strangers
+from connectors._eventlog.target import TargetFolder, staged, target_errors
+from connectors._eventlog.verified import Verified, files_digest, verify_folder
 from engine.errors import DamageError
 from engine.ports import Check, FileChange, RestoreReport
 from engine.progress import Progress
@@ -19,30 +19,35 @@ Fill = Callable[[Path], Mapping[str, Any]]
 
 
 def put_log(target: TargetFolder, fill: Fill, *, overwrite: bool, progress: Progress) -> RestoreReport:
-    """Fill a staging folder, verify it, make it the target's log and verify that.
+    """Fill a staging folder, verify it, and make it the target's log.
 
     Raises DamageError before anything at the target changes when the staged log is not what the facts
     say; TargetOccupied without `overwrite` where something is.
     """
-    stage = target.prepare(overwrite=overwrite)
-    try:
+    with staged(target, overwrite=overwrite) as stage:
         progress.phase("stage")
         facts = fill(stage)
         progress.phase("check staged")
-        require_same(verify_log(stage, progress), facts)
-        before = _digests(target.path)
+        verified = verify_log(stage, progress)
+        require_same(verified, facts)
+        live = read_live(target.path, progress)
+        carry_strangers(target.path, stage, live.strangers)
+        target.sync()
         progress.phase("apply")
         progress.check()
-        target.apply()
-    except BaseException:
-        target.discard()
-        raise
-    progress.phase("check")
-    restored = verify_log(target.path, progress)
-    return RestoreReport(
-        files=_changes(before, {each.path: each.sha256 for each in restored.files}),
-        checks=_checks(facts, restored),
-        warnings=_warnings(facts),
+        target.swap()
+    changes = _changes(live.sums, {each.path: each.sha256 for each in verified.files})
+    return RestoreReport(files=changes, checks=checks_of(facts, verified), warnings=warnings_of(facts))
+
+
+def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> FileChange:
+    both = before.keys() & after.keys()
+    unchanged = sum(before[path] == after[path] for path in both)
+    return FileChange(
+        created=len(after.keys() - before.keys()),
+        replaced=len(both) - unchanged,
+        removed=len(before.keys() - after.keys()),
+        unchanged=unchanged,
     )
 
 
@@ -61,28 +66,8 @@ def require_same(verified: Verified, facts: Mapping[str, Any]) -> None:
         )
 
 
-def _digests(root: Path) -> dict[str, str]:
-    paths = [name.path for name in list_segments(root / LOG_FOLDER)[0]] + [SNAPSHOT_NAME]
-    found = {}
-    for path in paths:
-        full = root / path
-        if os.path.lexists(full) and stat.S_ISREG(os.lstat(full).st_mode):
-            found[path] = file_digest(full, path).sha256
-    return found
-
-
-def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> FileChange:
-    both = before.keys() & after.keys()
-    unchanged = sum(before[path] == after[path] for path in both)
-    return FileChange(
-        created=len(after.keys() - before.keys()),
-        replaced=len(both) - unchanged,
-        removed=len(before.keys() - after.keys()),
-        unchanged=unchanged,
-    )
-
-
-def _checks(facts: Mapping[str, Any], restored: Verified) -> tuple[Check, ...]:
+def checks_of(facts: Mapping[str, Any], restored: Verified) -> tuple[Check, ...]:
+    """A whole log beside what the backup says of it."""
     wanted = {"files": facts["file_count"], "sha256": facts["files_sha256"]}
     found = {"files": len(restored.files), "sha256": files_digest(restored.files)}
     chain = {**facts["eventlog_summary"], "chain_valid": facts["chain_valid_at_backup"]}
@@ -97,7 +82,8 @@ def _checks(facts: Mapping[str, Any], restored: Verified) -> tuple[Check, ...]:
     )
 
 
-def _warnings(facts: Mapping[str, Any]) -> tuple[str, ...]:
+def warnings_of(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the operator must know of a log that was broken."""
     bad = facts.get("first_bad")
     if not bad:
         return ()

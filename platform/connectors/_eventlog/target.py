@@ -12,7 +12,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from connectors._eventlog.segment import LOG_FOLDER, SNAPSHOT_NAME
@@ -22,6 +22,7 @@ from engine.faults import kill_point
 JOURNAL_NAME = "journal.json"
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+Accept = Callable[[Path, Path], None]
 
 
 @contextlib.contextmanager
@@ -63,7 +64,7 @@ class TargetFolder:
         with target_errors(self.path):
             if self._exists() and not self.path.is_dir():
                 raise TargetOccupied(f"{self.path} is no folder", hint="name a folder that is new or empty")
-            self._settle()
+            self.settle()
             if self._exists() and not overwrite and any(os.scandir(self.path)):
                 raise TargetOccupied(f"{self.path} is not empty", hint="confirm the overwrite or name a new folder")
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,47 +79,95 @@ class TargetFolder:
 
     def apply(self) -> None:
         """Make the staged log the target's log. Raises TargetError; the old one is in place then."""
-        stage = self.stage
-        with target_errors(self.path):
-            _sync_tree(stage)
-            kill_point("eventlog.restore_staged")
-            if self._exists():
-                self._exchange(stage)
-            else:
-                self._appear(stage)
+        self.sync()
+        self.swap()
         self.discard()
 
-    def _appear(self, stage: Path) -> None:
-        os.rename(stage, self.path)
-        _sync_folder(self.path.parent)
+    def sync(self) -> None:
+        """Everything staged has reached the disk when this returns."""
+        with target_errors(self.path):
+            _sync_tree(self.stage)
+        kill_point("eventlog.restore_staged")
 
-    def _exchange(self, stage: Path) -> None:
+    def swap(self, accept: Accept | None = None) -> None:
+        """Put the staged log in the old one's place. `accept` sees the old log and snapshot afterwards; when it
+        raises, they are put back.
+        """
+        with target_errors(self.path):
+            if self._exists():
+                self._exchange(self.stage, accept)
+            else:
+                os.rename(self.stage, self.path)
+                _sync_folder(self.path.parent)
+
+    def log_inode(self) -> int:
+        """By this the staged log folder is known once it is in place."""
+        return os.stat(self.stage / LOG_FOLDER).st_ino
+
+    def _exchange(self, stage: Path, accept: Accept | None) -> None:
         base, old = stage.parent, stage.parent / "old"
         old.mkdir()
-        new_log = stage / LOG_FOLDER
-        journal = base / JOURNAL_NAME
-        _write_synced(journal, json.dumps({"new_log": str(os.stat(new_log).st_ino)}).encode())
+        new_log, live = stage / LOG_FOLDER, self.path / LOG_FOLDER
+        _write_synced(base / JOURNAL_NAME, json.dumps({"new_log": str(self.log_inode())}).encode())
         _sync_folder(base)
         _move_if_there(self.path / SNAPSHOT_NAME, old / SNAPSHOT_NAME)
         kill_point("eventlog.restore_snapshot_away")
-        _exchange_folders(new_log, self.path / LOG_FOLDER)
+        try:
+            old_log = _exchange_folders(new_log, live)
+            if accept is not None:
+                try:
+                    accept(old_log, old / SNAPSHOT_NAME)
+                except BaseException:
+                    _exchange_back(old_log, new_log, live)
+                    raise
+        except BaseException:
+            _move_if_there(old / SNAPSHOT_NAME, self.path / SNAPSHOT_NAME)
+            _sync_folder(self.path)
+            raise
         _sync_folder(self.path)
         kill_point("eventlog.restore_log_exchanged")
         _move_if_there(stage / SNAPSHOT_NAME, self.path / SNAPSHOT_NAME)
         _sync_folder(self.path)
 
-    def _settle(self) -> None:
-        """Finish or take back what a killed run with this label began, by its journal."""
-        base = self.path / self._name
+    def has_log(self, inode: int) -> bool:
+        """Whether the log in place is the one that was staged with this inode."""
+        log = self.path / LOG_FOLDER
+        return log.exists() and os.stat(log).st_ino == inode
+
+    def settle(self) -> None:
+        """Finish or take back what killed runs of any label began in the target; their stages are gone then."""
+        for base in self._stages():
+            self._finish(base)
+            shutil.rmtree(base, ignore_errors=True)
+        self.discard()
+
+    def finish(self) -> None:
+        """Finish or take back what killed runs began, and leave stages alone."""
+        with target_errors(self.path):
+            for base in self._stages():
+                self._finish(base)
+
+    def _stages(self) -> list[Path]:
+        found = sorted(self.path.glob(".lastro-*")) if self.path.is_dir() else []
+        return [base for base in found if (base / "new").is_dir() or (base / JOURNAL_NAME).exists()]
+
+    def _finish(self, base: Path) -> None:
         with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-            inode = int(json.loads((base / JOURNAL_NAME).read_bytes())["new_log"])
-            log = self.path / LOG_FOLDER
-            applied = log.exists() and os.stat(log).st_ino == inode
+            applied = self.has_log(int(json.loads((base / JOURNAL_NAME).read_bytes())["new_log"]))
             saved = base / ("new" if applied else "old") / SNAPSHOT_NAME
             if not (self.path / SNAPSHOT_NAME).exists():
                 _move_if_there(saved, self.path / SNAPSHOT_NAME)
                 _sync_folder(self.path)
-        self.discard()
+
+
+@contextlib.contextmanager
+def staged(target: TargetFolder, *, overwrite: bool) -> Iterator[Path]:
+    """The empty stage of the target, which is gone afterwards. Raises what `prepare` raises."""
+    stage = target.prepare(overwrite=overwrite)
+    try:
+        yield stage
+    finally:
+        target.discard()
 
 
 def _move_if_there(source: Path, target: Path) -> None:
@@ -126,16 +175,26 @@ def _move_if_there(source: Path, target: Path) -> None:
         os.rename(source, target)
 
 
-def _exchange_folders(new: Path, live: Path) -> None:
-    """Swap two folders in one step; where the kernel or file system cannot, in two."""
+def _exchange_back(old: Path, new: Path, live: Path) -> None:
+    """Undo `_exchange_folders`, whose answer is `old`."""
+    if old == new and os.path.lexists(old):
+        _exchange_folders(old, live)
+        return
+    os.rename(live, new)
+    if os.path.lexists(old):
+        os.rename(old, live)
+
+
+def _exchange_folders(new: Path, live: Path) -> Path:
+    """Swap two folders in one step; where the kernel or file system cannot, in two. Where the old one is now."""
     if not os.path.lexists(live):
         os.rename(new, live)
-        return
+        return new
     libc = ctypes.CDLL(None, use_errno=True)
     rename = getattr(libc, "renameat2", None)
     if rename is not None:
         if rename(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(live), _RENAME_EXCHANGE) == 0:
-            return
+            return new
         code = ctypes.get_errno()
         if code not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
             raise OSError(code, os.strerror(code), str(live))
@@ -146,6 +205,7 @@ def _exchange_folders(new: Path, live: Path) -> None:
     except OSError:
         os.rename(aside, live)
         raise
+    return aside
 
 
 def _write_synced(path: Path, content: bytes) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ class Verified:
     files: tuple[FileDigest, ...]
     snapshot_state: State
     snapshot_finding: Finding | None
+    counts: Mapping[str, int]
+    """Events by segment path, as far as each is readable."""
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -97,16 +99,17 @@ def verify_folder(root: Path, segments: Sequence[SegmentName], progress: Progres
     """Verify the chain and the snapshot in a folder; every file is hashed in the same pass."""
     snapshot = read_snapshot(root)
     verifier = ChainVerifier(watch=_watch(snapshot))
-    files = []
+    files, counts = [], {}
     for name in segments:
         progress.check()
         path = root / name.path
         if not _is_plain(path):
             verifier.unreadable(name, "it is no plain file and was left out")
             continue
-        digest = hashlib.sha256()
+        digest, before = hashlib.sha256(), verifier.total
         blocks = _hashing(file_blocks(path), digest)
         verifier.segment(name, blocks)
+        counts[name.path] = verifier.total - before
         for _ in blocks:  # A malformed segment is not read to its end by the verifier, but kept to its end.
             pass
         size = path.stat().st_size
@@ -115,7 +118,7 @@ def verify_folder(root: Path, segments: Sequence[SegmentName], progress: Progres
     if snapshot is not None:
         files.append(file_digest(root / SNAPSHOT_NAME, SNAPSHOT_NAME))
     report = verifier.report()
-    return Verified(root, report, tuple(files), *judge_snapshot(snapshot, report))
+    return Verified(root, report, tuple(files), *judge_snapshot(snapshot, report), counts)
 
 
 def _is_plain(path: Path) -> bool:
