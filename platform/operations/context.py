@@ -39,6 +39,7 @@ class OperationContext:
         self.token: int = operation.token
         self._lock = threading.Lock()
         self._now = Snapshot()
+        self._took: dict[str, float] = {}
         self._warnings_beyond = 0
         self._changes = 0
         self._cancelled = threading.Event()
@@ -49,7 +50,10 @@ class OperationContext:
 
     def phase(self, name: str) -> None:
         with self._lock:
-            self._now.phase, self._now.phase_began = name, uptime()
+            now = uptime()
+            if self._now.phase:
+                self._took[self._now.phase] = self._took.get(self._now.phase, 0.0) + now - self._now.phase_began
+            self._now.phase, self._now.phase_began = name, now
             self._now.bytes_done = self._now.items_done = 0
             self._now.bytes_total = self._now.items_total = None
             self._changes += 1
@@ -95,6 +99,14 @@ class OperationContext:
         """What was warned of so far, with a last entry that counts what was not kept."""
         with self._lock:
             return self._warnings()
+
+    def phases_ms(self) -> dict[str, int]:
+        """How long each phase has taken so far, the present one included."""
+        with self._lock:
+            took = dict(self._took)
+            if self._now.phase:
+                took[self._now.phase] = took.get(self._now.phase, 0.0) + uptime() - self._now.phase_began
+        return {name: round(seconds * 1000) for name, seconds in took.items()}
 
     def fence(self) -> None:
         """Call first in a transaction that records a result: SessionFenced unless the lease is still ours."""

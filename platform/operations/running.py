@@ -121,7 +121,7 @@ def _work(context: OperationContext, *, here: bool, watch: Watch | None) -> Oper
         raise
     kill_point("operation.worked")
     state = OperationState.WARNED if context.warnings else OperationState.SUCCEEDED
-    return _finish(context, state, result=result or {})
+    return _finish(context, state, result={**(result or {}), "phases_ms": context.phases_ms()})
 
 
 def _unforeseen(error: Exception) -> InternalError:

@@ -52,7 +52,7 @@ def test_an_unknown_kind_is_refused() -> None:
 def test_a_run_ends_with_its_result_and_its_history() -> None:
     """Goal: what happened can be read; run one and read row, history, lease and audit log."""
     operation = operation_run(_ask().pk)
-    assert (operation.state, operation.result, operation.error) == ("succeeded", {"how": "well"}, None)
+    assert (operation.state, operation.result, operation.error) == ("succeeded", {"how": "well", "phases_ms": {}}, None)
     assert operation.started_at is not None and operation.finished_at is not None
     steps = StateChange.objects.filter(subject_id=operation.pk).values_list("from_state", "to_state")
     assert list(steps) == [("queued", "running"), ("running", "succeeded")]
