@@ -180,7 +180,9 @@ class _Building:
         kill_point("pg.build.loaded")
         self.progress.phase("indexes")
         psql = Psql.find(self.config, server_version=self.main.info.server_version)
-        comparison = Comparison(read_catalogue(self.main), destinations, validate=self.request.validate, psql=psql)
+        comparison = Comparison(
+            read_catalogue(self.main), destinations, validate=self.request.validate, psql=psql, as_loaded=True
+        )
         self._finish_definitions(comparison)
         if SEQUENCES in self.view.documents:
             set_sequences(self.main, self._document(SEQUENCES), rename={})

@@ -60,15 +60,17 @@ class RowText:
                 terms.append(f"sha256(textsend(concat({name})))")
         return ", ".join(terms)
 
-    def select(self, scope: Scope, *, version: bool, leading: bool = True) -> str:
-        """Every row of the scope in key order; `version TAB row`, or the row alone when not `leading`."""
+    def select(self, scope: Scope, *, version: bool, leading: bool = True, ordered: bool = True) -> str:
+        """Every row of the scope in key order; `version TAB row`, or the row alone when not `leading`.
+
+        Unless `ordered` the rows come as they lie in the table; not for a key that is made up.
+        """
         if self.key.synthetic:
             return self._select_synthetic(scope, leading=leading)
         head = ["t.xmin" if version else "''"] if leading else []
         names = ", ".join(head + [f"t.{ident(column.name)}" for column in self.columns])
-        return (
-            f"{scope.with_clause}SELECT {names} FROM {self.table.source} AS t{scope.where} ORDER BY {self._order_by()}"
-        )
+        order = f" ORDER BY {self._order_by()}" if ordered else ""
+        return f"{scope.with_clause}SELECT {names} FROM {self.table.source} AS t{scope.where}{order}"
 
     def select_versions(self, scope: Scope) -> str:
         """`xmin TAB key` of every row of the scope in key order."""

@@ -46,16 +46,21 @@ def wire_lines(connection: Connection, query: str) -> Generator[list[bytes], Non
     """Run COPY (query) TO STDOUT; yield lists of lines without their newlines, about 1 MiB at a time.
 
     The driver knows nothing of it and may use the connection again once all lines were given; a reader that stops
-    before that must close the connection. Raises the driver's errors.
+    before that ends the query and the connection. Raises the driver's errors.
     """
     text = f"COPY ({query}) TO STDOUT".encode() + b"\0"
     with socket.socket(fileno=os.dup(connection.pgconn.socket)) as wire:
         wire.settimeout(SILENCE_SECONDS_MAX)  # The socket stays one that does not block, as the driver needs it.
+        whole = False
         try:
             wire.sendall(_HEAD.pack(b"Q", len(text) + 4) + text)
             yield from _Answer().lines(_received(wire))
+            whole = True
         except OSError as error:
             raise psycopg.OperationalError(f"the connection to the server was lost: {error}") from None
+        finally:
+            if not whole:
+                connection.close()
 
 
 def _received(wire: socket.socket) -> Iterator[bytes]:
