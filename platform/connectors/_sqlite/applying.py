@@ -209,8 +209,8 @@ def violations(connection: sqlite3.Connection, relations: Sequence[Relation]) ->
     names = {
         relation.child.name
         for relation in relations
-        if (relation.below is not None and relation.below.adds)
-        or (relation.above is not None and relation.above.removes)
+        for each in (relation.below, relation.above)
+        if each is not None and (each.adds or each.removes)
     }
     for name in sorted(names):
         try:
@@ -219,3 +219,11 @@ def violations(connection: sqlite3.Connection, relations: Sequence[Relation]) ->
             continue  # A foreign key that fits no parent cannot be checked, and is never enforced either.
         found.update(tuple(bytes(v) if isinstance(v, bytearray) else v for v in row) for row in rows)
     return found
+
+
+def by_tables(found: Counter[tuple[Any, ...]]) -> Counter[str]:
+    """How many broken references lead from one table to another, as `child -> parent`."""
+    counts: Counter[str] = Counter()
+    for (child, _, parent, *_), count in found.items():
+        counts[f"{child.decode()} -> {parent.decode()}"] += count
+    return counts

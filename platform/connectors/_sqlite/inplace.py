@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from threading import RLock
 from typing import Any
 
-from connectors._sqlite.applying import Definitions, rows_apply, rows_check, transaction_begin, violations
+from connectors._sqlite.applying import Definitions, by_tables, rows_apply, rows_check, transaction_begin, violations
 from connectors._sqlite.catalog import Catalog, catalog_read, quote
 from connectors._sqlite.plan import plan_make, rows_select
 from connectors._sqlite.planner import Plan, Planner
@@ -76,7 +76,8 @@ class InPlace:
         self._progress.phase("check")
         checks = self._checks(plan)
         neighbours = self._neighbours(others, applied)
-        self._references(plan, broken, violations(connection, relations))
+        left = violations(connection, relations)
+        self._references(plan, broken, left)
         report = RestoreReport(
             tables=tuple(each.counts() for each in plan.changes),
             checks=(*checks, self._schema_check(plan)),
@@ -85,10 +86,17 @@ class InPlace:
             digest=plan.digest,
         )
         self._progress.check()
-        now = sequences_of(connection) if self._layout.whole else {}
-        pairs = {name: (sequences.get(name), value) for name, value in now.items()}
+        pairs = {name: (sequences.get(name), value) for name, value in sequences_of(connection).items()}
         return PreparedSqlite(
-            connection, self._file, self._layout, plan.changes, report, self._definitions.created, (), pairs
+            connection,
+            self._file,
+            self._layout,
+            plan.changes,
+            report,
+            self._definitions.created,
+            (),
+            pairs,
+            by_tables(broken) - by_tables(left),
         )
 
     # ------------------------------------------------ schema

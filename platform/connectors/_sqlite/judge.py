@@ -62,10 +62,14 @@ class Fields:
     def strangers(self, one: bytes, other: bytes) -> bool:
         """Whether two rows of the same key are different things: ADR 7, "Collisions"."""
         a, b = one.split(TAB), other.split(TAB)
-        if any(a[at] != b[at] and NULL not in (a[at], b[at]) for at in self.births):
+
+        def known_to_differ(at: int) -> bool:
+            return a[at] != b[at] and NULL not in (a[at], b[at])
+
+        if any(map(known_to_differ, self.births)):
             return True
         if self.uniques:
-            return all(any(a[at] != b[at] for at in unique) for unique in self.uniques)
+            return all(any(map(known_to_differ, unique)) for unique in self.uniques)
         if self.births or len(self.comparable) < COMPARABLE_COLUMNS_MIN:
             return False
         return all(a[at] != b[at] for at in self.comparable)

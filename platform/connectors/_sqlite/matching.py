@@ -1,7 +1,7 @@
 """How the rows of a backup's table meet those of the target: which columns, by which key, in which order.
 
 Usually both are read in the backup's own key order. A table whose key in the backup is only its rowid is matched by its
-declared key, or by content, where rows are merged: rowids are given out anew and change with VACUUM. The backup's
+declared key, or by content, where not every row is put back: rowids are given out anew and change with VACUUM. The backup's
 rows are then laid into a temporary table and sorted there, and so they are when columns or key kinds differ.
 """
 

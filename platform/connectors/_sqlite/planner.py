@@ -134,6 +134,10 @@ class Planner:
 
     # ------------------------------------------------ rows
 
+    def _erased(self) -> frozenset[str]:
+        """Tables from which the erasure ledger withholds rows."""
+        return frozenset(each.name for each in self.view.tables if not each.sha256)
+
     def _selected(self, view: TableView) -> bool:
         return self.request.mode != "selective" or view.module in self.request.modules
 
@@ -144,7 +148,7 @@ class Planner:
             plan.catalog.tables[view.name] if exists else plan.missing[view.name],
             view,
             where=where_of(plan.scope, self.layout, view.name),
-            by_identity=self.request.mode == "merge" or not self._selected(view),
+            by_identity=self.request.mode != "full" or bool(self._erased()),
             exists=exists,
             base=base,
         )  # fmt: skip
@@ -196,8 +200,7 @@ class Planner:
         if self.request.mode != "full":
             references.settle()
         else:
-            erased = frozenset(each.name for each in self.view.tables if not each.sha256)
-            if erased:
+            if erased := self._erased():
                 references.withhold(erased)
             self._refuse(plan, references)
         plan.dependencies = references.dependencies

@@ -63,6 +63,8 @@ class PreparedSqlite:
     created: Sequence[Object]
     dropped: Sequence[Object]
     sequences: Mapping[str, tuple[int | None, int | None]]
+    healed: Mapping[str, int]
+    """Broken references that are whole now, by tables; an undo may break as many again."""
 
     def __post_init__(self) -> None:
         self.token: Mapping[str, Any] = {
@@ -84,7 +86,7 @@ class PreparedSqlite:
                 "tenant_column": self.layout.tenant_column, "tenant_value": self.layout.tenant_value,
                 "created": [*self.created], "dropped": [*self.dropped],
                 "sequences": {name: [*pair] for name, pair in self.sequences.items() if pair[0] != pair[1]},
-                "made_file": False,
+                "healed": {name: count for name, count in self.healed.items() if count > 0}, "made_file": False,
             }
         )  # fmt: skip
         for table in self.tables:

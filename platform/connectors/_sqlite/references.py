@@ -115,13 +115,47 @@ class References:
     # ------------------------------------------------ the fixed point
 
     def settle(self) -> None:
-        """Take out what cannot be done, and bring along what a selection needs."""
+        """Take out what cannot be done, and bring along what a selection needs.
+
+        What collides goes first, then deletions of what is still referred to, then rows that refer to nothing: so the same
+        rows go in whatever order tables and keys are looked at.
+        """
         self.connection.execute(f"CREATE TABLE IF NOT EXISTS {_OUT} (id INTEGER PRIMARY KEY)")
         while True:
             self._bring_along()
-            if not self._take_out():
+            if not (self._repeat(self._colliding) or self._repeat(self._needed) or self._repeat(self._orphaned)):
                 break
         self._explain()
+
+    def _repeat(self, level: Callable[[], int]) -> int:
+        """Until nothing more goes; how much went."""
+        total = 0
+        while count := level():
+            total += count
+        return total
+
+    def _colliding(self) -> int:
+        return sum(
+            self._exclude(table, self.collisions(table, unique), "collision", None)
+            for table in self.changes.values()
+            for unique in table.table.uniques
+        )
+
+    def _needed(self) -> int:
+        count = 0
+        for relation in self.relations:
+            self.check()
+            if relation.above is not None and relation.above.removes:
+                count += self._exclude(relation.above, self.still_needed(relation), "stays", relation.child.name)
+        return count
+
+    def _orphaned(self) -> int:
+        count = 0
+        for relation in self.relations:
+            self.check()
+            if relation.below is not None and relation.below.adds:
+                count += self._exclude(relation.below, self.orphans(relation), "withheld", relation.parent.name)
+        return count
 
     def withhold(self, erased: frozenset[str]) -> None:
         """Take out only what refers to rows of those tables that do not come back, and what refers to it in turn."""
@@ -136,19 +170,6 @@ class References:
                     continue
                 count += self._exclude(below, self.orphans(relation), "withheld", relation.parent.name)
         self._explain()
-
-    def _take_out(self) -> int:
-        count = 0
-        for table in self.changes.values():
-            for unique in table.table.uniques:
-                count += self._exclude(table, self.collisions(table, unique), "collision", None)
-        for relation in self.relations:
-            self.check()
-            if relation.below is not None and relation.below.adds:
-                count += self._exclude(relation.below, self.orphans(relation), "withheld", relation.parent.name)
-            if relation.above is not None and relation.above.removes:
-                count += self._exclude(relation.above, self.still_needed(relation), "stays", relation.child.name)
-        return count
 
     def _exclude(self, table: TableChanges, select: str | None, why: str, other: str | None) -> int:
         if select is None:

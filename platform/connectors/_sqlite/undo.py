@@ -6,12 +6,13 @@ written into an image of its own by the same code, and can be taken back in turn
 """
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import RLock
 from typing import Any
 
-from connectors._sqlite.applying import Definitions, rows_apply, rows_check, transaction_begin, violations
+from connectors._sqlite.applying import Definitions, by_tables, rows_apply, rows_check, transaction_begin, violations
 from connectors._sqlite.catalog import Catalog, Table, catalog_read, quote
 from connectors._sqlite.changes import DONE, TableChanges, Verdict
 from connectors._sqlite.connect import CACHE_KIB
@@ -33,6 +34,7 @@ from engine.progress import Progress
 
 CONFLICT = Verdict(act=True, conflict=True)
 SINCE = "rows changed since the restore"
+DANGLING = "references would lead to rows that do not exist"
 
 
 @dataclass
@@ -217,12 +219,15 @@ class Undo:
 
     def preview(self) -> Preview:
         plan = self.plan()
-        self._references(plan, by_name={each.name: each for each in plan.changes})
+        warnings = [f"{plan.conflicts} {SINCE}"] if plan.conflicts else []
+        for relation, count in self._references(plan).broken():
+            if f"{relation.child.name} -> {relation.parent.name}" not in plan.head["healed"]:
+                warnings.append(f"{count} {DANGLING}: {relation.child.name} -> {relation.parent.name}")
         return Preview(
             digest=plan.digest,
             tables=plan.counts(),
             samples={each.name: shown for each in plan.changes if (shown := samples_of(each, self._request.samples))},
-            warnings=(f"{plan.conflicts} {SINCE}",) if plan.conflicts else (),
+            warnings=tuple(warnings),
         )
 
     def prepare(self, file: FileIdentity) -> PreparedSqlite:
@@ -234,8 +239,7 @@ class Undo:
         if plan.conflicts and self._request.digest != plan.digest:
             raise StalePlan(f"{plan.conflicts} {SINCE}", hint="look at the preview of the undo, and confirm it")
         digest_check(plan.digest, self._request)
-        by_name = {each.name: each for each in plan.changes}
-        relations = self._references(plan, by_name)
+        relations = self._references(plan).relations
         broken, sequences = violations(connection, relations), sequences_of(connection)
         self._progress.phase("apply")
         definitions = Definitions(connection)
@@ -248,23 +252,39 @@ class Undo:
         kept = self._definitions(plan, definitions)
         self._sequences(plan)
         definitions.speak()
-        new = violations(connection, relations) - broken
-        if new and not self._layout.whole:
-            raise TargetError(f"{new.total()} rows would refer to rows that do not exist; everything was rolled back")
+        left = violations(connection, relations)
+        kept += self._dangling(plan, by_tables(left) - by_tables(broken))
         now = sequences_of(connection)
-        pairs = (
-            {name: (sequences.get(name), now.get(name)) for name in {*sequences, *now}} if self._layout.whole else {}
-        )
+        pairs = {name: (sequences.get(name), now.get(name)) for name in {*sequences, *now}}
         report = RestoreReport(
             tables=plan.counts(), checks=(*checks, Check("schema_compatibility", True, [], [])),
             neighbours={"planned": applied, "applied": applied}, warnings=tuple(kept), digest=plan.digest,
         )  # fmt: skip
         return PreparedSqlite(
-            connection, file, self._layout, plan.changes, report, definitions.created, definitions.dropped, pairs
+            connection,
+            file,
+            self._layout,
+            plan.changes,
+            report,
+            definitions.created,
+            definitions.dropped,
+            pairs,
+            by_tables(broken) - by_tables(left),
         )
 
-    def _references(self, plan: UndoPlan, by_name: dict[str, TableChanges]) -> list[Any]:
+    def _dangling(self, plan: UndoPlan, broken: Counter[str]) -> list[str]:
+        """References that the undo breaks and that were not broken before the restore have to be confirmed."""
+        more = broken - Counter(plan.head["healed"])
+        if not more:
+            return []
+        message = f"{more.total()} {DANGLING}: {', '.join(sorted(more))}"
+        if self._request.digest != plan.digest:
+            raise StalePlan(message, hint="look at the preview of the undo, and confirm it")
+        return [message]
+
+    def _references(self, plan: UndoPlan) -> References:
         """Refuse what cannot be put back. Raises TargetError."""
+        by_name = {each.name: each for each in plan.changes}
         relations = relations_of(plan.catalog, by_name, plan.missing)
         references = References(self._connection, by_name, relations, self._progress.check)
         for changes in plan.changes:
@@ -274,14 +294,7 @@ class Undo:
                         f"table {changes.name}: a row to be put back collides with one made since: {', '.join(unique.columns)}",
                         hint="restore the safety backup with a merge",
                     )
-        broken = [*references.broken()] if not self._layout.whole else []
-        if broken:
-            tables = ", ".join(sorted({relation.child.name for relation, _ in broken}))
-            raise TargetError(
-                f"{sum(count for _, count in broken)} rows would refer to rows that do not exist, in {tables}",
-                hint="restore the safety backup with a merge",
-            )
-        return relations
+        return references
 
     def _definitions(self, plan: UndoPlan, definitions: Definitions) -> list[str]:
         """Drop what the restore made, and make what an undo before had dropped; a table that has rows by now stays."""
