@@ -151,7 +151,9 @@ SELECT c.oid::int8, n.nspname, c.relname, c.relkind::text, coalesce(s.spcname, '
        (SELECT coalesce(json_agg(json_build_array(m.nspname, k.relname, pg_get_expr(k.relpartbound, k.oid))
                         ORDER BY l.level, k.oid), '[]')
           FROM pg_partition_tree(c.oid) l JOIN pg_class k ON k.oid = l.relid JOIN pg_namespace m ON m.oid = k.relnamespace
-         WHERE l.level > 0 AND c.relkind = 'p')
+         WHERE l.level > 0 AND c.relkind = 'p'),
+       pg_is_in_recovery() AND (c.relpersistence = 'u' OR EXISTS
+         (SELECT FROM pg_partition_tree(c.oid) l JOIN pg_class k ON k.oid = l.relid WHERE k.relpersistence = 'u'))
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
   LEFT JOIN pg_am a ON a.oid = c.relam LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace
  WHERE c.relkind IN ('r', 'p', 'f') AND NOT c.relispartition AND {_USER_SCHEMA} AND {_NOT_EXTENSION}
@@ -318,6 +320,9 @@ def read_catalogue(connection: Connection, *, schemas: Iterable[str] | None = No
         if row[3] == "f":
             skipped[display_name(row[1], row[2])] = "a foreign table: its rows lie on another server"
             continue
+        if row[-1]:
+            skipped[display_name(row[1], row[2])] = "an unlogged table: a standby has no rows of it"
+            continue
         tables[row[0]] = table = _table(row, attributes.get(row[0], []), tuple(keys.get(row[0], ())), types)
         unencoded.require_names(*(each.name for each in table.columns), *(each[1] for each in table.partitions))
     links = (
@@ -329,8 +334,25 @@ def read_catalogue(connection: Connection, *, schemas: Iterable[str] | None = No
     return Catalogue(tables, tuple(link for link in links if link.child in tables and link.parent in tables), skipped)
 
 
+_EXTENSION_ROWS = """
+SELECT e.extname, format('%I.%I', n.nspname, c.relname), n.nspname, c.relname, coalesce(e.extcondition[k.n], '')
+  FROM pg_extension e CROSS JOIN LATERAL generate_subscripts(e.extconfig, 1) AS k(n)
+  JOIN pg_class c ON c.oid = e.extconfig[k.n] JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'p') AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
+"""
+
+
+def rows_of_extensions(connection: Connection) -> dict[str, str]:
+    """Tables of extensions with rows that are the user's, as the extension itself counts them, and why they are left out."""
+    found = {}
+    for extension, quoted, schema, name, condition in rows(connection, _EXTENSION_ROWS):
+        if rows(connection, f"SELECT FROM {quoted} {condition} LIMIT 1"):
+            found[display_name(schema, name)] = f"its rows belong to extension {extension}: keep them by what it offers"
+    return found
+
+
 def _table(row: tuple[Any, ...], attributes: list[tuple[Any, ...]], keys: tuple[Key, ...], types: _Types) -> Table:
-    oid, schema, name, kind, tablespace, leaves, method, partition_key, partitions = row
+    oid, schema, name, kind, tablespace, leaves, method, partition_key, partitions, _ = row
     columns = tuple(
         TableColumn(
             number=a[1], name=a[2], type=a[3], type_oid=a[4], base=types.base_name(a[4]), not_null=a[5],

@@ -176,6 +176,11 @@ class _Building:
             create_roles(self.main, self._document(ROLES)["roles"], self._warn)
         self._runner(self.main).run_all(items(self.view.documents[PRE_DATA].read()))
         kill_point("pg.build.defined")
+        for table in self.view.tables:
+            if table.facts.get("tablespaces"):
+                self._warn(
+                    f"{table.name} lay in tablespace {table.facts['tablespaces'][0]}: it is in the default one now"
+                )
         self._load(destinations)
         kill_point("pg.build.loaded")
         self.progress.phase("indexes")

@@ -24,6 +24,7 @@ thought. What changes a row's text without changing its xmin, and what catches i
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +34,7 @@ from typing import Any
 import psycopg
 
 from connectors._postgresql import large_objects
-from connectors._postgresql.catalogue import Catalogue, Table, read_catalogue
+from connectors._postgresql.catalogue import Catalogue, Table, read_catalogue, rows_of_extensions
 from connectors._postgresql.config import PostgresqlConfig
 from connectors._postgresql.connection import Connection, begin, connect, errors, rows, run, session_settings, value
 from connectors._postgresql.definitions import (
@@ -100,7 +101,10 @@ def catalogue_of(connection: Connection, config: PostgresqlConfig) -> Catalogue:
             raise UsageError(f"there is no schema {config.schema!r} in the database", hint="psql \\dn lists them")
     if config.schema:
         return read_catalogue(connection, schemas=(config.schema,))
-    return read_catalogue(connection, copies=config.layout != "rows")
+    found = read_catalogue(connection, copies=config.layout != "rows")
+    if config.layout != "database":
+        return found
+    return dataclasses.replace(found, skipped={**found.skipped, **rows_of_extensions(connection)})
 
 
 def selection_of(catalogue: Catalogue, config: PostgresqlConfig) -> Selection:
