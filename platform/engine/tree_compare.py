@@ -9,7 +9,7 @@ import heapq
 import os
 import stat as statmod
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
@@ -76,6 +76,7 @@ class TreePlan:
         return cls(bytearray(view.entry_count), bytearray(saved), links, folders, apart)
 
     def note(self, step: Step) -> None:
+        """Write down who gives what at this path."""
         met, outcome = step.met, step.outcome
         if met.live is None:
             if met.left_out and met.here:
@@ -91,6 +92,7 @@ class TreePlan:
                 self.take[met.number] = outcome
 
     def close(self) -> None:
+        """Forget the spooled paths."""
         for spool in (self.links, self.folders, self.apart):
             spool.close()
 
@@ -102,9 +104,11 @@ def compare_folder(
 
     Raises UsageError for a module that is not there, TargetError where the order cannot be done.
     """
+    tally = _Tally(view, order.samples)
+    if folder is None and order.mode == "full" and order.left_out is None:
+        return _compare_nothing(view, tally, progress, plan)
     likeness = Likeness(view, order.base, order.saved)
     rules = rules_for(order, view, likeness)
-    tally = _Tally(view, order.samples)
     with Folders(folder if folder is not None else -1) as folders:
         streams = _Streams(view, folder, folders, order, progress)
         decisions = Decisions(streams.meetings(rules), rules, order)
@@ -113,6 +117,19 @@ def compare_folder(
             if plan is not None:
                 plan.note(step)
     return tally.comparison(decisions.withheld)
+
+
+def _compare_nothing(view: TreeView, tally: "_Tally", progress: Progress, plan: TreePlan | None) -> Comparison:
+    """The same for a full restore to where nothing is: no decision is left, and a million of them take their time."""
+    number = 0
+    for ref in view.refs():
+        progress.check()
+        rows = view.leaf(ref).rows()
+        tally.note_new(rows, number)
+        number += len(rows)
+    if plan is not None:
+        plan.take[:] = bytes([Outcome.BACKUP]) * len(plan.take)
+    return tally.comparison(0)
 
 
 # ---------------------------------------------------------------- bringing the trees together
@@ -208,6 +225,10 @@ class _Samples:
         if kept is not None and len(kept) < self._count:
             kept.append(_sample(step))
 
+    def wants(self, rank: str) -> bool:
+        """True while one more of this sort would be kept."""
+        return len(self._ranks[rank]) < self._count
+
     def all(self) -> tuple[PathSample, ...]:
         return tuple(sample for rank in _RANKS for sample in self._ranks[rank])[: self._count]
 
@@ -248,17 +269,33 @@ class _Tally:
             line = b"\t".join((change.encode(), _escaped(met.path), _live_mark(met.live), new))
             self._digest.lines([line])
 
+    def note_new(self, rows: Sequence[Row], number: int) -> None:
+        """Like `note` for rows that all come to where nothing is; `number` is the first one's."""
+        lines, room, created = [], 0, 0
+        for at, row in enumerate(rows, number):
+            room += self._room(row)
+            lines.append(b"insert\t%b\t\t%b" % (_escaped(row.path), _row_mark(row)))
+            if not row_is_folder(row):
+                created += 1
+                if self._samples.wants("insert"):
+                    self._samples.note(Step(Meeting(row.path, None, row, at), Outcome.BACKUP, "insert"))
+        self._entries += len(rows)
+        self._bytes += room
+        self._counts["created"] += created
+        self._differs = True
+        self._digest.lines(lines)
+
     def _room(self, row: Row) -> int:
         if kind_of(row.stat) != statmod.S_IFREG:
             return _BLOCK_BYTES
-        stat = Stat._make(STAT.unpack(row.stat))
-        if stat.links > 1:
-            place = stat.device, stat.inode
+        size: int
+        _, _, _, links, size, _, _, inode, device = STAT.unpack(row.stat)
+        if links > 1:
+            place = device, inode
             if place in self._links:
                 return _LINK_BYTES
             if len(self._links) < _LINKS_KNOWN_MAX:
                 self._links.add(place)
-        size = stat.size
         if row.extra and ("extents" in row.extra or "extents_chunks" in row.extra):
             size = sum(length for _, length in self._view.extents(Entry(row)))
         return -(-size // _BLOCK_BYTES) * _BLOCK_BYTES + _LINK_BYTES
@@ -303,16 +340,18 @@ def _live_mark(live: Live | None) -> bytes:
 
 
 def _row_mark(row: Row) -> bytes:
-    stat = Stat._make(STAT.unpack(row.stat))
-    size = 0 if row_is_folder(row) else stat.size
-    known = attributes(row)
+    mode, uid, gid, _, size, mtime_ns, _, _, _ = STAT.unpack(row.stat)
+    if row_is_folder(row):
+        size = 0
+    known = attributes(row) if row.extra else None
     more = _escaped(repr(sorted(known.items())).encode()) if known else b""
-    return b"%d:%d:%d:%d:%d:%b:%b" % (stat.mode, stat.uid, stat.gid, size, stat.mtime_ns, row.sum.hex().encode(), more)
+    return b"%d:%d:%d:%d:%d:%b:%b" % (mode, uid, gid, size, mtime_ns, row.sum.hex().encode(), more)
 
 
 def _escaped(text: bytes) -> bytes:
-    for plain, written in _ESCAPES:
-        text = text.replace(plain, written)
+    if b"\\" in text or b"\n" in text or b"\t" in text:
+        for plain, written in _ESCAPES:
+            text = text.replace(plain, written)
     return text
 
 

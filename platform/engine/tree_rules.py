@@ -78,7 +78,9 @@ class Rules(Protocol):
     refuses: bool
     """True when nothing that stays may stop a backup's file: then the restore is refused."""
 
-    def verdict(self, met: Meeting) -> Verdict: ...
+    def verdict(self, met: Meeting) -> Verdict:
+        """Decide the path as if it were alone."""
+        ...
 
     def keeps_sockets(self, path: bytes) -> bool:
         """Whether a socket there, which no backup holds, is kept."""
@@ -106,6 +108,7 @@ class Full:
         self._likeness = likeness
 
     def verdict(self, met: Meeting) -> Verdict:
+        """Take the backup's, and nothing where it has nothing."""
         if met.row is None:
             return Verdict(Outcome.NONE, "delete" if met.live else "quiet")
         if met.live is None:
@@ -114,6 +117,7 @@ class Full:
         return Verdict(Outcome.BACKUP, "unchanged" if same else "update")
 
     def keeps_sockets(self, path: bytes) -> bool:
+        """Keep none."""
         return False
 
 
@@ -155,6 +159,7 @@ class Selective:
         self._full, self._chosen = Full(likeness), chosen
 
     def verdict(self, met: Meeting) -> Verdict:
+        """Take the backup's in what was chosen, and keep the tenant's elsewhere."""
         live_folder, row_folder = met.live is not None and met.live.is_folder, row_is_folder(met.row)
         top = met.path.partition(b"/")[0]
         if b"/" not in met.path and met.live and met.row and live_folder != row_folder:
@@ -176,6 +181,7 @@ class Selective:
         )
 
     def keeps_sockets(self, path: bytes) -> bool:
+        """Keep those outside the selection."""
         top, slash, _ = path.partition(b"/")
         return (top if slash else ROOT_MODULE) not in self._chosen
 
@@ -199,9 +205,11 @@ class Merge:
         self._by_module: dict[bytes, Policy] = {}
 
     def keeps_sockets(self, path: bytes) -> bool:
+        """Keep all."""
         return True
 
     def verdict(self, met: Meeting) -> Verdict:
+        """Follow the policy of the path's module."""
         if not met.path and met.live is None:
             return Verdict(Outcome.BACKUP, "insert")
         return self._decide(met)

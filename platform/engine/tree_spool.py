@@ -32,6 +32,7 @@ class PathSpool:
         return self._count
 
     def add(self, path: bytes) -> None:
+        """Append a path."""
         self._open.append(path)
         self._count += 1
         if len(self._open) >= BLOCK_PATHS:
