@@ -1,6 +1,6 @@
 """Read spans: their leaves, merged from base and deltas, and single rows; several spans ahead."""
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,6 +28,9 @@ from engine.table_runs import (
     pieces_get,
     sections_split,
 )
+
+CHANGED_SHARE_MAX = 64
+"""Up to one change in so many rows is looked up; for more, an index of all keys is quicker."""
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -256,8 +259,27 @@ class SpanRows:
         rows = block_rows_read(self._reader, blocks[at]) if at < len(blocks) else []
         if begin == end:
             return rows
-        changes = {text: row for _, text, row in self._entries[begin:end]}
+        entries = self._entries[begin:end]
+        found = self._changed(rows, entries) if len(entries) * CHANGED_SHARE_MAX <= len(rows) else None
+        if found is not None:
+            return found
+        changes = {text: row for _, text, row in entries}
         return changes_apply(keys_of_rows(key, rows), rows, changes, key.encode)
+
+    def _changed(self, rows: list[bytes], entries: list[tuple[bytes, bytes, bytes | None]]) -> list[bytes] | None:
+        """The rows after a few changes, looked up one by one; None unless each changes a row that is there."""
+        key = self._key
+        out: list[bytes] = []
+        done = 0
+        for encoded, text, row in entries:
+            at = bisect_left(rows, encoded, lo=done, key=lambda each: key.encode(key.text(each)))
+            if at == len(rows) or key.text(rows[at]) != text:
+                return None
+            out += rows[done:at]
+            if row is not None:
+                out.append(row)
+            done = at + 1
+        return out + rows[done:]
 
     def _end(self, at: int) -> bytes:
         return self._key.encode(self.span.blocks[at].last.encode("latin-1"))

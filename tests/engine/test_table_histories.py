@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import table_compare, table_runs, table_write
+from engine import table_compare, table_runs, table_spans, table_write
 from engine.progress import NullProgress
 from engine.table_backup import backup_table
 from engine.table_runs import table_digest
@@ -22,6 +22,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
         (table_runs, {"BUCKET_MASK": 3, "BUCKET_ROWS_MAX": 7}),
         (table_write, {"BLOCK_WEIGHT_MIN": 150, "BLOCK_WEIGHT_MAX": 1200, "BLOCK_WEIGHT_MEAN": 400}),
         (table_write, {"SPAN_BYTES": 600, "SPAN_BYTES_MIN": 150, "LIST_SPANS_MAX": 3, "SPANS_IN_FLIGHT_MAX": 1}),
+        (table_spans, {"CHANGED_SHARE_MAX": 3}),
         (table_compare, {"TAKE_LINES_MAX": 60, "PIECE_LINES_MAX": 20, "REREAD_ROWS_MIN": 40}),
     ):
         for name, value in names.items():
