@@ -1,5 +1,6 @@
 """Previews, restores in place and undos of SQLite sources through real change images: what their tests share."""
 
+import itertools
 from typing import Any
 
 from connectors.sqlite import SqliteConnector
@@ -10,16 +11,17 @@ from engine.ports import RestoreReport, RestoreRequest
 from engine.progress import NullProgress
 from tests.connectors.sqlite_samples import Bench
 
+_images = itertools.count()
+
 
 class Operator:
     """Somebody who previews, restores and takes back, one SQLite source."""
 
     def __init__(self, bench: Bench, connector: SqliteConnector) -> None:
         self.bench, self.connector = bench, connector
-        self.number = 0
 
     def request(self, base: Manifest | None = None, **settings: Any) -> RestoreRequest:
-        settings.setdefault("label", f"rst_{self.number}")
+        settings.setdefault("label", "rst_1")
         return RestoreRequest(base=None if base is None else self.bench.view(base), **settings)
 
     def preview(self, manifest: Manifest, base: Manifest | None = None, **settings: Any) -> Preview:
@@ -28,8 +30,7 @@ class Operator:
     def restore(self, manifest: Manifest, base: Manifest | None = None, **settings: Any) -> tuple[RestoreReport, str]:
         """Preview, apply exactly that with its image; the report and the image's name."""
         shown = self.preview(manifest, base, **settings)
-        self.number += 1
-        name = f"image_{self.number}"
+        name = f"image_{next(_images)}"
         request = self.request(base, digest=shown.digest, **settings)
         with self.connector.prepare(self.bench.view(manifest), request, NullProgress()) as prepared:
             writer = ImageWriter(self.bench.repository, name)
@@ -47,8 +48,7 @@ class Operator:
 
     def undo(self, image: str, digest: str = "") -> tuple[RestoreReport, str]:
         """Take a restore back, with an image of that; the report and the image's name."""
-        self.number += 1
-        name = f"image_{self.number}"
+        name = f"image_{next(_images)}"
         view, request = ImageReader(self.bench.repository, image), self.request(digest=digest)
         with self.connector.prepare_undo(view, request, NullProgress()) as prepared:
             writer = ImageWriter(self.bench.repository, name)
