@@ -41,7 +41,7 @@ def store_kind(kind: str) -> type[Store]:
 
 def connector_kind(kind: str) -> type[Connector]:
     """The adapter of a kind; UsageError when there is none."""
-    return connectors.load_all().get(kind)
+    return connectors.load(kind)
 
 
 @contextmanager
