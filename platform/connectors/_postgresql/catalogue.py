@@ -39,6 +39,8 @@ class TableColumn:
     """The type below any domains and without a length: what a value is read as, so that none is cut to fit."""
     equals: str = "="
     """Its equality operator, quoted where the type is not built in: `=` would fall back on another type's."""
+    composed: bool = False
+    """An array or a composite."""
 
     @property
     def caseless(self) -> bool:
@@ -358,6 +360,7 @@ def _table(row: tuple[Any, ...], attributes: list[tuple[Any, ...]], keys: tuple[
             number=a[1], name=a[2], type=a[3], type_oid=a[4], base=types.base_name(a[4]), not_null=a[5],
             generated=bool(a[6]), identity=a[7], default=a[12],
             plain_type=plain.full_name if (plain := types.plain(a[4])) else a[3], equals=plain.equals if plain else "=",
+            composed=a[3].endswith("[]") or (plain is not None and plain.kind == "c"),
         )
         for a in attributes
         if not a[8]

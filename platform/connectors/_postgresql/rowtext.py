@@ -95,9 +95,12 @@ class RowText:
         assert self.table.key is not None, "a table with key columns has a key"
         own = zip(self.key.kinds, self.key_columns, fields, self.table.key.equals, strict=True)
         for n, (kind, column, texts, equals) in enumerate(own):
-            arrays.append(f"CAST({_array_literal(texts, plain=kind in RANGED_KINDS)} AS {column.type}[])")
+            # Unnesting takes composites and arrays apart; their texts stay whole.
+            kept_as = "text" if column.composed else column.type
+            arrays.append(f"CAST({_array_literal(texts, plain=kind in RANGED_KINDS)} AS {kept_as}[])")
             names.append(f"k{n}")
-            joins.append(f"t.{ident(column.name)} {equals} k.k{n}")
+            wanted = f"CAST(k.k{n} AS {column.type})" if column.composed else f"k.k{n}"
+            joins.append(f"t.{ident(column.name)} {equals} {wanted}")
         columns = ", ".join([*(["t.xmin"] if version else []), *(f"t.{ident(column.name)}" for column in self.columns)])
         head = columns if version else f"'', {columns}"
         return (
