@@ -15,7 +15,7 @@ from core.errors import Conflict
 from core.models import StateChange
 from operations.models import ACTIVE_STATES, Lease, Operation
 from tenants import wiring
-from tenants.models import Backup, Restore, Source, Tenant, Validation
+from tenants.models import Backup, Drill, Restore, RestorePlan, Source, Tenant, Validation
 
 LEDGER_NAME = "added.json"
 
@@ -95,13 +95,21 @@ def _rows_remove(tenants: list[Tenant], slugs: list[str]) -> None:
         *operations.values_list("pk", flat=True),
         *Backup.objects.filter(tenant__in=ids).values_list("pk", flat=True),
         *Restore.objects.filter(tenant__in=ids).values_list("pk", flat=True),
+        *RestorePlan.objects.filter(tenant__in=ids).values_list("pk", flat=True),
+        *Drill.objects.filter(tenant__in=ids).values_list("pk", flat=True),
     ]
     for start in range(0, len(subjects), 500):
         StateChange.objects.filter(subject_id__in=subjects[start : start + 500]).delete()
     Validation.objects.filter(tenant__in=ids).delete()
+    Drill.objects.filter(tenant__in=ids).delete()
+    # Restores and plans name each other, and a protected row may not even be deleted along with what protects it.
+    Restore.objects.filter(tenant__in=ids).update(plan=None, undoes=None)
+    RestorePlan.objects.filter(tenant__in=ids).delete()
     Restore.objects.filter(tenant__in=ids).delete()
     Source.objects.filter(tenant__in=ids).delete()
     Backup.objects.filter(tenant__in=ids).delete()
-    Lease.objects.filter(resource__in=[f"tenant:{slug}" for slug in slugs], holder="").delete()
+    Lease.objects.filter(
+        resource__in=[f"{what}:{slug}" for what in ("tenant", "plan") for slug in slugs], holder=""
+    ).delete()
     operations.delete()
     Tenant.objects.filter(pk__in=ids).delete()
