@@ -250,7 +250,7 @@ class Undo:
         applied = rows_apply(connection, plan.changes, self._progress)
         checks = rows_check(plan.changes)
         kept = self._definitions(plan, definitions)
-        self._sequences(plan)
+        self._sequences(plan, sequences)
         definitions.speak()
         left = violations(connection, relations)
         kept += self._dangling(plan, by_tables(left) - by_tables(broken))
@@ -319,11 +319,10 @@ class Undo:
     def _filled(self, table: str) -> bool:
         return self._connection.execute(f"SELECT 1 FROM main.{quote(table)} LIMIT 1").fetchone() is not None
 
-    def _sequences(self, plan: UndoPlan) -> None:
-        """Put back what AUTOINCREMENT had given out, where it has given out nothing since."""
-        now = sequences_of(self._connection)
+    def _sequences(self, plan: UndoPlan, found: Mapping[str, int]) -> None:
+        """Put back what AUTOINCREMENT had given out, where `found` says that it has given out nothing since."""
         for name, (before, after) in plan.head["sequences"].items():
-            if now.get(name) != after:
+            if found.get(name) != after:
                 continue
             self._connection.execute("DELETE FROM sqlite_sequence WHERE name = ?", (name,))
             if before is not None:
