@@ -8,16 +8,18 @@ those that were not validated are not followed here; `links` checks them when ev
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from connectors._postgresql.catalogue import ForeignKey, Table
 from connectors._postgresql.colliding import Unique, leave_taken
-from connectors._postgresql.connection import Connection, run, value
+from connectors._postgresql.connection import Connection, rows, run, value
 from connectors._postgresql.difference import leave, referenced_columns
 from connectors._postgresql.quoting import ident
 from connectors._postgresql.staging import Pair
 from engine.errors import TargetError
 from engine.plans import Dependency
 
+Kind = Literal["stays", "withheld"]
 ROUNDS_MAX = 10_000
 """More than any chain of rows through several tables that people make."""
 
@@ -37,35 +39,74 @@ class References:
     """Modules of tables in the backup that are not part of the selection."""
     uniques: Mapping[int, Sequence[Unique]] = field(default_factory=dict)
     """Where restored rows may meet rows of the tenant that stay."""
-    _rows: Counter[tuple[str, int, int]] = field(default_factory=Counter)
+    _rows: Counter[tuple[Kind, int, int]] = field(default_factory=Counter)
     _changes: dict[int, dict[str, int]] = field(default_factory=dict)
 
     def run(self) -> list[Dependency]:
         """Move rows until all references hold; say what was moved and why."""
         dirty = set(self.pairs)
-        for oid in sorted(self.uniques.keys() & self.pairs.keys()):
-            leave_taken(self.connection, self.pairs[oid], self.uniques[oid])
+        self._leave_taken(dirty)
         for _ in range(ROUNDS_MAX):
             if not dirty:
                 return list(self._dependencies())
-            self._changes.clear()
-            dirty = self._round(dirty)
+            # What comes along is complete before anything is withheld for want of it.
+            brought = self._each_link(dirty, (self._come_along,))
+            if brought:
+                dirty |= brought
+                continue
+            dirty = self._each_link(dirty, (self._stay, self._withhold_from_strangers, self._withhold))
+            self._leave_taken(dirty)
+            dirty |= self._release() if dirty else set()
         raise TargetError(
             "references between the rows lead too far to be followed",
             hint="nothing was changed; restore in mode full, or into another schema",
         )
 
-    def _round(self, dirty: set[int]) -> set[int]:
+    def _each_link(self, dirty: set[int], steps: Sequence[Callable[[ForeignKey], set[int]]]) -> set[int]:
+        """Take steps over every key that joins tables in which something changed; a key within one table to its end."""
         moved: set[int] = set()
         for link in self.links:
             if not link.validated or link.child_part or link.parent_part or not {link.child, link.parent} & dirty:
                 continue
-            for step in (self._stay, self._come_along, self._withhold_from_strangers, self._withhold):
-                moved |= step(link)
-        for oid in sorted(moved & self.uniques.keys()):
-            # A row that keeps its old value may hold what another one was to get.
-            leave_taken(self.connection, self.pairs[oid], self.uniques[oid])
+            for step in steps:
+                for _ in range(ROUNDS_MAX):
+                    changed = step(link)
+                    moved |= changed
+                    if not changed or link.child != link.parent:
+                        break
         return moved
+
+    def _leave_taken(self, tables: set[int]) -> None:
+        """A row that keeps its value may hold what another one was to get."""
+        for oid in sorted(tables & self.uniques.keys() & self.pairs.keys()):
+            leave_taken(self.connection, self.pairs[oid], self.uniques[oid])
+            self._changes.pop(oid, None)
+
+    def _release(self) -> set[int]:
+        """Let go of rows that came along for others which are withheld by now."""
+        released: set[int] = set()
+        for oid in sorted(self.modules.keys() & self.pairs.keys()):
+            pair = self.pairs[oid]
+            wanted = [
+                f"NOT EXISTS (SELECT FROM {child.diff} AS x JOIN {child.stage} AS s ON {child.on_stage('s', 'x')}"
+                f" JOIN {pair.stage} AS n ON {_on(link, 'n', 's')} WHERE x.change IN ('I', 'U') AND {pair.on_stage('n')})"
+                for link in self.links
+                if link.parent == oid and link.child in self.pairs and link.child != oid and self._follows(link)
+                for child in (self.pairs[link.child],)
+            ]
+            own = [link for link in self.links if link.parent == link.child == oid]
+            if own:
+                # Rows that hold one another would never be let go; they stay in, which costs nothing but rows.
+                wanted += [
+                    f"NOT EXISTS (SELECT FROM {pair.diff} AS x JOIN {pair.stage} AS s ON {pair.on_stage('s', 'x')}"
+                    f" JOIN {pair.stage} AS n ON {_on(link, 'n', 's')} WHERE {pair.on_stage('n')})"
+                    for link in own
+                ]
+            condition = " AND ".join(wanted) or "true"
+            if run(self.connection, f"DELETE FROM {pair.diff} AS d WHERE {condition}").rowcount:
+                self._changes.pop(oid, None)
+                released.add(oid)
+        return released
 
     def _has(self, oid: int, *changes: str) -> bool:
         """Whether a table's diff has any such rows; asked often, and most have none."""
@@ -78,7 +119,7 @@ class References:
             self._changes[oid] = dict(found)
         return any(self._changes[oid].get(change) for change in changes)
 
-    def _note(self, kind: str, table: int, other: int, count: int) -> set[int]:
+    def _note(self, kind: Kind, table: int, other: int, count: int) -> set[int]:
         if not count:
             return set()
         self._rows[kind, table, other] += count
@@ -86,15 +127,15 @@ class References:
         return {table}
 
     def _dependencies(self) -> Iterator[Dependency]:
+        for oid in sorted(self.modules.keys() & self.pairs.keys()):
+            pair = self.pairs[oid]
+            came = rows(self.connection, f"SELECT origin, count(*) FROM {pair.diff} GROUP BY origin ORDER BY origin")
+            for origin, count in came:
+                name = self.tables[int(origin)].display
+                yield Dependency("along", pair.view.name, name, int(count), self.modules[oid])
         for (kind, table, other), count in sorted(self._rows.items()):
-            pair, name = self.pairs[table], self.tables[other].display
-            module = self.modules.get(table if kind == "along" else other, "")
-            if kind == "along":
-                yield Dependency("along", pair.view.name, name, count, module)
-            elif kind == "stays":
-                yield Dependency("stays", pair.view.name, name, count, module)
-            else:
-                yield Dependency("withheld", pair.view.name, name, count, module)
+            name, module = self.tables[other].display, self.modules.get(other, "")
+            yield Dependency(kind, self.pairs[table].view.name, name, count, module)
 
     # -------------------------------------------------------- what stays
 
@@ -136,6 +177,18 @@ class References:
             moved |= self._note("withheld", link.parent, link.child, count)
         return moved
 
+    def _with_chain(self, pair: Pair, condition: str, joins: str) -> tuple[str, str]:
+        """The condition for rows `d` and for all that are reached from them, `w`, by joins with others; and the query."""
+        assert pair.key is not None, "chains are followed by keys"
+        keys = ", ".join(f"d.k{n}" for n in range(len(pair.key.columns)))
+        chain = f"w AS (SELECT {keys} FROM {pair.diff} AS d WHERE {condition} UNION SELECT {keys} FROM w {joins})"
+        return f"EXISTS (SELECT FROM w WHERE {self._same_keys(pair, 'w', 'd')})", chain
+
+    @staticmethod
+    def _same_keys(pair: Pair, one: str, other: str) -> str:
+        assert pair.key is not None, "chains are followed by keys"
+        return " AND ".join(f"{one}.k{n} {equals} {other}.k{n}" for n, equals in enumerate(pair.key.equals))
+
     def _leaves(self, link: ForeignKey) -> str:
         """A condition, led by AND, that a live row `c` of the child goes on referring to what it refers to."""
         pair = self.pairs.get(link.child)
@@ -156,8 +209,6 @@ class References:
 
     def _come_along(self, link: ForeignKey) -> set[int]:
         """Rows of other modules that restored rows refer to and that are gone."""
-        if link.parent in self.pairs and link.parent not in self.modules:
-            return set()
         if link.parent not in self.modules or not self._follows(link):
             return set()
         child = self.pairs[link.child]
@@ -168,10 +219,11 @@ class References:
         if pair is None or not set(link.parent_columns) <= set(pair.columns):
             return set()
         self.pairs[link.parent] = pair
+        self._changes.pop(link.parent, None)
         count = run(self.connection, self._bring_rows(link, child, pair)).rowcount
         if count and link.parent in self.uniques:
             count -= leave_taken(self.connection, pair, self.uniques[link.parent])
-        return self._note("along", link.parent, link.child, max(0, count))
+        return {link.parent} if count > 0 else set()
 
     def _bring_rows(self, link: ForeignKey, child: Pair, pair: Pair) -> str:
         if pair.key is not None:
@@ -184,14 +236,35 @@ class References:
             f"t.{ident(name)} {equals} p.{ident(name)}"
             for name, equals in zip(link.parent_columns, link.equals, strict=True)
         )
+        wanted = (
+            f"SELECT FROM {child.diff} AS d JOIN {child.stage} AS s ON {child.on_stage('s')}"
+            f" WHERE d.change IN ('I', 'U') AND {_on(link, 'p', 's')}"
+        )
+        chain = ""
+        if link.child == link.parent:
+            chain, wanted = self._ancestors(link, pair)
         return (
-            f"INSERT INTO {pair.diff} (change, {', '.join(names)}) SELECT 'I', {', '.join(keys)} FROM {pair.stage} AS p"
-            f" WHERE EXISTS (SELECT FROM {child.diff} AS d JOIN {child.stage} AS s ON {child.on_stage('s')}"
-            f" WHERE d.change IN ('I', 'U') AND {_on(link, 'p', 's')})"
+            f"{chain}INSERT INTO {pair.diff} (change, {', '.join(names)}, origin) SELECT 'I', {', '.join(keys)}, {link.child} FROM {pair.stage} AS p"
+            f" WHERE EXISTS ({wanted})"
             f" AND NOT EXISTS (SELECT FROM {pair.table.source} AS t WHERE {there}){taken}"
             f" AND NOT EXISTS (SELECT FROM {pair.diff} AS y WHERE {pair.on_stage('p', 'y')})"
             f" AND NOT EXISTS (SELECT FROM {pair.left} AS y WHERE {pair.on_stage('p', 'y')})"
         )
+
+    @staticmethod
+    def _ancestors(link: ForeignKey, pair: Pair) -> tuple[str, str]:
+        """A query for all that rows of a table refer to in it, as far as it is gone; and whether `p` is among it."""
+        names = [f"f{n}" for n in range(len(link.columns))]
+        both = list(zip(link.parent_columns, link.equals, names, strict=True))
+        fields = {alias: ", ".join(f"{alias}.{ident(c)} AS f{n}" for n, c in enumerate(link.columns)) for alias in "sn"}
+        up = " AND ".join(f"n.{ident(p)} {equals} w.{f}" for p, equals, f in both)
+        there = " AND ".join(f"t.{ident(p)} {equals} w.{f}" for p, equals, f in both)
+        chain = (
+            f"WITH RECURSIVE w AS (SELECT {fields['s']} FROM {pair.diff} AS d JOIN {pair.stage} AS s ON {pair.on_stage('s')}"
+            f" WHERE d.change IN ('I', 'U') UNION SELECT {fields['n']} FROM w JOIN {pair.stage} AS n ON {up}"
+            f" WHERE NOT EXISTS (SELECT FROM {pair.table.source} AS t WHERE {there})) "
+        )
+        return chain, f"SELECT FROM w WHERE {' AND '.join(f'p.{ident(p)} {equals} w.{f}' for p, equals, f in both)}"
 
     # -------------------------------------------------------- what is withheld
 
@@ -205,7 +278,16 @@ class References:
             return set()
         because = f"'what it refers to in {_quoted(self.tables[link.parent].display)} does not come back'"
         pair = self.pairs[link.child]
-        count = leave(self.connection, pair, self._without_parent(link), what="withheld", because=because)
+        condition, recursive = self._without_parent(link), ""
+        if link.child == link.parent and pair.key is not None and set(link.parent_columns) <= set(pair.key.columns):
+            # An inserted row that is withheld is not there for those that refer to it.
+            below = (
+                f"JOIN {pair.diff} AS i ON i.change = 'I' AND {self._same_keys(pair, 'w', 'i')}"
+                f" JOIN {pair.stage} AS n ON {pair.on_stage('n', 'w')} JOIN {pair.stage} AS s ON {_on(link, 'n', 's')}"
+                f" JOIN {pair.diff} AS d ON d.change IN ('I', 'U') AND {pair.on_stage('s')}"
+            )
+            condition, recursive = self._with_chain(pair, condition, below)
+        count = leave(self.connection, pair, condition, what="withheld", because=because, recursive=recursive)
         return self._note("withheld", link.child, link.parent, count)
 
     def _without_parent(self, link: ForeignKey) -> str:

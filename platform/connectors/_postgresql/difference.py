@@ -94,9 +94,10 @@ def make_left(connection: Connection, pair: Pair) -> None:
 
 
 def compute_nothing(connection: Connection, pair: Pair, links: Sequence[ForeignKey]) -> None:
-    """Write empty tables for a pair of which only rows that come along are changed."""
+    """Write empty tables for a pair of which only rows that come along are changed, with the table that they come for."""
     referenced = referenced_columns(pair, links)
-    query = _keyed(pair, referenced, None) if pair.key is not None else _marked(pair, referenced, None)
+    extra = Extra(", 0::int8 AS origin")
+    query = _keyed(pair, referenced, extra) if pair.key is not None else _marked(pair, referenced, extra)
     run(connection, f"CREATE TEMPORARY TABLE {pair.diff} ON COMMIT DROP AS {query} WITH NO DATA")
     make_left(connection, pair)
 
@@ -138,16 +139,25 @@ def count(
 
 
 def leave(
-    connection: Connection, pair: Pair, condition: str, *, what: str, because: str = "''", another: bool = False
+    connection: Connection,
+    pair: Pair,
+    condition: str,
+    *,
+    what: str,
+    because: str = "''",
+    another: bool = False,
+    recursive: str = "",
 ) -> int:
     """Move rows `d` of the diff table to those that are left, and say how many; `because` is an expression.
 
     `another`: the live row of the same key is another thing, to which nothing of the backup may refer.
+    `recursive`: a query of a WITH RECURSIVE that the condition reads.
     """
     assert what in LEFT_KINDS, what
+    recursive = f"RECURSIVE {recursive}, " if recursive else ""
     moved = run(
         connection,
-        f"WITH gone AS (DELETE FROM {pair.diff} AS d WHERE {condition} RETURNING d.*)"
+        f"WITH {recursive}gone AS (DELETE FROM {pair.diff} AS d WHERE {condition} RETURNING d.*)"
         f" INSERT INTO {pair.left} SELECT d.*, '{what}', {because}, {another} FROM gone AS d",
     )
     return moved.rowcount
