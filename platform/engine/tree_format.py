@@ -164,6 +164,10 @@ def leaf_parts(
     rows: Sequence[Row], modes: Sequence[int], sizes: Sequence[int], *, top_modules: bool
 ) -> tuple[Part, ...]:
     """What each module contributes to a leaf with these rows; `modes` and `sizes` are from their stat records."""
+    first, last = rows[0].path, rows[-1].path
+    module = module_of(first, modes[0], top_modules=top_modules)
+    if not top_modules or (module != ROOT_MODULE and last.startswith(module + b"/")):
+        return (_part(module, range(len(rows)), rows, modes, sizes),)  # In tree order all between belong to it, too.
     groups: dict[bytes, list[int]] = {}
     for number, (row, mode) in enumerate(zip(rows, modes, strict=True)):
         groups.setdefault(module_of(row.path, mode, top_modules=top_modules), []).append(number)

@@ -205,18 +205,9 @@ class PreparedTree:
         view, progress = self._view, self._progress
         stage = TreeStage(view, staging, progress, take=plan.take if plan.counts["not_taken"] else None)
         stage.run()
-        checks = _check(view, stage, staging, plan)
-        live = open_folder(self._where.target) if os.path.lexists(self._where.target) else None
-        try:
-            if live is not None:
-                progress.phase("carry")
-                carry_over(live, staging, plan, progress)
-            stage.seal_folders()
-            if live is not None:
-                seal_carried(live, staging, plan)
-        finally:
-            if live is not None:
-                os.close(live)
+        with stage.flushing():
+            checks = _check(view, stage, staging, plan)
+            self._finish_folders(staging, stage, plan)
         if prove:
             progress.phase("prove")
             checks += (self._prove(staging, plan, comparison),)
@@ -224,6 +215,19 @@ class PreparedTree:
             f"{count} x {what} could not be restored here" for what, count in sorted(stage.not_restored.items())
         )
         return checks, what
+
+    def _finish_folders(self, staging: int, stage: TreeStage, plan: TreePlan) -> None:
+        live = open_folder(self._where.target) if os.path.lexists(self._where.target) else None
+        try:
+            if live is not None:
+                self._progress.phase("carry")
+                carry_over(live, staging, plan, self._progress)
+            stage.seal_folders()
+            if live is not None:
+                seal_carried(live, staging, plan)
+        finally:
+            if live is not None:
+                os.close(live)
 
     def _prove(self, staging: int, plan: TreePlan, comparison: Comparison) -> Check:
         order, wanted = self._order, self._view.sha256

@@ -12,10 +12,12 @@ import stat as statmod
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import compress
 
 from engine.errors import DamageError, ObjectDamaged
+from engine.heap import share_heap
 from engine.progress import Progress
 from engine.tree_folders import Folders
 from engine.tree_format import LeafRef, Row, Stat, Totals, leaf_parts, show_path
@@ -46,6 +48,7 @@ class TreeStage:
     """
 
     def __init__(self, view: TreeView, root: int, progress: Progress, *, take: bytearray | None = None) -> None:
+        share_heap()
         self._view, self._root, self._progress, self._take = view, root, progress, take
         self._workers = os.cpu_count() or 2
         self._user = os.geteuid()
@@ -171,7 +174,7 @@ class TreeStage:
                     folder, name = folders.of(row.path)
                     if stat.mode & 0xF000 == statmod.S_IFREG:
                         data = contents.get(row.ids) if row.extra is None else None
-                        if data is not None and len(data) == stat.size:
+                        if data is not None and _is_content(data, row, stat):
                             self._write_whole(folder, name, row, stat, data)
                         else:
                             self._write_file(folder, name, Entry(row, stat), fetchers)
@@ -191,9 +194,7 @@ class TreeStage:
             return {}  # Each file for itself will meet it again, and name itself.
 
     def _write_whole(self, folder: int, name: bytes, row: Row, stat: Stat, data: bytes) -> None:
-        """A file whose content is at hand, as nearly all are: with the fewest calls of the system."""
-        if hashlib.sha256(data).digest() != row.sum:
-            raise ObjectDamaged(_OTHER_SUM)
+        """A file whose content is at hand and proven, as nearly all are: with the fewest calls of the system."""
         ready = self._born.with_mode(stat)
         descriptor = os.open(name, _CREATE_FLAGS, statmod.S_IMODE(stat.mode) if ready else 0o600, dir_fd=folder)
         try:
@@ -268,6 +269,14 @@ class TreeStage:
         if kind != statmod.S_IFLNK:
             os.chmod(name, statmod.S_IMODE(mode), dir_fd=folder)
         os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=folder, follow_symlinks=False)
+
+    @contextmanager
+    def flushing(self) -> Iterator[None]:
+        """Have the disk write what was staged while the body does what needs no disk; raises what it could not write."""
+        with ThreadPoolExecutor(1, "flush") as pool:
+            flush = pool.submit(sync_file_system, self._root)
+            yield
+            flush.result()
 
     # ------------------------------------------------------------ metadata
 
@@ -348,6 +357,10 @@ def _checked(ref: LeafRef, rows: list[Row], stats: list[Stat], *, top_modules: b
     if parts != ref.parts or len(rows) != ref.entries:
         raise ObjectDamaged(f"the leaf at {show_path(ref.first)} is not the one its list names")
     return replace(ref, files=sum(part.files for part in parts), size=sum(part.size for part in parts))
+
+
+def _is_content(data: bytes, row: Row, stat: Stat) -> bool:
+    return len(data) == stat.size and hashlib.sha256(data).digest() == row.sum
 
 
 def _write_fully(descriptor: int, data: memoryview, offset: int) -> None:
