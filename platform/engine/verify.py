@@ -11,6 +11,8 @@ from blake3 import blake3
 
 from engine.chunks import ChunkReader
 from engine.errors import ChunkMissing, DamageError, ObjectDamaged, ObjectMissing
+from engine.heap import share_heap
+from engine.index import Place, Segment
 from engine.manifest import Manifest
 from engine.pack import PACK_BYTES_MAX, read_frame, read_trailer
 from engine.pack import pack_envelope as envelope_of
@@ -50,6 +52,7 @@ def verify_backup(repository: Repository, manifest: Manifest, *, deep: bool, pro
     """
     domain = repository.domain(encrypted=bool(manifest.document["metadata"]["encrypted"]))
     needs = _Needs()
+    share_heap()
     progress.phase("structure")
     domain.index.reload()
     index_damage = list(domain.index.damaged)
@@ -89,6 +92,7 @@ class _PartWalk:
     name: str
     reader: ChunkReader
     needs: _Needs
+    frames: set[tuple[Segment, bytes]] = field(default_factory=set)
 
     def walk(self, sort: str, node: dict[str, Any]) -> None:
         if sort == "tables":
@@ -100,17 +104,23 @@ class _PartWalk:
                 self._visit(bytes.fromhex(chunk), False)
 
     def _visit(self, chunk_id: bytes, is_meta: bool) -> bool:
-        place = self.reader.locate(chunk_id)
-        self.needs.packs.setdefault(place.pack, set()).add(self.name)
-        end = place.frame_offset + place.frame_length
-        if end > self.needs.ends.get(place.pack, 0):
-            self.needs.ends[place.pack] = end
+        frame = self.reader.frame_of(chunk_id)
+        if frame is None or frame not in self.frames:  # Of a thousand small chunks in a frame the first one tells all.
+            self._note(self.reader.locate(chunk_id))
+            if frame is not None:
+                self.frames.add(frame)
         if not is_meta:
             return True
         if chunk_id in self.needs.seen:
             return False
         self.needs.seen.add(chunk_id)
         return True
+
+    def _note(self, place: Place) -> None:
+        self.needs.packs.setdefault(place.pack, set()).add(self.name)
+        end = place.frame_offset + place.frame_length
+        if end > self.needs.ends.get(place.pack, 0):
+            self.needs.ends[place.pack] = end
 
 
 def _check_packs(
