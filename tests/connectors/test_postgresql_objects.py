@@ -134,11 +134,11 @@ TABLES = (
 )  # fmt: skip
 
 
-def dump(dsn: str, major: int) -> list[str]:
+def dump(dsn: str, major: int, *more: str) -> list[str]:
     """What pg_dump says of definitions, without what differs between any two dumps."""
     program = find_pg_dump(major)
     assert program is not None
-    done = subprocess.run([program, "--schema-only", "--no-tablespaces", dsn], capture_output=True, text=True)
+    done = subprocess.run([program, "--schema-only", "--no-tablespaces", *more, dsn], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     text = re.sub(r"(?m)^(\\(un)?restrict .*|-- Dumped (from|by) .*)$", "", done.stdout)
     return [line for line in text.splitlines() if line]
@@ -357,3 +357,55 @@ def test_rows_that_extensions_hold(postgres: PostgresServer, postgres_database: 
     probe = PostgresqlConnector(PostgresqlConfig(dsn=postgres_database)).test()
     assert any("ext.settings" in warning and "extension hstore" in warning for warning in probe.warnings)
     assert "ext.settings" in take(PostgresqlConfig(dsn=postgres_database)).facts["skipped"]
+
+
+def test_every_kind_of_object_in_a_schema(postgres_each: PostgresServer) -> None:
+    """Goal: a tenant's schema beside itself, elsewhere and in place. Method: the same objects, compare rows and dumps."""
+    name, there = postgres_each.create_database(), postgres_each.create_database()
+    dsn, far = postgres_each.dsn(name), "drop foreign table far"
+    tables = [
+        f"only acme.{table[5:]}" if table[:5] == "only " else f"acme.{table}" for table in TABLES if table != "far"
+    ]
+    try:
+        execute(dsn, "create schema acme; set search_path = acme; " + MOOD)
+        execute(dsn, "set search_path = acme;" + TYPES)
+        execute(dsn, "set search_path = acme;" + CODE + far)
+        config = PostgresqlConfig(dsn=dsn, layout="schema", schema="acme")
+        view, rows = take(config), {table: table_text(dsn, table) for table in tables}
+        assert put_back(config, view, target={"schema": "beside"}).report.warnings == ()
+        assert {table: table_text(dsn, table.replace("acme.", "beside.")) for table in tables} == rows
+        assert put_back(config, view, target={"dsn": postgres_each.dsn(there)}).report.warnings == ()
+        assert {table: table_text(postgres_each.dsn(there), table) for table in tables} == rows
+        own = [dump(each, postgres_each.major, "--schema=acme") for each in (dsn, postgres_each.dsn(there))]
+        assert own[0] == own[1]
+        execute(
+            dsn, "set search_path = acme;" + DAMAGE.replace("select lo_unlink(78); select lo_put(77, 0, 'more');", "")
+        )
+        put_back(config, view, prove=True)
+        assert {table: table_text(dsn, table) for table in tables} == rows
+    finally:
+        postgres_each.drop_database(name)
+        postgres_each.drop_database(there)
+
+
+def test_a_role_without_power(postgres: PostgresServer, postgres_database: str) -> None:
+    """Goal: the owner of a database builds what it may, and is told what it may not. Method: an extension, made beforehand."""
+    execute(postgres_database, """create schema extra; create extension file_fdw schema extra; create table extra.t(id int primary key);
+      insert into extra.t values (7); create extension hstore; create table h(id int primary key, h hstore); insert into h values (1, 'a=>1')""")  # fmt: skip
+    view = take(PostgresqlConfig(dsn=postgres_database))
+    role = postgres.create_role(options="LOGIN CREATEDB")
+    there = postgres.dsn("of_the_weak", user=role)
+    try:
+        with pytest.raises(SchemaMismatch, match="permission denied to create extension") as refused:
+            put_back(PostgresqlConfig(dsn=postgres_database), view, target={"dsn": there})
+        assert "superuser" in refused.value.hint
+        postgres.drop_database("of_the_weak")
+        postgres.create_database("of_the_weak", owner=role)
+        prepared = postgres.dsn("of_the_weak")
+        execute(prepared, f"create schema extra authorization {role}; create extension file_fdw schema extra")
+        restored = put_back(PostgresqlConfig(dsn=postgres_database), view, target={"dsn": there})
+        assert query(there, "select t.id, h.h -> 'a' from extra.t, h") == [(7, "1")]
+        assert all("owner" in warning or "EXTENSION" in warning for warning in restored.report.warnings)
+    finally:
+        postgres.drop_database("of_the_weak")
+        postgres.drop_role(role)

@@ -18,7 +18,10 @@ FORGIVEN_KINDS = {
 }  # fmt: skip
 """Kinds whose failure leaves the data whole: said as a warning."""
 
+SCHEMA_EXISTS = "42P06"
+INSUFFICIENT_PRIVILEGE = "42501"
 _EXISTS = {"42P06", "42710", "42P07", "42723"}
+_CREATE_LINE = re.compile(r"(?m)^CREATE SCHEMA .*;$")
 _OWNER_LINE = re.compile(r"(?m)^ALTER [A-Z ]+ .* OWNER TO .*;$")
 
 
@@ -61,7 +64,11 @@ class Runner:
     def run_item(self, item: Item) -> None:
         """Run one entry, without its owner when the role does not exist here."""
         error = self._try(item.sql)
-        if error is None or (self.skip_existing and error.sqlstate in _EXISTS) or _is_default_schema(item, error):
+        if error is None or (self.skip_existing and error.sqlstate in _EXISTS):
+            return
+        if item.kind == "SCHEMA" and error.sqlstate == SCHEMA_EXISTS:
+            # Every new database has the schema public, and an extension made beforehand its own.
+            self._try(_CREATE_LINE.sub("", item.sql))
             return
         if isinstance(error, psycopg.errors.SyntaxError):
             raise error
@@ -80,10 +87,14 @@ class Runner:
             self.warn(f"{item.kind} {item.tag}: {clean_message(error)}")
             return
         if item.kind == "EXTENSION":
-            raise SchemaMismatch(
-                f"extension {item.tag}: {clean_message(error)}", hint="install its package on the target's server"
-            )
-        raise TargetError(f"{item.kind} {item.tag}: {clean_message(error)}", hint="the definitions come from pg_dump")
+            hint = "install its package on the target's server"
+            if error.sqlstate == INSUFFICIENT_PRIVILEGE:
+                hint = "restore as a superuser, or have one create the extension in the target first"
+            raise SchemaMismatch(f"extension {item.tag}: {clean_message(error)}", hint=hint)
+        hint = "the definitions come from pg_dump"
+        if error.sqlstate == INSUFFICIENT_PRIVILEGE:
+            hint = "restore as a role that may create it, such as a superuser"
+        raise TargetError(f"{item.kind} {item.tag}: {clean_message(error)}", hint=hint)
 
     def _try(self, sql: str) -> psycopg.Error | None:
         inside = self.connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE
@@ -101,8 +112,3 @@ class Runner:
                 run(self.connection, "ROLLBACK TO SAVEPOINT lastro_item")
             return error
         return None
-
-
-def _is_default_schema(item: Item, error: psycopg.Error) -> bool:
-    """Every new database has the schema public already."""
-    return item.kind == "SCHEMA" and item.tag == "public" and error.sqlstate == "42P06"
