@@ -227,6 +227,15 @@ class LedgeredTable:
             out += next(self._sifted(iter([rows])), [])
         return out[:limit]
 
+    @property
+    def whole(self) -> TableView:
+        """The table as the backup holds it."""
+        return self._view
+
+    def sift(self, rows: list[bytes]) -> list[bytes]:
+        """The row lines that were not erased."""
+        return next(self._sifted(iter([rows])), [])
+
     def _sifted(self, batches: Iterator[list[bytes]]) -> Iterator[list[bytes]]:
         for rows in batches:
             kept = self._ledger.kept(self._source, self.name, list(keys_of_rows(self.key, rows)))

@@ -1,5 +1,6 @@
 """Read spans: their leaves, merged from base and deltas, and single rows; several spans ahead."""
 
+import hashlib
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -280,6 +281,16 @@ class SpanRows:
                 out.append(row)
             done = at + 1
         return out + rows[done:]
+
+    def mark(self, at: int) -> bytes:
+        """What `load(at)` gives is the same wherever this is the same."""
+        blocks = self.span.blocks
+        begin = bisect_right(self._bounds, self._end(at - 1)) if at else 0
+        end = bisect_right(self._bounds, self._end(at)) if at < len(blocks) else len(self._bounds)
+        digest = hashlib.sha256(" ".join(blocks[at].data if at < len(blocks) else ()).encode())
+        for _, text, row in self._entries[begin:end]:
+            digest.update(b"\n%d " % len(text) + text + (b"" if row is None else b"\n%d " % len(row) + row))
+        return digest.digest()
 
     def _end(self, at: int) -> bytes:
         return self._key.encode(self.span.blocks[at].last.encode("latin-1"))

@@ -3,6 +3,8 @@
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from engine.errors import ObjectDamaged
@@ -23,6 +25,22 @@ from engine.table_spans import SpanRows, ahead
 BLOCKS_AHEAD = 3
 WIDE_BLOCK_BYTES = 8 << 20
 Visit = Callable[[bytes, bool], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockPiece:
+    """About 1 MiB of rows; two with one mark hold the same rows."""
+
+    mark: bytes
+    load: Callable[[], list[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class SpanPiece:
+    """About 16 MiB of rows; two with one mark hold the same rows. `blocks` reads what tells the blocks apart."""
+
+    mark: tuple[str, ...]
+    blocks: Callable[[], list[BlockPiece]]
 
 
 class TableView:
@@ -78,6 +96,15 @@ class TableView:
             at = end
             if at == len(wanted):
                 return
+
+    def pieces(self) -> Iterator[SpanPiece]:
+        """The table in key order, cut as it is stored, so that what two backups share need not be read."""
+        for ref in spans_of(self._reader, self._node):
+            yield SpanPiece(tuple(ref.span), partial(self._block_pieces, ref))
+
+    def _block_pieces(self, ref: SpanRef) -> list[BlockPiece]:
+        span = SpanRows(self._reader, self.key, ref)
+        return [BlockPiece(span.mark(part), partial(span.load, part)) for part in span.parts]
 
     def _rows_in(self, ref: SpanRef, wanted: list[tuple[bytes, bytes]]) -> Iterator[list[bytes]]:
         span = SpanRows(self._reader, self.key, ref)

@@ -1,17 +1,14 @@
-"""A file tree as one backup holds it: list it, find a path, read content, walk its chunks, compare two."""
+"""A file tree as one backup holds it: list it, find a path, read content, walk its chunks."""
 
 import base64
-import heapq
 import json
 import stat as statmod
 import struct
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from operator import itemgetter
-from typing import Any, Literal
+from typing import Any
 
 from engine.chunks import ChunkReader
 from engine.errors import ObjectDamaged
@@ -259,54 +256,3 @@ def _walk_leaf(reader: ChunkReader, leaf: Leaf, visit: Visit) -> None:
             elif visit(chunk_id, True):
                 for content_id in split_ids(reader.get(chunk_id)):
                     visit(content_id, False)
-
-
-# ---------------------------------------------------------------- comparing
-
-
-@dataclass(frozen=True, slots=True)
-class TreeChange:
-    """One path that differs between two trees."""
-
-    path: bytes
-    change: Literal["added", "removed", "changed"]
-
-
-def _essence(row: Row) -> tuple[Any, ...]:
-    """What two entries must share to count as equal: not inode, device, ctime, nor a folder's own size."""
-    stat = Stat._make(STAT.unpack(row.stat))
-    size = stat.size if statmod.S_ISREG(stat.mode) else 0
-    extra = {
-        key: value for key, value in (row.extra or {}).items() if key not in ("extents", "extents_chunks", "unstable")
-    }
-    return stat.mode, stat.uid, stat.gid, size, stat.mtime_ns, row.sum, extra
-
-
-def _keyed_rows(view: TreeView, skip: set[bytes], side: int) -> Iterator[tuple[bytes, int, Row]]:
-    for ref in view.refs():
-        if ref.chunk not in skip:
-            for row in view.leaf(ref).rows():
-                yield sort_key(row.path), side, row
-
-
-def tree_diff(old: TreeView, new: TreeView) -> Iterator[TreeChange]:
-    """What became of the old tree's entries in the new one, in tree order; equal leaves are not read."""
-    if old.node["root"] == new.node["root"]:
-        return
-    shared = {ref.chunk for ref in old.refs()} & {ref.chunk for ref in new.refs()}
-    before: Row | None = None
-    for _, side, row in heapq.merge(_keyed_rows(old, shared, 0), _keyed_rows(new, shared, 1), key=itemgetter(0, 1)):
-        if side == 0:
-            if before is not None:
-                yield TreeChange(before.path, "removed")
-            before = row
-            continue
-        if before is None or before.path != row.path:
-            if before is not None:
-                yield TreeChange(before.path, "removed")
-            yield TreeChange(row.path, "added")
-        elif _essence(before) != _essence(row):
-            yield TreeChange(row.path, "changed")
-        before = None
-    if before is not None:
-        yield TreeChange(before.path, "removed")

@@ -1,6 +1,5 @@
 """Leaves, lists and their cut: what is written reads back, what is damaged is said, the cut follows the entries."""
 
-import os
 import random
 import stat
 from pathlib import Path
@@ -27,9 +26,9 @@ from engine.tree_format import (
     show_path,
     sort_key,
 )
-from engine.tree_view import TreeView, tree_diff, walk_tree
+from engine.tree_view import TreeView, walk_tree
 from engine.tree_write import LeafCutter
-from tests.engine.tree_samples import hostile_tree, save, write
+from tests.engine.tree_samples import hostile_tree, save
 
 
 def _row(path: bytes, *, size: int = 0, extra: dict[str, object] | None = None) -> Row:
@@ -165,28 +164,6 @@ def test_walk_reaches_every_chunk(repository: Repository, tmp_path: Path) -> Non
     assert read == set(walked)
     assert {True, False} == set(walked.values())
     walk_tree(saved.reader, saved.node, lambda chunk_id, is_meta: False)
-
-
-def test_diff_names_what_changed(repository: Repository, tmp_path: Path) -> None:
-    """Goal: two backups compared by content and metadata, equal leaves unread; one of each kind of change."""
-    root = tmp_path / "tree"
-    for i in range(3000):
-        write(root / f"d{i % 10}" / f"f{i}", b"%d" % i)
-    first = save(repository, root)
-    assert list(tree_diff(first.view, first.view)) == []
-    (root / "d1" / "f1").write_bytes(b"!")
-    (root / "d2" / "f2").unlink()
-    write(root / "d3" / "new", b"n")
-    (root / "d4" / "f4").chmod(0o600)
-    second = save(repository, root, parent=first)
-    os.utime(root / "d5", ns=(1, 1))
-    os.utime(root / "d6" / "f6", ns=(1, second.view.find(b"d6/f6").mtime_ns))  # type: ignore[union-attr]
-    third = save(repository, root, parent=second)
-    changes = {(change.path, change.change) for change in tree_diff(first.view, second.view)}
-    assert changes - {(b"d2", "changed"), (b"d3", "changed")} == {
-        (b"d1/f1", "changed"), (b"d2/f2", "removed"), (b"d3/new", "added"), (b"d4/f4", "changed"),
-    }  # fmt: skip
-    assert [(c.path, c.change) for c in tree_diff(second.view, third.view)] == [(b"d5", "changed")]
 
 
 def test_lists_of_a_large_tree(repository: Repository) -> None:
