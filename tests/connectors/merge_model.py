@@ -111,10 +111,12 @@ def settle(
             len(children.update),
             len(children.delete),
         )
-        for plan, kept in ((parents, others.parents), (children, others.children)):
-            taken = plan.insert & kept.keys()
-            plan.insert -= taken
-            plan.strangers |= taken
+        for plan, rows, kept in (
+            (parents, backup.parents, others.parents),
+            (children, backup.children, others.children),
+        ):
+            plan.insert -= kept.keys()
+            plan.strangers |= rows.keys() & kept.keys()
         if along:
             wanted = {backup.children[key].parent for key in children.insert | children.update} - {None}
             parents.insert |= {
