@@ -6,14 +6,14 @@ Nothing of the target is read for this, as both sides were backed up anyway, and
 """
 
 import heapq
-import stat as statmod
 from collections.abc import Iterator, Sequence
 from operator import itemgetter
 
 from engine.errors import StalePlan
 from engine.ports import SourceView
+from engine.tree_diff import tree_diff
 from engine.tree_format import ROOT_MODULE, show_path, sort_key
-from engine.tree_view import Entry, TreeView, tree_diff
+from engine.tree_view import TreeView
 
 PATHS_SHOWN_MAX = 3
 
@@ -52,16 +52,8 @@ def _touched(before: TreeView, now: TreeView, backup: TreeView) -> Iterator[byte
     for _, side, path in heapq.merge(since, beside, key=itemgetter(0, 1)):
         if side == 0:
             last = path
-        elif path == last and not _alike(now.find(path), backup.find(path)):
+        elif path == last:
             yield path
-
-
-def _alike(one: Entry | None, other: Entry | None) -> bool:
-    """Folders get new times from what happens in them."""
-    if one is None or other is None:
-        return False
-    both = (one.stat, other.stat)
-    return all(statmod.S_ISDIR(each.mode) for each in both) and len({(s.mode, s.uid, s.gid) for s in both}) == 1
 
 
 def _chosen(path: bytes, tree: TreeView, modules: Sequence[str]) -> bool:
