@@ -2,10 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from blake3 import blake3
 
@@ -35,10 +35,37 @@ class Finding:
     """Tables, trees and documents of the backup that cannot be restored whole because of it."""
 
 
+class _PackChecks:
+    """Checks packs in threads of its own, from the moment in which the walk comes upon them."""
+
+    def __init__(self, repository: Repository, domain: Domain, *, deep: bool) -> None:
+        self._repository, self._domain, self._deep = repository, domain, deep
+        self._pool = ThreadPoolExecutor(max(2, min(8, os.cpu_count() or 2)), thread_name_prefix="verify")
+        self._found: dict[str, Future[int]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def begin(self, name: str) -> None:
+        if name not in self._found:
+            self._found[name] = self._pool.submit(_check_pack, self._repository, self._domain, name, self._deep)
+
+    def size(self, name: str) -> int:
+        """The pack's size once it is checked. Raises ObjectDamaged, ChunkMissing."""
+        self.begin(name)
+        return self._found[name].result()
+
+
 @dataclass
 class _Needs:
     """Packs that the backup needs, and for which parts."""
 
+    checks: _PackChecks
     packs: dict[str, set[str]] = field(default_factory=dict)
     ends: dict[str, int] = field(default_factory=dict)
     """Pack -> bytes that it must have at least."""
@@ -51,8 +78,14 @@ def verify_backup(repository: Repository, manifest: Manifest, *, deep: bool, pro
     A damaged or lost index is rebuilt from the packs on the way and reported as a finding of its own.
     """
     domain = repository.domain(encrypted=bool(manifest.document["metadata"]["encrypted"]))
-    needs = _Needs()
     share_heap()
+    with _PackChecks(repository, domain, deep=deep) as checks:
+        return _findings(repository, domain, manifest, _Needs(checks), deep=deep, progress=progress)
+
+
+def _findings(
+    repository: Repository, domain: Domain, manifest: Manifest, needs: _Needs, *, deep: bool, progress: Progress
+) -> list[Finding]:
     progress.phase("structure")
     domain.index.reload()
     index_damage = list(domain.index.damaged)
@@ -66,7 +99,7 @@ def verify_backup(repository: Repository, manifest: Manifest, *, deep: bool, pro
     findings += [Finding(e.code, part, f"{part}: {e.message}", (part,)) for part, e in failures.items()]
     progress.phase("read" if deep else "packs")
     progress.total(items=len(needs.packs))
-    return findings + _check_packs(repository, domain, needs, deep=deep, progress=progress)
+    return findings + _check_packs(needs, deep=deep, progress=progress)
 
 
 def _walk(domain: Domain, manifest: Manifest, needs: _Needs, progress: Progress) -> dict[str, DamageError]:
@@ -118,56 +151,42 @@ class _PartWalk:
 
     def _note(self, place: Place) -> None:
         self.needs.packs.setdefault(place.pack, set()).add(self.name)
+        self.needs.checks.begin(place.pack)
         end = place.frame_offset + place.frame_length
         if end > self.needs.ends.get(place.pack, 0):
             self.needs.ends[place.pack] = end
 
 
-def _check_packs(
-    repository: Repository, domain: Domain, needs: _Needs, *, deep: bool, progress: Progress
-) -> list[Finding]:
+def _check_packs(needs: _Needs, *, deep: bool, progress: Progress) -> list[Finding]:
     findings: list[Finding] = []
-    with ThreadPoolExecutor(max(2, min(8, os.cpu_count() or 2)), thread_name_prefix="verify") as pool:
-        jobs = (
-            (name, pool.submit(_check_pack, repository, domain, name, deep, needs.ends[name]))
-            for name in sorted(needs.packs)
-        )
-        for name, job in _bounded(jobs, 8):
-            progress.check()
-            problem, size = job.result()
-            progress.advance(items=1, bytes=size if deep else 0)
-            if problem is not None:
-                parts = tuple(sorted(needs.packs[name]))
-                findings.append(Finding(problem.code, f"pack {name}", problem.message, parts))
+    for name in sorted(needs.packs):
+        progress.check()
+        size = 0
+        try:
+            size = needs.checks.size(name)
+            if size < needs.ends[name]:
+                raise _impossible(name, size)
+        except DamageError as error:
+            parts = tuple(sorted(needs.packs[name]))
+            findings.append(Finding(error.code, f"pack {name}", error.message, parts))
+        progress.advance(items=1, bytes=size if deep else 0)
     return findings
 
 
-def _bounded(
-    jobs: Iterable[tuple[str, Future[tuple[DamageError | None, int]]]], ahead: int
-) -> Iterator[tuple[str, Future[tuple[DamageError | None, int]]]]:
-    """Submit at most `ahead` jobs beyond the one being waited for."""
-    waiting: list[tuple[str, Future[tuple[DamageError | None, int]]]] = []
-    for job in jobs:
-        waiting.append(job)
-        if len(waiting) > ahead:
-            yield waiting.pop(0)
-    yield from waiting
-
-
-def _check_pack(
-    repository: Repository, domain: Domain, name: str, deep: bool, bytes_min: int
-) -> tuple[DamageError | None, int]:
+def _check_pack(repository: Repository, domain: Domain, name: str, deep: bool) -> int:
     try:
         key, size = _find_pack(repository, domain, name)
-        if not bytes_min <= size <= PACK_BYTES_MAX:
-            raise ObjectDamaged(f"pack {name[:16]} has {size} bytes, which cannot be", hint="another copy may hold it")
+        if size > PACK_BYTES_MAX:
+            raise _impossible(name, size)
         if deep:
             check_pack_bytes(repository, domain, name, repository.store.get(key))
-    except DamageError as error:
-        return error, 0
     except ObjectMissing as error:
-        return ChunkMissing(error.message), 0
-    return None, size
+        raise ChunkMissing(error.message) from error
+    return size
+
+
+def _impossible(name: str, size: int) -> ObjectDamaged:
+    return ObjectDamaged(f"pack {name[:16]} has {size} bytes, which cannot be", hint="another copy may hold it")
 
 
 def _find_pack(repository: Repository, domain: Domain, name: str) -> tuple[str, int]:
