@@ -32,7 +32,8 @@ from engine.table_write import Assembly, BaseWriter, Carry, Change, Outcome, del
 TAKE_LINES_MAX = 65_536
 TAKE_BYTES_MAX = 64 << 20
 PIECE_LINES_MAX = 16_384
-PIECE_BYTES_MAX = 4 << 20
+PIECE_BYTES_MAX = 1 << 20
+"""A base is written in pieces that stay in a core's cache while their lines are gone through several times."""
 REREAD_ROWS_MIN = 100_000
 REREAD_SHARE_MAX = 4
 """When more than one in so many rows would be fetched by key, reading the whole table is quicker."""
