@@ -28,7 +28,7 @@ from connectors._postgresql.connection import (
     value,
 )
 from connectors._postgresql.definitions import POST_DATA, PRE_DATA, ROLES, SEQUENCES, Item, items
-from connectors._postgresql.inplace import connect_target, restore_in_place
+from connectors._postgresql.inplace import connect_target
 from connectors._postgresql.large_objects import DOCUMENT as LARGE_OBJECTS
 from connectors._postgresql.large_objects import NAME as LARGE_OBJECT_PAGES
 from connectors._postgresql.large_objects import restore_large_objects
@@ -97,21 +97,24 @@ def restore_to_database(
         create_missing_database(config, view)
         with contextlib.ExitStack() as stack:
             connections = [stack.enter_context(contextlib.closing(connect_target(config))) for _ in range(CONNECTIONS)]
-            building = _Building(config, view, request, progress, connections)
-            if request.overwrite and replaces_rows(building.main, view):
-                return restore_in_place(config, view, request, progress)
-            return building.run()
+            return _Building(config, view, request, progress, connections).run()
 
 
-def create_missing_database(config: PostgresqlConfig, view: SourceView) -> None:
-    """Create the DSN's database with the encoding and locale of the backup's, unless it exists."""
+def may_dangle(view: SourceView, request: RestoreRequest) -> bool:
+    """Whether rows may refer to rows that are not restored: of other tenants, not selected, or erased since."""
+    erased = any(table.sha256 == "" for table in view.tables)
+    return bool(view.facts["layout"] == "rows" or request.mode == "selective" or erased)
+
+
+def missing_database(config: PostgresqlConfig) -> bool:
+    """Whether the DSN's server answers and has no such database. Raises what connecting to it raises otherwise."""
     wanted = str(parse_dsn(config.conninfo).get("dbname") or "")
     try:
         connect_target(config).close()
     except TargetError as error:
         refused = error
     else:
-        return
+        return False
     try:
         maintenance = connect(config.conninfo, side="target", database="postgres")
     except LastroError:
@@ -120,6 +123,15 @@ def create_missing_database(config: PostgresqlConfig, view: SourceView) -> None:
         # The server may say what is wrong in any language; its catalogue tells whether the database is there.
         if value(maintenance, f"SELECT EXISTS (SELECT FROM pg_database WHERE datname = {literal(wanted)})"):
             raise refused
+    return True
+
+
+def create_missing_database(config: PostgresqlConfig, view: SourceView) -> None:
+    """Create the DSN's database with the encoding and locale of the backup's, unless it exists."""
+    wanted = str(parse_dsn(config.conninfo).get("dbname") or "")
+    if not missing_database(config):
+        return
+    with contextlib.closing(connect(config.conninfo, side="target", database="postgres")) as maintenance:
         facts = json.loads(view.documents[ROLES].read())["database"] if ROLES in view.documents else {}
         encoding = facts.get("encoding") or view.facts.get("encoding") or "UTF8"
         locale = _locale(facts) if facts else ""
@@ -160,12 +172,17 @@ class _Building:
 
     @property
     def shared(self) -> bool:
-        """Rows of one tenant out of shared tables: what they refer to may be missing."""
+        """Rows of one tenant out of shared tables: roles and settings of the database are not its own."""
         return bool(self.view.facts["layout"] == "rows")
 
     def run(self) -> RestoreReport:
         self._claim()
         self._say_session()
+        was, now = (
+            int(version) // 10000 for version in (self.view.facts["server_version"], self.main.info.server_version)
+        )
+        if was > now:
+            self._warn(f"the backup is of PostgreSQL {was}, the target is {now}: its definitions may be too new")
         destinations = [
             Destination(table, table.facts["schema"], table.facts["table"])
             for table in self.view.tables
@@ -256,7 +273,7 @@ class _Building:
     # -------------------------------------------------------- definitions
 
     def _runner(self, connection: Connection) -> Runner:
-        return Runner(connection, self._warn, links_may_dangle=self.shared)
+        return Runner(connection, self._warn, links_may_dangle=may_dangle(self.view, self.request))
 
     def _finish_definitions(self, comparison: Comparison) -> None:
         """Keys in parallel, then other indexes beside the reading back of rows, the rest in pg_dump's order."""
