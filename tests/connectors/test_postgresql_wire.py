@@ -84,7 +84,7 @@ def test_an_answer_without_its_end_is_an_error() -> None:
     [
         ("SELECT 1 / (g - 15000) FROM generate_series(1, 20000) g", psycopg.errors.DivisionByZero),
         ("SELECT * FROM nowhere", psycopg.errors.UndefinedTable),
-        ("SELECT pg_terminate_backend(pg_backend_pid())", psycopg.OperationalError),
+        ("SELECT pg_terminate_backend(pg_backend_pid())", psycopg.errors.AdminShutdown),
     ],
 )
 def test_an_error_is_the_drivers(postgres_database: str, text: str, kind: type[psycopg.Error]) -> None:

@@ -70,6 +70,7 @@ def _received(wire: socket.socket) -> Iterator[bytes]:
     while True:
         data = wire.recv(BLOCK_BYTES)
         if not data:
+            yield b"".join(got)  # It may have said why.
             raise psycopg.OperationalError("the server closed the connection unexpectedly")
         got.append(data)
         size += len(data)
