@@ -303,7 +303,8 @@ class RestoreRequest:
     clocks: Mapping[str, str] = field(default_factory=dict)
     """Merge, `newest_wins`: by table the column that says when a row changed; found by name where not given."""
     base: "SourceView | None" = None
-    """Merge: the backup from which both sides went apart, for a three-way merge."""
+    """Merge: the backup from which both sides went apart, for a three-way merge. Selective, files: a module that it alone
+    holds may be named too; that module was nothing in the view, and becomes nothing."""
     digest: str = ""
     """The approved plan's; when what would be done now differs, StalePlan is raised and nothing is done."""
     saved: "SourceView | None" = None
@@ -465,6 +466,15 @@ class Connector(Protocol):
 
     def settle(self, token: Mapping[str, Any]) -> bool | None:
         """Whether the commit of that token took effect; None when nobody can tell (then the target must be compared)."""
+
+    @staticmethod
+    def field_shown(field: bytes) -> str | None:
+        """One field of a row line for people; None for null."""
+
+    @staticmethod
+    def key_field(kind: KeyKind, text: str) -> bytes:
+        """A key's value as typed by people, as a field. Raises ValueError for what cannot be of that kind."""
+        ...
 
     def scratch(self, name: str, site: ScratchSite) -> Self:
         """The connector on a throw-away target of that name, which nothing else may bear: lower-case letters, digits, `_`."""

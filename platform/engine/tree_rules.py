@@ -92,7 +92,7 @@ def rules_for(order: TreeOrder, view: TreeView, likeness: Likeness) -> Rules:
     if order.mode == "full":
         return Full(likeness)
     if order.mode == "selective":
-        return Selective(likeness, Chosen(view, order.modules))
+        return Selective(likeness, Chosen(view, order.modules, order.base))
     return Merge(likeness, order.policies, three_way=order.base is not None)
 
 
@@ -122,20 +122,27 @@ class Full:
 
 
 class Chosen:
-    """The modules of a selection, by the names that the manifest lists."""
+    """The modules of a selection, by the names that the manifest lists.
 
-    def __init__(self, view: TreeView, modules: tuple[str, ...]) -> None:
+    A module that only `base` holds was nothing when the view was taken, and becomes nothing again: so a selective restore that
+    brought a folder back is undone.
+    """
+
+    def __init__(self, view: TreeView, modules: tuple[str, ...], base: TreeView | None = None) -> None:
         self._view, self._chosen = view, set(modules)
         self._named = {str(module["name"]) for module in view.node["modules"]}
         self._known: dict[bytes, bool] = {}
+        once = Chosen(base, ()) if base is not None else None
         for name in modules:
-            if name not in self._named and not self._folder(name):
+            if not (self._holds(name) or (once is not None and once._holds(name))):
                 close = get_close_matches(name, self._named, CLOSE_NAMES_MAX)
                 hint = f"near it: {', '.join(close)}" if close else f"the backup has {_some(self._named)}"
                 raise UsageError(f"the backup of {view.name} has no module {name!r}", hint=hint)
 
-    def _folder(self, name: str) -> bool:
+    def _holds(self, name: str) -> bool:
         """Beyond a thousand, folders are not listed one by one."""
+        if name in self._named:
+            return True
         entry = self._view.find(name.encode()) if name and "/" not in name else None
         return entry is not None and statmod.S_ISDIR(entry.stat.mode)
 

@@ -11,7 +11,6 @@ from engine.repository import Repository
 from engine.views import StoredSource
 from operations.context import OperationContext
 from tenants import reading
-from tenants.handlers.direct import prepare_directly
 from tenants.handlers.unchanged import unchanged_since
 from tenants.models import Backup, Restore, RestorePlan, RestoreSource
 from tenants.selection import Selection
@@ -93,10 +92,7 @@ class ToBackup:
         self, connector: Connector, row: RestoreSource, request: RestoreRequest
     ) -> AbstractContextManager[PreparedRestore]:
         """Do it up to the last step."""
-        view = self.backups.wanted(self.restore.backup, row.name)
-        if not hasattr(connector, "prepare"):
-            return prepare_directly(connector, view, request, self.context)
-        return connector.prepare(view, request, self.context)
+        return connector.prepare(self.backups.wanted(self.restore.backup, row.name), request, self.context)
 
     def preview(self, connector: Connector, row: RestoreSource, request: RestoreRequest) -> Preview:
         """Say what would be done."""
@@ -121,13 +117,16 @@ class ToBefore:
     def _wanted(self, source: str, saved: SourceView | None) -> RestoreRequest:
         """What the other restore had changed, and no more."""
         modules = Selection.of(self.undoes.mode, [source], self.undoes.wishes).modules.get(source, ())
+        selective = bool(modules) and not self._first(source).image
         return RestoreRequest(
             label=self.label,
-            mode="selective" if modules and not self._first(source).image else "full",
+            mode="selective" if selective else "full",
             overwrite=True,
             prove=self.prove,
             validate=self.validate,
             modules=modules,
+            # A module that the restore had brought back out of nothing is known to its backup only.
+            base=self.backups.view(self.undoes.backup, source) if selective else None,
             saved=saved,
         )
 

@@ -11,7 +11,7 @@ import pytest
 
 import connectors.files
 from connectors.files import FilesConnector
-from core.errors import ConfirmationNeeded, Conflict, NotFound
+from core.errors import Busy, ConfirmationNeeded, Conflict, NotFound
 from engine.errors import SourceChanged, SourceDenied, SourceError, TargetError, UsageError
 from engine.ports import Check
 from operations.models import Operation
@@ -246,6 +246,24 @@ def test_an_error_before_the_first_commit_changes_nothing(
     after = restore_get(restore.pk)
     assert after.state == "succeeded"
     assert after.safety_backup_id != restore.safety_backup_id, "what was done between the attempts was not saved"
+
+
+def test_one_restore_of_a_tenant_at_a_time(house: House) -> None:
+    """Goal: a restore asked for twice by mistake is not done twice; ask again while one waits, and for another tenant."""
+    tenant = house.tenant()
+    house.files(tenant)
+    backup = house.backup(tenant)
+    restore, operation = _start(backup, confirmed="aurora")
+    with pytest.raises(Busy) as refused:
+        _start(backup, confirmed="aurora")
+    assert refused.value.operation == operation.pk
+    assert Restore.objects.count() == 1
+    other = house.tenant("boreal")
+    house.files(other)
+    assert house.restore(house.backup(other)).state == "succeeded"
+    house.run(operation)
+    assert restore_get(restore.pk).state == "succeeded"
+    assert house.restore(backup).state == "succeeded"
 
 
 def test_checks_that_do_not_pass_change_nothing(

@@ -1,17 +1,21 @@
 """Undo: exactly what was there, or a refusal and a plan."""
 
 import datetime
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from connectors.files import FilesConnector, PreparedFiles
 from core import clock
 from core.errors import ConfirmationNeeded, Conflict
-from engine.errors import UsageError
+from engine.errors import CommitUnknown, UsageError
 from tenants.models import Restore
+from tenants.services.sources import source_add
 from tenants.services.undos import undo_start
+from tests.connectors.eventlog_samples import encode, log_files, make_events, segment_path, write_log
 from tests.tenants.conftest import ACTOR, House
 
 Content = Callable[[Path], dict[str, bytes]]
@@ -83,6 +87,79 @@ def test_an_undo_plan_binds(house: House, content: Content) -> None:
     now = content(folder)
     assert house.run_plan(plan, ok=False).error_code == "plan.stale"
     assert content(folder) == now
+
+
+def test_only_the_modules_of_a_selective_restore_are_undone(house: House, content: Content) -> None:
+    """Goal: an undo touches what its restore touched; restore one of two folders, work in the other, undo."""
+    tenant = house.tenant()
+    folder = house.folder(house.files(tenant))
+    for name in ("logo", "photos"):
+        (folder / name).mkdir()
+        (folder / name / "x").write_text("one")
+    backup = house.backup(tenant)
+    shutil.rmtree(folder / "logo")
+    (folder / "photos" / "x").write_text("changed")
+    lost = content(folder)
+    restore = house.restore(backup, mode="selective", modules=("logo",))
+    assert content(folder) == {**lost, "logo/x": b"one"}
+    (folder / "photos" / "y").write_text("newest")
+    house.undo(restore)
+    assert content(folder) == {**lost, "photos/y": b"newest"}
+    again = house.restore(backup, mode="selective", modules=("logo",))
+    (folder / "logo" / "y").write_text("newest")
+    now = content(folder)
+    assert house.undo(again, ok=False).error_code == "plan.stale"
+    assert content(folder) == now
+
+
+def test_an_event_log_goes_back_and_forth(house: House) -> None:
+    """Goal: a log is undone by its safety backup, and never when it grew since; restore, undo, restore, append, undo."""
+    tenant, data = house.tenant(), house.data / "events"
+    segments = write_log(data, 25)
+    source_add(tenant, "events", kind="eventlog", category="database", values={"path": str(data)}, actor=ACTOR)
+    backup = house.backup(tenant)
+    old = log_files(data)
+    more = make_events(3, after=segments[-1][-1], first=26)
+    segment_path(data, 3).write_bytes(encode([*segments[2], *more]))
+    grown = log_files(data)
+    restore = house.restore(backup)
+    assert log_files(data) == old
+    undo = house.undo(restore)
+    assert (undo.state, log_files(data)) == ("succeeded", grown)
+    again = house.restore(backup)
+    segment_path(data, 3).write_bytes(encode([*segments[2], *make_events(1, after=segments[-1][-1], first=26, seed=9)]))
+    newest = log_files(data)
+    assert house.undo(again, ok=False).error_code == "plan.stale"
+    assert log_files(data) == newest
+
+
+def test_a_restore_that_got_half_way_can_be_undone(
+    house: House, content: Content, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: whoever finds a half-done restore can go back as well as on; lose the second answer for good, undo."""
+    tenant = house.tenant()
+    folders = {name: house.folder(house.files(tenant, name)) for name in ("alfa", "beta")}
+    backup = house.backup(tenant)
+    for folder in folders.values():
+        (folder / "a").write_text("changed")
+    before = {name: content(folder) for name, folder in folders.items()}
+    real = PreparedFiles.commit
+
+    def lose(self: PreparedFiles) -> None:
+        if (folders["alfa"] / "a").read_text() != "changed":
+            raise CommitUnknown("the connection broke")
+        real(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PreparedFiles, "commit", lose)
+        patched.setattr(FilesConnector, "settle", lambda *_: None)
+        patched.setattr("tenants.handlers.saga.SETTLE_SECONDS", ())
+        restore = house.restore(backup, ok=False)
+    assert dict(restore.sources.values_list("name", "state")) == {"alfa": "new", "beta": "unknown"}
+    house.undo(restore)
+    assert {name: content(folder) for name, folder in folders.items()} == before
+    restore.refresh_from_db()
+    assert restore.state == "undone"
 
 
 def test_undo_is_refused_where_it_cannot_be(house: House, monkeypatch: pytest.MonkeyPatch, content: Content) -> None:
