@@ -1,8 +1,8 @@
 """References stay whole without asking back: what comes along, what stays, what is withheld (docs/adr/0007).
 
 Works on the diff tables until nothing moves any more. Each round only takes rows out of them, but for those that
-come along, which are never put back once they were taken out; so it ends. Foreign keys of single partitions and
-those that were not validated are not followed here; `links` checks them when everything is written.
+come along, which are never put back once they were taken out; so it ends. Foreign keys of single partitions, of
+periods, and those that were not validated are not followed here; `links` checks them when everything is written.
 """
 
 from collections import Counter
@@ -66,7 +66,8 @@ class References:
         """Take steps over every key that joins tables in which something changed; a key within one table to its end."""
         moved: set[int] = set()
         for link in self.links:
-            if not link.validated or link.child_part or link.parent_part or not {link.child, link.parent} & dirty:
+            partial = link.child_part or link.parent_part or link.period
+            if not link.validated or partial or not {link.child, link.parent} & dirty:
                 continue
             for step in steps:
                 for _ in range(ROUNDS_MAX):

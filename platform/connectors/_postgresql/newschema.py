@@ -18,7 +18,7 @@ from connectors._postgresql.definitions import POST_DATA, PRE_DATA, ROLES, SEQUE
 from connectors._postgresql.followers import refresh_views
 from connectors._postgresql.inplace import connect_target
 from connectors._postgresql.loading import Comparison, Destination, changes_of, load_table, set_sequences, spread
-from connectors._postgresql.newdatabase import create_missing_database
+from connectors._postgresql.newdatabase import create_missing_database, may_dangle
 from connectors._postgresql.quoting import ident, idents, literal
 from connectors._postgresql.roles import create_roles
 from connectors._postgresql.statements import Runner
@@ -149,7 +149,7 @@ def _build(work: _SchemaWork) -> RestoreReport:
     aside = renamed and value(connection, f"SELECT to_regnamespace({literal(ident(original))}) IS NOT NULL")
     if aside:
         run(connection, f"ALTER SCHEMA {ident(original)} RENAME TO {ident(ASIDE)}")
-    runner = Runner(connection, work.warn)
+    runner = Runner(connection, work.warn, links_may_dangle=may_dangle(work.view, work.request))
     runner.run_all(items(documents[PRE_DATA].read()))
     work.load([Destination(t, original, t.facts["table"]) for t in work.view.tables])
     work.progress.phase("indexes")

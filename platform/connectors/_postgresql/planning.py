@@ -4,7 +4,6 @@ Stage the rows, compute the difference, decide by the mode, settle references, k
 """
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,19 +20,19 @@ from connectors._postgresql.difference import Difference, adopted_rows, compute,
 from connectors._postgresql.digesting import keep_before, take_digest
 from connectors._postgresql.links import with_linked_schemas
 from connectors._postgresql.missing import Missing
+from connectors._postgresql.modules import chosen_views
 from connectors._postgresql.reader import catalogue_of, selection_of
 from connectors._postgresql.rights import require_rights
 from connectors._postgresql.scope import Selection
 from connectors._postgresql.silencing import silence
 from connectors._postgresql.staging import Pair, check_required, load_stage, pair_up
-from engine.errors import SchemaMismatch, StalePlan, TargetError, UsageError
+from engine.errors import SchemaMismatch, StalePlan, TargetError
 from engine.plans import Dependency
 from engine.ports import RestoreRequest, SourceView, TableView
 from engine.progress import Progress
 
 BASE_NUMBERS = 100_000
 """Where the numbers of the base's staging tables begin."""
-CLOSE_NAMES_MAX = 3
 
 
 @dataclass
@@ -131,7 +130,7 @@ class Planning:
         """Raises SchemaMismatch, UsageError, TargetDenied … before anything; StalePlan at the end."""
         work = self._work
         work.progress.phase("prepare")
-        views = self._chosen()
+        views = chosen_views(self._view, self._request)
         catalogue, selection = work.read_schema()
         require_rights(self._connection, self._scopes_of(selection, views))
         work.begin()
@@ -155,21 +154,6 @@ class Planning:
         return planned
 
     # -------------------------------------------------------- which tables
-
-    def _chosen(self) -> list[TableView]:
-        """The tables of the selected modules; all of them in the other modes."""
-        views = [view for view in self._view.tables if view.name != large_objects.NAME]
-        if self._request.mode != "selective":
-            return views
-        known = {view.module for view in self._view.tables}
-        for module in self._request.modules:
-            if module not in known:
-                close = difflib.get_close_matches(module, sorted(known), CLOSE_NAMES_MAX)
-                raise UsageError(
-                    f"the backup of {self._view.name} has no module {module!r}",
-                    hint=f"did you mean {', '.join(close)}?" if close else f"it has {', '.join(sorted(known))}",
-                )
-        return [view for view in views if view.module in self._request.modules]
 
     def _scopes_of(self, selection: Selection, views: Sequence[TableView]) -> list[Any]:
         names = {(view.facts["schema"], view.facts["table"]) for view in views}

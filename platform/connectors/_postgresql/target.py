@@ -1,12 +1,17 @@
 """Restores to another place: which way of building it fits the layout and what `--target` names."""
 
+import contextlib
 import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
+from connectors._postgresql.catalogue import Catalogue, read_catalogue
 from connectors._postgresql.config import PostgresqlConfig
+from connectors._postgresql.connection import errors
+from connectors._postgresql.inplace import connect_target, restore_in_place
 from engine.adapters import resolve_secret
-from engine.errors import UsageError
+from engine.errors import StalePlan, UsageError
+from engine.plans import ChangeDigest
 from engine.ports import RestoreReport, RestoreRequest, SourceView
 from engine.progress import Progress
 
@@ -47,10 +52,49 @@ def restore_elsewhere(
     """Build the backup in another schema or database. TargetOccupied when something is there already."""
     from connectors._postgresql.newdatabase import restore_to_database
     from connectors._postgresql.newschema import copy_rows_to_schema, restore_to_schema
+    from connectors._postgresql.partial import selected
 
     way, there, schema = way_of(config, target, view)
-    if way == "schema":
-        return restore_to_schema(there, schema, view, request, progress)
-    if way == "copy":
-        return copy_rows_to_schema(there, schema, view, request, progress)
-    return restore_to_database(there, view, request, progress)
+    if restores_in_place(way, there, view, request):
+        return restore_in_place(there, view, request, progress)
+    with selected(view, request, lambda: live_catalogue(there)) as chosen:
+        check_digest(chosen, request)
+        if way == "schema":
+            return restore_to_schema(there, schema, chosen, request, progress)
+        if way == "copy":
+            return copy_rows_to_schema(there, schema, chosen, request, progress)
+        return restore_to_database(there, chosen, request, progress)
+
+
+def restores_in_place(way: Way, there: PostgresqlConfig, view: SourceView, request: RestoreRequest) -> bool:
+    """Whether the target is a database with all the shared tables, into which one tenant's rows go."""
+    from connectors._postgresql.newdatabase import missing_database, replaces_rows
+
+    if way != "database" or not request.overwrite or missing_database(there):
+        return False
+    with errors("target", there.conninfo), contextlib.closing(connect_target(there)) as connection:
+        return replaces_rows(connection, view)
+
+
+def live_catalogue(there: PostgresqlConfig) -> Catalogue:
+    """The tables that are at the target."""
+    with errors("target", there.conninfo), contextlib.closing(connect_target(there)) as connection:
+        return read_catalogue(connection)
+
+
+def digest_of_views(view: SourceView) -> str:
+    """engine.plans.ChangeDigest of inserting whole tables: their digests stand for their rows."""
+    digest = ChangeDigest()
+    for table in view.tables:
+        digest.section(table.name, [column.name for column in table.columns])
+        digest.lines([b"I\t\t" + f"{table.row_count} {table.sha256}".encode()])
+    return digest.hexdigest()
+
+
+def check_digest(view: SourceView, request: RestoreRequest) -> None:
+    """Raise StalePlan when something else would be inserted than was approved."""
+    if request.digest and request.digest != digest_of_views(view):
+        raise StalePlan(
+            "the rows to be restored are not those of the preview",
+            hint="nothing was changed; look at a new preview and approve it",
+        )
