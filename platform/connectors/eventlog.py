@@ -25,6 +25,7 @@ from connectors._eventlog.restore import put_log, require_same, verify_log
 from connectors._eventlog.segment import LOG_FOLDER, SNAPSHOT_NAME
 from connectors._eventlog.target import TargetFolder, staged
 from connectors._eventlog.verified import Verified, verify_folder
+from connectors._fields import CopyFields
 from connectors._scratch import FolderScratch
 from engine.adapters import setting
 from engine.errors import (
@@ -57,7 +58,7 @@ class EventLogConfig:
 
 
 @registry.register
-class EventLogConnector(FolderScratch):
+class EventLogConnector(CopyFields, FolderScratch):
     """Reads and restores a hash-chained event log; see engine.ports.Connector."""
 
     kind: ClassVar[str] = "eventlog"

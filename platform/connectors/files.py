@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from connectors import registry
+from connectors._fields import CopyFields
 from connectors._files.patterns import Patterns
 from connectors._scratch import FolderScratch
 from engine.adapters import setting
@@ -92,7 +93,7 @@ class FilesReader:
 
 
 @registry.register
-class FilesConnector(FolderScratch):
+class FilesConnector(CopyFields, FolderScratch):
     """Reads and restores a folder; see engine.ports.Connector."""
 
     kind: ClassVar[str] = "files"

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from connectors import registry
+from connectors._fields import CopyFields
 from connectors._postgresql.config import PostgresqlConfig
 from engine.errors import SourceUnsupported, UsageError
 from engine.plans import Preview
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @registry.register
-class PostgresqlConnector:
+class PostgresqlConnector(CopyFields):
     """engine.ports.Connector; everything that needs the driver lives in `connectors._postgresql`."""
 
     kind: ClassVar[str] = "postgresql"

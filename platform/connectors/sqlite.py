@@ -29,6 +29,7 @@ from connectors._sqlite.catalog import catalog_read, quote
 from connectors._sqlite.connect import cache_enlarge, connect, source_errors, target_errors
 from connectors._sqlite.dump import dump
 from connectors._sqlite.inplace import InPlace
+from connectors._sqlite.lines import field_shown, key_field
 from connectors._sqlite.newfile import prepare_new, preview_new
 from connectors._sqlite.planner import Planner, preview_of
 from connectors._sqlite.prepared import FileIdentity, probe
@@ -40,6 +41,7 @@ from engine.errors import SourceError, SourceUnsupported, TargetOccupied, UsageE
 from engine.plans import Preview
 from engine.ports import (
     ImageView,
+    KeyKind,
     PreparedRestore,
     Probe,
     RestoreReport,
@@ -297,6 +299,16 @@ class SqliteConnector(FolderScratch):
             finally:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
+
+    @staticmethod
+    def field_shown(field: bytes) -> str | None:
+        """A value as SQLite's shell prints it; blobs as `x'…'`."""
+        return field_shown(field)
+
+    @staticmethod
+    def key_field(kind: KeyKind, text: str) -> bytes:
+        """What looks like an integer in an integer's place, text otherwise. Raises ValueError."""
+        return key_field(kind, text)
 
     def scratch_ask(self, name: str, site: ScratchSite, question: str, *, seconds: int) -> str:
         """Ask the restored file, which is opened read-only."""

@@ -2,14 +2,14 @@
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Protocol
 
 from engine.errors import ObjectDamaged, UsageError
 from engine.ports import Buffer, TableView
-from engine.table_diff import row_fields
+from engine.table_diff import copy_shown, row_fields
 from engine.tree_format import Leaf, LeafRef, show_path, sort_key
 from engine.tree_sum import BLOCK_BYTES, add_blocks
 from engine.tree_view import Entry, TreeView
@@ -162,7 +162,13 @@ class PagedTable(TableView, Protocol):
         ...
 
 
-def row_page(view: PagedTable, *, after: str | None = None, limit: int = 100) -> RowPage:
+def row_page(
+    view: PagedTable,
+    *,
+    after: str | None = None,
+    limit: int = 100,
+    shown: Callable[[bytes], str | None] = copy_shown,
+) -> RowPage:
     """At most `limit` rows behind the key `after` (RowPage.last of the page before; from the first when None).
 
     Raises UsageError for a key that cannot be one of this table's.
@@ -176,4 +182,4 @@ def row_page(view: PagedTable, *, after: str | None = None, limit: int = 100) ->
         raise UsageError(f"{after!r} is no key of {view.name}", hint="give what the page before said") from error
     more = len(lines) == limit
     last = view.key.text(lines[-1]).decode("utf-8", "surrogateescape") if more else None
-    return RowPage(tuple(row_fields(line, view.columns, view.key) for line in lines), last)
+    return RowPage(tuple(row_fields(line, view.columns, view.key, shown) for line in lines), last)

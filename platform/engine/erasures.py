@@ -12,14 +12,14 @@ that a reader needs the newest of these and what follows; each CHECKPOINT_EVERY-
 import datetime
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from engine.errors import ManifestDamaged, ObjectDamaged, ObjectExists, ObjectMissing, UsageError
 from engine.keys import derive
 from engine.manifest import canonical
-from engine.ports import Column, ImageView, KeySpec, TableView
+from engine.ports import Column, ImageView, KeyKind, KeySpec, TableView
 from engine.repository import Repository
 from engine.sealed import Kind, open_object, seal_object
 from engine.table_runs import keys_of_rows
@@ -277,8 +277,10 @@ class LedgeredImage:
                 yield left
 
 
-def erasure_subject(view: TableView, values: Sequence[str]) -> bytes:
+def erasure_subject(view: TableView, values: Sequence[str], field: Callable[[KeyKind, str], bytes]) -> bytes:
     """The key text of a subject named by the values of its key columns, in the key's order.
+
+    `field` writes a value as the source does (Connector.key_field).
 
     Raises UsageError when the table has no key, the number of values is another, or one cannot be of its kind.
     """
@@ -290,13 +292,14 @@ def erasure_subject(view: TableView, values: Sequence[str]) -> bytes:
     fields = []
     for name, kind, text in zip(names, view.key.kinds, values, strict=True):
         try:
-            fields.append(_field(kind, text))
+            fields.append(field(kind, text))
         except ValueError:
             raise UsageError(f"{text[:60]!r} is no value of {view.name}.{name}", hint=f"it holds {kind} keys") from None
     return b"\t".join(fields)
 
 
-def _field(kind: str, text: str) -> bytes:
+def copy_field(kind: KeyKind, text: str) -> bytes:
+    """A value as typed, as a field of COPY's text. Raises ValueError for what cannot be of that kind."""
     if kind == "int":
         return b"%d" % int(text)
     if kind == "uuid":

@@ -269,10 +269,14 @@ class _Sifted:
 # ---------------------------------------------------------------- rows as people read them
 
 
-def row_fields(row: bytes, columns: tuple[Column, ...], key: KeySpec) -> dict[str, str | None]:
-    """A row line by column name, unescaped; None for null. Bytes that are no UTF-8 are shown as `\\xHH`."""
+def copy_shown(field: bytes) -> str | None:
+    """A field of COPY's text for people; None for null, bytes that are no UTF-8 as `\\xHH`."""
+    return None if field == b"\\N" else unescape_field(field).decode("utf-8", "backslashreplace")
+
+
+def row_fields(
+    row: bytes, columns: tuple[Column, ...], key: KeySpec, shown: Callable[[bytes], str | None] = copy_shown
+) -> dict[str, str | None]:
+    """A row line by column name; `shown` reads a field as its source writes them (Connector.field_shown)."""
     fields = row.split(b"\t")[key.synthetic :]
-    return {
-        column.name: None if field == b"\\N" else unescape_field(field).decode("utf-8", "backslashreplace")
-        for column, field in zip(columns, fields, strict=True)
-    }
+    return {column.name: shown(field) for column, field in zip(columns, fields, strict=True)}

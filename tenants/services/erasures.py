@@ -42,7 +42,7 @@ def erasure_add(source: Source, table: str, key: Sequence[str], *, actor: str, r
         raise NotFound(f"no backup holds source {source.name}", hint="there is nothing that could bring anybody back")
     with wiring.repository_open(tenant) as repository:
         view = _view(_tables(repository, backups[0], source), table)
-        subject = erasure_subject(view, key)
+        subject = erasure_subject(view, key, wiring.connector_kind(source.kind).key_field)
         found = tuple(
             backup.pk for backup in backups if _holds(_tables(repository, backup, source), view.name, subject)
         )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from engine import erasures
-from engine.erasures import ErasureLedger, LedgeredImage, erase, erasure_subject
+from engine.erasures import ErasureLedger, LedgeredImage, copy_field, erase, erasure_subject
 from engine.errors import ManifestDamaged, UsageError
 from engine.ports import TableView
 from engine.repository import Repository
@@ -142,10 +142,10 @@ def test_a_subject_is_named_by_its_key(repository: Repository, source: MemorySou
     """Goal: what people type becomes the key text of backups, or a clear error."""
     manifest = backup(repository, source, 1)
     view = _table(repository, manifest, "guests")
-    assert erasure_subject(view, [" 007 "]) == b"7"
+    assert erasure_subject(view, [" 007 "], copy_field) == b"7"
     with pytest.raises(UsageError, match="2 values were given"):
-        erasure_subject(view, ["1", "2"])
+        erasure_subject(view, ["1", "2"], copy_field)
     with pytest.raises(UsageError, match="is no value"):
-        erasure_subject(view, ["seven"])
+        erasure_subject(view, ["seven"], copy_field)
     with pytest.raises(UsageError):
         erase(repository, [("main", "t", b"a\nb")])

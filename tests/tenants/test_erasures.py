@@ -83,3 +83,19 @@ def test_what_cannot_be_erased_is_refused(house: House) -> None:
             erasure_add(source, "users", key, actor=ACTOR)
     assert erasure_add(source, "users", ["4711"], actor=ACTOR).found_in == ()
     assert [(each.source, each.table) for each in erasure_list(tenant)] == [("db", "users")]
+
+
+def test_a_text_key_is_named_as_people_type_it(house: House) -> None:
+    """Goal: a subject is found by an e-mail address, too; a key of text and a number."""
+    tenant = house.tenant()
+    source = house.database(tenant)
+    with sqlite3.connect(house.folder(source)) as connection:
+        connection.execute("CREATE TABLE guest (mail TEXT, room INTEGER, PRIMARY KEY (mail, room)) WITHOUT ROWID")
+        connection.execute("INSERT INTO guest VALUES ('ana@x', 1), ('ana@x', 2), ('bo@x', 1)")
+    backup = house.backup(tenant)
+    assert erasure_add(source, "guest", ["ana@x", "2"], actor=ACTOR).found_in == (backup.pk,)
+    with sqlite3.connect(house.folder(source)) as connection:
+        connection.execute("DELETE FROM guest")
+    house.restore(backup)
+    with sqlite3.connect(house.folder(source)) as connection:
+        assert connection.execute("SELECT * FROM guest").fetchall() == [("ana@x", 1), ("bo@x", 1)]

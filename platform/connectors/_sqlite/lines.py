@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from engine.errors import DamageError
-from engine.ports import unescape_field
+from engine.ports import KeyKind, unescape_field
 
 TAB = b"\t"
 _SPECIAL = b"\\\t\n\r"
@@ -61,6 +61,34 @@ def rows_of(tuples: Sequence[Sequence[Any]]) -> list[bytes]:
     return [*map(TAB.join, zip(*map(_column, zip(*tuples, strict=True)), strict=True))]
 
 
+def field_shown(field: bytes) -> str | None:
+    """A field for people, None for NULL; bytes that are no UTF-8 as `\\xHH`."""
+    if field == b"\\N":
+        return None
+    mark = field[:1]
+    if mark == b"'":
+        return unescape_field(field[1:]).decode("utf-8", "backslashreplace")
+    if mark == b"x":
+        return f"x'{field[1:].decode()}'"
+    return field.removeprefix(b"r").decode()
+
+
+def key_field(kind: KeyKind, text: str) -> bytes:
+    """A key's value as people type it; a `hash` key may hold any class, and what looks like a number is one.
+
+    Raises ValueError for what is no integer in an integer's place.
+    """
+    if kind == "int":
+        return b"%d" % int(text)
+    if kind == "hash":
+        for number in (int, float):
+            try:
+                return field_of(number(text))
+            except ValueError:
+                continue
+    return field_of(bytearray(text.encode()))
+
+
 def value_of(field: bytes) -> Any:
     """The value of a field, ready to be bound. Raises DamageError for what is none."""
     mark = field[:1]
@@ -94,10 +122,15 @@ def _values(fields: Sequence[bytes]) -> Sequence[Any]:
     return [*map(value_of, fields)]
 
 
+def columns_of(rows: Sequence[bytes], *, skip: int = 0) -> list[Sequence[Any]]:
+    """Values of row lines without their first `skip` fields, column by column."""
+    columns = [*zip(*[row.split(TAB) for row in rows], strict=True)][skip:]
+    return [*map(_values, columns)]
+
+
 def tuples_of(rows: Sequence[bytes], *, skip: int = 0) -> list[tuple[Any, ...]]:
     """Values of row lines without their first `skip` fields."""
-    columns = [*zip(*[row.split(TAB) for row in rows], strict=True)][skip:]
-    return [*zip(*map(_values, columns), strict=True)]
+    return [*zip(*columns_of(rows, skip=skip), strict=True)]
 
 
 def insert_all(connection: sqlite3.Connection, into: str, rows: Iterable[tuple[Any, ...]]) -> None:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from core.cli import Answer, Call, NounCommand, Verb, argument, count
 from core.cli_output import size_text
 from core.errors import Exit, NotFound
+from tenants.lookout import VERBS
 from tenants.models import BackupState
 
 _BACKUP = argument("backup", metavar="BACKUP")
@@ -268,4 +269,5 @@ class Command(NounCommand):
         Verb("delete", _delete, "end a backup", (_BACKUP, _REASON), long=True, confirm=True),
         Verb("hold", _hold, "keep a backup whatever retention says", (_BACKUP, _REASON)),
         Verb("release", _release, "take the hold off", (_BACKUP, _REASON)),
+        *VERBS,
     )
