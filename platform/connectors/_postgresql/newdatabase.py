@@ -56,6 +56,7 @@ EARLY_KINDS = {"INDEX ATTACH"}
 LINK_KIND = "FK CONSTRAINT"
 EVENT_TRIGGER = "EVENT TRIGGER"
 REFRESH_ROUNDS_MAX = 20
+LOCK_HOURS_MAX = 24
 _NAME = r'(?:"(?:[^"]|"")+"|[^\s".(]+)'
 _VIEW_NAME = re.compile(rf"CREATE MATERIALIZED VIEW ({_NAME}\.{_NAME})")
 
@@ -254,6 +255,8 @@ class _Building:
         for connection in self.connections:
             run(connection, "SET synchronous_commit = off")
             run(connection, "SET maintenance_work_mem = '256MB'")
+            # They wait for one another's indexes and keys alone, as long as those take to build.
+            run(connection, f"SET lock_timeout = '{LOCK_HOURS_MAX}h'")
 
     # -------------------------------------------------------- rows
 
@@ -294,8 +297,9 @@ class _Building:
             # Which table an index belongs to is not in its tag; beside the large tables' reading its order is no matter.
             middle = sorted(sizes.values())[len(sizes) // 2] if sizes else 0
             jobs = [*comparison.jobs(), *((middle, build(index)) for index in indexes)]
-            # Foreign keys lock two tables each: one after another, beside the rest, they cannot block one another.
-            jobs.append((0, lambda connection: self._runner(connection).run_all(links)))
+            # Foreign keys lock two tables each: one after another they cannot block one another. They come first, beside
+            # the reading back: an index of their tables would have to wait for them, and they for it.
+            jobs.append((sum(sizes.values()), lambda connection: self._runner(connection).run_all(links)))
             spread(self.connections, jobs, self.progress)
         except psycopg.errors.SyntaxError as error:
             raise TargetError(f"an index definition cannot be read: {error.diag.message_primary}") from None
