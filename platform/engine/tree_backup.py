@@ -7,7 +7,6 @@ its ctime lies so close to the parent's scan that a later change could bear the 
 
 import os
 import stat as statmod
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from engine.ports import TreePart
 from engine.progress import Progress
 from engine.session import Lane, Session
 from engine.tree_format import STAT, VERSION, Leaf, LeafRef, Row, show_path, stat_sum
-from engine.tree_read import SPREAD_BYTES, EntryReader, Job, Outcome, SpreadLane
+from engine.tree_read import SPREAD_BYTES, EntryReader, Job, Outcome, SpreadLane, Turns
 from engine.tree_scan import Span, TreeScan
 from engine.tree_view import TreeView
 from engine.tree_write import TreeWriter
@@ -142,7 +141,7 @@ class TreeBackup:
         self._drafts: deque[Draft | LeafRef] = deque()
         self._batch = Batch()
         self._futures: deque[Future[list[Row | Outcome]]] = deque()
-        self._turn = threading.Lock()
+        self._turns = Turns()
         self._links: dict[bytes, tuple[Batch, int]] = {}
         self._stop = False
         self.counts: Counter[str] = Counter()
@@ -232,7 +231,9 @@ class TreeBackup:
         batch = Batch(future=Future())
         assert batch.future is not None
         sink = SpreadLane(self._session)
-        batch.future.set_result(EntryReader(self._root, sink, self._session.meta, self._progress).read([job]))
+        batch.future.set_result(
+            EntryReader(self._root, sink, self._session.meta, self._progress, self._turns).read([job])
+        )
         return batch, 0
 
     def _queued(self, job: Job, size: int) -> tuple[Batch, int]:
@@ -246,11 +247,11 @@ class TreeBackup:
 
     def _submit(self) -> None:
         batch, self._batch = self._batch, Batch()
-        root, meta, progress, turn = self._root, self._session.meta, self._progress, self._turn
+        root, meta, progress, turns = self._root, self._session.meta, self._progress, self._turns
         jobs = batch.jobs
 
         def read(lane: Lane) -> list[Row | Outcome]:
-            return [] if self._stop else EntryReader(root, lane, meta, progress, turn).read(jobs)
+            return [] if self._stop else EntryReader(root, lane, meta, progress, turns).read(jobs)
 
         batch.future = self._session.submit(read)
         batch.jobs = []

@@ -12,9 +12,10 @@ import os
 import stat as statmod
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from pyfastcdc import FastCDC
@@ -41,6 +42,8 @@ SPREAD_BYTES = 32 << 20
 """Files from here on are cut by one thread and stored by all workers."""
 CHUNK_BYTES_MIN, CHUNK_BYTES_MEAN, CHUNK_BYTES_MAX = 256 << 10, 1 << 20, 4 << 20
 READ_TRIES = 3
+WAITING_SECONDS_MIN, WAITING_RATIO = 0.05, 4
+"""A batch of small files that took longer, and so many times its processor time, was waited for."""
 IDS_INLINE_MAX, EXTENTS_INLINE_MAX, XATTRS_INLINE_BYTES = 16, 8, 512
 IDS_PER_LIST = (1 << 20) // 32
 EXTENTS_PER_CHUNK = (1 << 20) // 16
@@ -210,13 +213,30 @@ def cut(source: ExtentSource) -> Iterator[memoryview]:
         held = len(rest)
 
 
-class EntryReader:
-    """Reads one batch of entries below the root folder `root` into a lane; used by one thread.
+class Turns:
+    """Lets the threads of one backup read small files one at a time, unless it is the disk that they wait for.
 
-    Small files are read under `turn`, which the threads of one backup share: a small read is nothing but calls
-    too short to be worth a change of threads, and two threads at it spend a third of their time on handing the
-    interpreter to each other. While one reads, the others hash, compress and encrypt.
+    From memory a small read is nothing but calls too short to be worth a change of threads: two threads at it spend
+    a third of their time on handing the interpreter to each other, while one reads as fast as the others hash,
+    compress and encrypt. A slow disk is faster with several requests.
     """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting = False
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Read one batch inside."""
+        with nullcontext() if self._waiting else self._lock:
+            wall, used = time.monotonic(), time.thread_time()
+            yield
+            wall, used = time.monotonic() - wall, time.thread_time() - used
+        self._waiting = wall > WAITING_SECONDS_MIN and wall > WAITING_RATIO * used
+
+
+class EntryReader:
+    """Reads one batch of entries below the root folder `root` into a lane; used by one thread."""
 
     def __init__(
         self,
@@ -224,14 +244,14 @@ class EntryReader:
         lane: ChunkSink,
         meta: Lane,
         progress: Progress,
-        turn: AbstractContextManager[Any] = nullcontext(),  # noqa: B008 - it holds no state.
+        turns: Turns,
     ) -> None:
-        self._root, self._lane, self._meta, self._progress, self._turn = root, lane, meta, progress, turn
+        self._root, self._lane, self._meta, self._progress, self._turns = root, lane, meta, progress, turns
 
     def read(self, jobs: Sequence[Job]) -> list[Row | Outcome]:
         """One outcome per job, in order; a row when there is nothing to be said about it."""
         with Folders(self._root) as folders:
-            with self._turn:
+            with self._turns.turn():
                 small = _read_small(folders, jobs, self._progress)
             pieces = [data for data, _ in small.values() if data]
             ids = iter(self._keep(self._lane.add_many, pieces))
