@@ -128,3 +128,17 @@ def test_a_verification_killed_while_it_sets_damage_aside_can_be_run_again(
         assert program("backup", "verify", row["id"], "--deep", "--here")["status"] == "passed"
     program.restore(first["id"], "aurora", "--target", f"path={folder.parent}/out")
     assert tree(folder.parent / "out") == want
+
+
+def test_a_killed_drill_leaves_nothing_that_the_next_does_not_remove(program: Program, folder: Path) -> None:
+    """Goal: no copy of a tenant's data is forgotten; kill a drill between restoring and removing, run another."""
+    program.tenant("aurora", assets=folder)
+    program.backup("aurora")
+    killed = program.raw("drill", "run", "aurora", "--here", "--json", LASTRO_KILL_AT="drill.restored")
+    assert killed.code == -9, killed.err
+    left = program.data / "drills"
+    assert len(list(left.iterdir())) == 1
+    _settled(program)
+    assert program("drill", "run", "aurora", "--here")["status"] == "passed"
+    assert list(left.iterdir()) == []
+    assert [row["status"] for row in program("drill", "list", "aurora")["data"]] == ["passed", "failed"]
