@@ -4,6 +4,7 @@ LASTRO_TEST_HISTORIES=1000 asks for 700 histories.
 """
 
 import os
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from connectors._sqlite.connect import connect
+from connectors._sqlite.planner import Planner
+from connectors._sqlite.read import Layout
 from connectors.sqlite import SqliteConnector
 from engine.errors import TargetError
-from engine.plans import POLICIES
+from engine.plans import POLICIES, ChangeDigest
 from engine.ports import RestoreRequest
 from engine.progress import NullProgress
 from tests.connectors.row_model import Merger, Outcome
@@ -61,7 +65,8 @@ class History:
         base, based_world = MemoryView(self.connector), world(self.path, self.tenant)
         ground.keep()
         operate(self.path, story["backup_side"])
-        self.view, self.backup = MemoryView(self.connector), world(self.path, self.tenant)
+        self.view: Any = MemoryView(self.connector)
+        self.backup = world(self.path, self.tenant)
         if story["apart"]:
             ground.back()
         operate(self.path, story["tenant_side"])
@@ -96,6 +101,7 @@ class History:
             assert everything(self.path) == before
             return
         shown = self._preview()
+        assert self._digest() == shown.digest
         assert everything(self.path) == before, "a preview changes nothing"
         report, image = self._restore(shown.digest)
         assert world(self.path, self.tenant) == expected.final
@@ -116,6 +122,17 @@ class History:
 
     def _preview(self) -> Any:
         return self.connector.preview(self.view, self.request(), NullProgress())
+
+    def _digest(self) -> str:
+        """Over the change set as it was stored; a plan takes its own on the way."""
+        with closing(connect(str(self.path), "ro", timeout=0)) as connection:
+            connection.execute("BEGIN")
+            layout = Layout("tenant_id", "1") if self.tenant else Layout()
+            plan = Planner(connection, self.view, layout, self.request(), NullProgress()).plan()
+            digest = ChangeDigest()
+            for changes in plan.changes:
+                changes.digest(digest)
+            return digest.hexdigest()
 
     def _restore(self, digest: str = "") -> tuple[Any, MemoryImage]:
         image = MemoryImage()

@@ -120,6 +120,28 @@ def test_a_lost_file_and_another_place(bench: Bench, path: Path, tmp_path: Path)
             elsewhere.preview(manifest, in_place=False, **settings)
 
 
+def test_a_lost_file_has_the_digest_of_emptied_tables(bench: Bench, path: Path) -> None:
+    """Goal: streaming and planning agree. Method: the same rows come back into nothing, and into empty tables."""
+    run(
+        path,
+        r"""CREATE TABLE keyless(a, b); INSERT INTO keyless VALUES ('tab	', x'0a'), (1.5, NULL), ('\n', CAST(x'ff0a' AS TEXT));
+        CREATE TABLE pairs(a TEXT, b INT, v, PRIMARY KEY(a, b)) WITHOUT ROWID; INSERT INTO pairs VALUES ('x', 1, 2), ('x', 2, 3);
+        CREATE TABLE named(name TEXT PRIMARY KEY, v); INSERT INTO named VALUES ('n', 1)""",
+    )
+    for connector in (database(path), tenant(path, "1")):
+        operator = Operator(bench, connector)
+        manifest = bench.backup(connector, full=True)
+        kept = path.read_bytes()
+        tables = ("guest", "item", "keyless", "pairs", "named")
+        run(path, "DROP TRIGGER noted;" + "".join(f"DELETE FROM {name};" for name in tables))
+        emptied = operator.preview(manifest)
+        path.unlink()
+        lost = operator.preview(manifest)
+        assert lost.digest == emptied.digest
+        assert {each.name: each.insert for each in lost.tables} == {each.name: each.insert for each in emptied.tables}
+        path.write_bytes(kept)
+
+
 def test_what_a_restore_refuses_its_preview_refuses(bench: Bench, path: Path) -> None:
     """Goal: no surprise after the approval. Method: a key and a unique value taken, a parent gone, a table gone."""
     operator = Operator(bench, tenant(path, "1"))

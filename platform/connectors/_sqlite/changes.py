@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from connectors._sqlite.catalog import Table, quote
-from connectors._sqlite.lines import insert_all, rows_of, tuples_of
+from connectors._sqlite.lines import columns_of, insert_all, rows_of
 from connectors._sqlite.windows import DELETE, INSERT, UPDATE, Change
 from engine.plans import ChangeDigest
 from engine.ports import TableChange, TableView
@@ -145,34 +145,71 @@ class TableChanges:
         """Add changes, which come in key order. The tag of a row of the target is its rowid and its whole line."""
         if not changes:
             return
-        lines = [change.after or change.before for change in changes]
-        values = tuples_of(lines, skip=self.synthetic)
-        extras = self._extras(changes)
-        rows = []
-        for at, (change, verdict) in enumerate(zip(changes, verdicts, strict=True)):
-            if change.op == INSERT:
-                handle, before = (int(change.after.partition(TAB)[0]) if self.handled else None), None
-            else:
-                handle, full = change.tag
-                before = full.split(TAB, self.synthetic)[self.synthetic] if self.synthetic else full
-                self.removes = self.removes or verdict.act
-            self.adds = self.adds or (verdict.act and change.op != DELETE)
-            self.leaves = self.leaves or not verdict.act
-            head = (
-                self._next + at, change.op, int(verdict.act), verdict.why, None, int(verdict.conflict), 0,
-                int(verdict.stranger), handle, before,
-            )  # fmt: skip
-            rows.append((*head, *values[at], *extras[at]))
-        self._next += len(changes)
-        insert_all(self.connection, self.temp, rows)
+        acts = [int(each.act) for each in verdicts]
+        for change, act in zip(changes, acts, strict=True):
+            self.removes = self.removes or (act == 1 and change.op != INSERT)
+            self.adds = self.adds or (act == 1 and change.op != DELETE)
+            self.leaves = self.leaves or not act
+        count = len(changes)
+        columns: list[Sequence[Any]] = [
+            range(self._next, self._next + count),
+            [change.op for change in changes],
+            acts,
+            [each.why for each in verdicts],
+            [None] * count,
+            [int(each.conflict) for each in verdicts],
+            [0] * count,
+            [int(each.stranger) for each in verdicts],
+            self._handles(changes),
+            self._befores(changes),
+            *columns_of([change.after or change.before for change in changes], skip=self.synthetic),
+            *self._extras(changes),
+        ]
+        self._next += count
+        insert_all(self.connection, self.temp, zip(*columns, strict=True))
 
-    def _extras(self, changes: Sequence[Change]) -> list[tuple[Any, ...]]:
+    def _handles(self, changes: Sequence[Change]) -> list[Any]:
+        if self.handled:
+            return [change.tag[0] if change.tag else int(change.after.partition(TAB)[0]) for change in changes]
+        return [change.tag[0] if change.tag else None for change in changes]
+
+    def _befores(self, changes: Sequence[Change]) -> list[bytes | None]:
+        """The target's rows without made-up fields."""
+        count = self.synthetic
+        if not count:
+            return [change.tag[1] if change.tag else None for change in changes]
+        return [change.tag[1].split(TAB, count)[count] if change.tag else None for change in changes]
+
+    def _extras(self, changes: Sequence[Change]) -> list[Sequence[Any]]:
         count = len(self.extras)
         if not count:
-            return [()] * len(changes)
+            return []
         empty = TAB.join([b"\\N"] * count)
-        lines = [TAB.join(change.tag[1].rsplit(TAB, count)[1:]) if change.op == UPDATE else empty for change in changes]
-        return tuples_of(lines)
+        return columns_of(
+            [TAB.join(change.tag[1].rsplit(TAB, count)[1:]) if change.op == UPDATE else empty for change in changes]
+        )
+
+    def lines_of(self, changes: Sequence[Change], verdicts: Sequence[Verdict]) -> list[bytes]:
+        """Digest lines of what `store` was given and is done; the same as `digest` reads later."""
+        done = [change for change, verdict in zip(changes, verdicts, strict=True) if verdict.act]
+        if not done:
+            return []
+        handles, count = self._handles(done), self.synthetic
+        afters = [
+            b""
+            if change.op == DELETE
+            else b"%b\t%b"
+            % (
+                b"\\N" if handle is None else b"%d" % handle,
+                change.after.split(TAB, count)[count] if count else change.after,
+            )
+            for change, handle in zip(done, handles, strict=True)
+        ]
+        befores = _flat([each or b"" for each in self._befores(done)])
+        return [
+            b"%b\t%b\t%b" % (_NAMES[change.op], before, after)
+            for change, before, after in zip(done, befores, _flat(afters), strict=True)
+        ]
 
     # ------------------------------------------------ read
 

@@ -72,17 +72,20 @@ class Planner:
         views = {each.name: each for each in self.view.tables if each.name not in plan.missing}
         adopt(self.connection, plan.catalog, plan.scope, views, self.progress.check)
         self.progress.phase("compare")
+        digest = ChangeDigest()
         for number, view in enumerate(self.view.tables):
             base = bases.get(view.name)
             found = self._match(plan, view, base)
             plan.matches[view.name] = found
-            plan.changes.append(self._compare(plan, found, base, number))
+            plan.changes.append(self._compare(plan, found, base, number, digest))
         self.progress.phase("references")
-        self._references(plan)
-        digest = ChangeDigest()
+        moved = self._references(plan)
         for changes in plan.changes:
             values_check(changes)
-            changes.digest(digest)
+        if moved:  # The digest taken on the way counts rows that are not done, or lacks some that are.
+            digest = ChangeDigest()
+            for changes in plan.changes:
+                changes.digest(digest)
         plan.digest = digest.hexdigest()
         return plan
 
@@ -173,7 +176,9 @@ class Planner:
         )  # fmt: skip
         return judge.merge(fields, policy, based=base is not None)
 
-    def _compare(self, plan: Plan, found: Match, base: TableView | None, number: int) -> TableChanges:
+    def _compare(
+        self, plan: Plan, found: Match, base: TableView | None, number: int, digest: ChangeDigest
+    ) -> TableChanges:
         view, exists, key = found.view, found.view.name not in plan.missing, found.plan.key
         decide = self._judge(plan, found, base)
         changes = TableChanges(
@@ -181,17 +186,20 @@ class Planner:
             found.handled, exists=exists, selected=self._selected(view), keys=found.keys or found.table.primary,
         )  # fmt: skip
         sides = found.sides(self.connection, number, exists=exists, base=base, check=self.progress.check)
+        digest.section(changes.name, changes.columns)
         for window in windows(sides):
             differing, equal = compare(key, window)
             changes.unchanged += equal
             verdicts: list[Verdict] = [*map(decide, differing)]
             changes.store(differing, verdicts)
+            digest.lines(changes.lines_of(differing, verdicts))
             self.progress.advance(bytes=sum(map(len, window[0][0])), items=len(window[0][0]))
         return changes
 
     # ------------------------------------------------ references
 
-    def _references(self, plan: Plan) -> None:
+    def _references(self, plan: Plan) -> bool:
+        """Whether any decision about a row was changed."""
         by_name = {each.name: each for each in plan.changes}
         selection = frozenset(self.request.modules) if self.request.mode == "selective" else None
         references = References(
@@ -204,6 +212,7 @@ class Planner:
                 references.withhold(erased)
             self._refuse(plan, references)
         plan.dependencies = references.dependencies
+        return references.moved
 
     def _refuse(self, plan: Plan, references: References) -> None:
         """A full restore does all or nothing: what stands in its way refuses it."""

@@ -111,6 +111,8 @@ class References:
     modules: frozenset[str] | None = None
     """The selection; None when everything is selected."""
     dependencies: list[Dependency] = field(default_factory=list)
+    moved: bool = False
+    """Whether any row was taken out or brought along."""
 
     # ------------------------------------------------ the fixed point
 
@@ -176,7 +178,7 @@ class References:
             return 0
         count = self._list(select)
         if count:
-            table.leaves = True
+            table.leaves = self.moved = True
             self.connection.execute(
                 f"UPDATE {table.temp} SET act = 0, along = 0, why = ?, other = ? WHERE id IN (SELECT id FROM {_OUT})",
                 (why, other),
@@ -221,7 +223,7 @@ class References:
             f"UPDATE {above.temp} SET act = 1, along = 1, why = NULL, other = ? WHERE id IN (SELECT id FROM {_OUT})",
             (relation.child.name,),
         )
-        above.adds = True
+        above.adds = self.moved = True
         return True
 
     # ------------------------------------------------ conditions
