@@ -217,19 +217,39 @@ def test_unknown_names_are_refused(postgres_database: str) -> None:
             preview(config, view, mode=mode)
 
 
-def test_drift_is_said(postgres_database: str) -> None:
-    """Goal: an operator sees what has become of the schema. Method: columns added, removed, retyped."""
-    execute(postgres_database, SHOP)
-    config = config_of(postgres_database, "rows")
-    view = take(config)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_drift_is_said(postgres_database: str, layout: str) -> None:
+    """Goal: an operator sees what has become of the schema. Method: columns, types, constraints, indexes, of every kind."""
     execute(
         postgres_database,
-        "alter table stay add paid bool default false; alter table guest drop email; alter table line alter v type text",
+        SHOP + "alter table stay add constraint kept check (id > 0), add constraint goes check (id < 1000000);"
+        'create index "by ""note" on stay (note); create index by_name on guest (name) where name <> \'x\';',
+    )
+    config = config_of(postgres_database, layout, definitions=True)
+    view = take(config)
+    assert preview(config, view).drift == ()
+    execute(
+        postgres_database,
+        "alter table stay add paid bool default false; alter table guest drop email; alter table line alter v type text;"
+        "alter table stay drop constraint goes; alter table room add constraint named check (name <> ''); drop index by_name;"
+        "create unique index by_name on guest (name); create index more on log (said); alter table stay drop constraint stay_room_id_fkey",
     )
     drift = {each.where: (each.was, each.now) for each in preview(config, view).drift}
-    assert drift["public.stay.paid"] == (None, "boolean")
-    assert drift["public.guest.email"] == ("text", None)
-    assert drift["public.line.v"] == ("numeric", "text")
+    assert drift == {
+        "public.stay.paid": (None, "boolean"),
+        "public.guest.email": ("text", None),
+        "public.line.v": ("numeric", "text"),
+        "public.stay, constraint goes": ("CHECK ((id < 1000000))", None),
+        "public.room, constraint named": (None, "CHECK ((name <> ''::text))"),
+        "public.guest, constraint guest_email_key": ("UNIQUE (email)", None),
+        "public.guest, index by_name": (
+            "CREATE INDEX by_name ON public.guest USING btree (name) WHERE (name <> 'x'::text)",
+            "CREATE UNIQUE INDEX by_name ON public.guest USING btree (name)",
+        ),
+        "public.log, index more": (None, "CREATE INDEX more ON public.log USING btree (said)"),
+        "public.stay, constraint stay_room_id_fkey": ("FOREIGN KEY (room_id) REFERENCES public.room(id)", None),
+    }
+    assert all(each.action for each in preview(config, view).drift)
 
 
 def test_elsewhere_everything_is_an_insertion(postgres_database: str) -> None:
