@@ -1,19 +1,22 @@
 #!/usr/bin/env python3
 """Put `platform/` on sys.path and run Django."""
 
+import os
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent
+ROOT = os.path.dirname(os.path.realpath(__file__))
 
 
 def main() -> None:
-    for folder in (str(ROOT), str(ROOT / "platform")):
+    for folder in (ROOT, os.path.join(ROOT, "platform")):
         if folder not in sys.path:
             sys.path.insert(0, folder)
-    from config.command import main as run
+    try:
+        from config.command import main as run
 
-    run()
+        run()
+    except KeyboardInterrupt:  # While it was still starting; later ones are answered by config.command.
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """What the nouns of this app share: settings and times from the command line, the end of long work."""
 
+import argparse
 import datetime
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from django.core.management.base import CommandParser
 
-from core.cli import Answer, Call, NounCommand
+from core.cli import Answer, Call, NounCommand, moment
 from engine.errors import UsageError
 from operations.following import operation_complain, operation_exit, operation_follow
 from operations.models import Operation
@@ -28,10 +29,9 @@ def time_of(text: str | None) -> datetime.datetime | None:
     if text is None:
         return None
     try:
-        at = datetime.datetime.fromisoformat(text)
-    except ValueError:
+        return moment(text)
+    except argparse.ArgumentTypeError:
         raise UsageError(f"{text[:40]!r} is no time", hint="for example 2026-11-22T08:00:00Z or 2026-11-22") from None
-    return at.replace(tzinfo=datetime.UTC) if at.tzinfo is None else at.astimezone(datetime.UTC)
 
 
 def followed(

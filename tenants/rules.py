@@ -56,7 +56,7 @@ def version_checked(version: str) -> str:
     """Return a platform version as it is: printable, without spaces; empty for not known."""
     if len(version) > VERSION_CHARS_MAX or any(c.isspace() or not c.isprintable() for c in version):
         raise UsageError(
-            f"{version!r} is no platform version", hint=f"up to {VERSION_CHARS_MAX} characters without spaces"
+            f"{version[:60]!r} is no platform version", hint=f"up to {VERSION_CHARS_MAX} characters without spaces"
         )
     return version
 

@@ -20,7 +20,7 @@ def tenant_get(slug: str) -> Tenant:
     try:
         return Tenant.objects.select_related("store").get(slug=slug)
     except Tenant.DoesNotExist:
-        raise NotFound(f"there is no tenant {slug!r}", hint="tenant list shows them") from None
+        raise NotFound(f"there is no tenant {slug[:60]!r}", hint="tenant list shows them") from None
 
 
 def store_list() -> list[StoreConfig]:
@@ -40,7 +40,8 @@ def source_get(tenant: Tenant, name: str) -> Source:
             ) from None
         known = ", ".join(Source.objects.filter(tenant=tenant).order_by("name").values_list("name", flat=True)[:20])
         raise NotFound(
-            f"tenant {tenant.slug} has no source {name!r}", hint=f"it has: {known}" if known else "source add adds one"
+            f"tenant {tenant.slug} has no source {name[:60]!r}",
+            hint=f"it has: {known}" if known else "source add adds one",
         ) from None
 
 

@@ -6,12 +6,14 @@ import sys
 from typing import TYPE_CHECKING
 
 from core.cli_output import Terminal
+from core.logs import redact
 
 if TYPE_CHECKING:
     from django.core.management import BaseCommand, ManagementUtility
 
 _ASKS_FOR_HELP: tuple[list[str], ...] = ([], ["help"], ["--help"], ["-h"])
 _USAGE_EXIT = 2
+_INTERRUPTED_EXIT = 130
 _FOREIGN = ("django", "django_q")
 
 
@@ -19,7 +21,15 @@ def main() -> None:
     """Run the management command named on the command line."""
     gc.disable()  # a fifth of the start is collecting among modules that stay; config.apps turns it on again
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+    try:
+        _run()
+    except KeyboardInterrupt:
+        sys.exit(_refused("operation.interrupted", "interrupted", "", code=_INTERRUPTED_EXIT))
+
+
+def _run() -> None:
     from django.core.exceptions import ImproperlyConfigured
+    from django.db import Error as DatabaseError
 
     try:
         if sys.argv[1:] in _ASKS_FOR_HELP:
@@ -31,6 +41,9 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except ImproperlyConfigured as error:
         sys.exit(_refused("settings.invalid", str(error), "the settings are described in docs/settings.md"))
+    except DatabaseError as error:  # Of Django's own commands; ours say so themselves (core.cli).
+        detail = f"the catalogue cannot be used: {redact(str(error)).strip()[:300]}"
+        sys.exit(_refused("catalogue.unready", detail, "is its database up and writable, and its disk not full?", code=1))
 
 
 def _program() -> "ManagementUtility":
@@ -65,7 +78,7 @@ def _overview() -> list[str]:
     ]
 
 
-def _refused(code: str, detail: str, hint: str) -> int:
+def _refused(name: str, detail: str, hint: str, *, code: int = _USAGE_EXIT) -> int:
     """Say what is wrong as every command does (core.cli), without a catalogue or settings to rely on."""
-    Terminal(json="--json" in sys.argv).error(code, detail, hint)
-    return _USAGE_EXIT
+    Terminal(json="--json" in sys.argv).error(name, detail, hint)
+    return code

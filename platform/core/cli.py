@@ -8,6 +8,7 @@ run by scripts, and starting up is most of what a small one costs.
 
 import argparse
 import datetime
+import errno
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,9 @@ from core.errors import (
     meaning,
 )
 from engine.errors import LastroError, UsageError
+
+ARGUMENT_CHARS_MAX = 32_768
+"""A quarter of what Linux passes on; nothing that an operator types is longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +59,11 @@ def moment(text: str) -> datetime.datetime:
     """The type of a time: RFC 3339 or a date; UTC without an offset."""
     try:
         at = datetime.datetime.fromisoformat(text)
-    except ValueError:
+        return at.replace(tzinfo=datetime.UTC) if at.tzinfo is None else at.astimezone(datetime.UTC)
+    except (ValueError, OverflowError):  # The latter at both ends of the calendar.
         raise argparse.ArgumentTypeError(
             f"{text[:40]!r} is no time; write 2026-11-22T08:00:00Z or 2026-11-22"
         ) from None
-    return at.replace(tzinfo=datetime.UTC) if at.tzinfo is None else at.astimezone(datetime.UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +177,7 @@ class NounCommand(BaseCommand):
         terminal = Terminal(json="--json" in argv)
         debug = "--traceback" in argv or bool(os.environ.get("LASTRO_DEBUG"))
         try:
+            _refuse_unusable(argv)
             options = self.create_parser(prog, noun or type(self).__module__.rpartition(".")[2]).parse_args(argv)
             return _answer(options, terminal)
         except LastroError as error:
@@ -191,6 +196,22 @@ class NounCommand(BaseCommand):
         options.setdefault("json", False)
         _answer(argparse.Namespace(**options), Terminal(json=options["json"]))
         return None
+
+
+def _refuse_unusable(argv: Sequence[str]) -> None:
+    """Refuse what neither a catalogue nor an audit log can hold, before anything is begun."""
+    for number, text in enumerate(argv, 1):
+        if len(text) > ARGUMENT_CHARS_MAX:
+            raise UsageError(f"argument {number} is too long", hint=f"{ARGUMENT_CHARS_MAX} characters at the most")
+        if "\0" in text:
+            raise UsageError(f"argument {number} holds a NUL")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"argument {number} is not UTF-8: {text[:80]!r}",
+                hint="what lies inside a folder may have any name; the paths that are typed are UTF-8",
+            ) from None
 
 
 def _add_common(parser: argparse.ArgumentParser, verb: Verb) -> None:
@@ -237,7 +258,9 @@ def _foreseen(error: Exception) -> LastroError:
         if _lacks_a_table(error):
             return CatalogueUnready("the catalogue is not migrated to this version", hint="run: manage.py migrate")
         if isinstance(error, OperationalError):
-            return _logged(error, CatalogueUnready, "the catalogue cannot be used", "is its database up and writable?")
+            return _logged(error, CatalogueUnready, "the catalogue cannot be used", "is its database up and writable, and its disk not full?")
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return UsageError("a path, or a name in it, is too long", hint="a name has 255 bytes at the most, a path 4,095")
     if isinstance(error, DatabaseError):
         return _logged(error, InternalError, "the catalogue refused a statement", "")
     return _logged(error, InternalError, f"unforeseen {type(error).__name__}", "")

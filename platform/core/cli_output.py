@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
+ERROR_CHARS_MAX = 2_000
 LINE_SECONDS = 10.0
 """Without a terminal progress is one line this often."""
 
@@ -51,7 +52,7 @@ class Terminal:
 
     def note(self, text: str) -> None:
         """A line for the person who watches."""
-        _write(sys.stderr, text)
+        _write(sys.stderr, _cut(text))
 
     def ask(self, question: str) -> str:
         """Ask on stderr, read from stdin; empty at the end of input."""
@@ -76,15 +77,24 @@ class Terminal:
 
     def error(self, code: str, detail: str, hint: str) -> None:
         """Say what went wrong and what to do, as text and with --json as an object too."""
+        detail, hint = _cut(detail), _cut(hint)
         if self.json and not self._answered:
             _write(sys.stdout, to_json({"error": {"code": code, "detail": detail, "hint": hint}}))
         _write(sys.stderr, f"error: {detail}" + (f"\nhint: {hint}" if hint else ""))
 
 
+def _cut(text: str) -> str:
+    return text if len(text) <= ERROR_CHARS_MAX else f"{text[:ERROR_CHARS_MAX]} … ({len(text)} characters)"
+
+
+# What a terminal would take for an order: C0 without tab and newline, DEL, C1.
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
+
+
 def _write(stream: TextIO, text: str) -> None:
-    # Names on a file system need not be UTF-8, and a terminal need not speak it.
+    # Names on a file system need not be UTF-8 nor printable, and a terminal need not speak it.
     encoding = stream.encoding or "utf-8"
-    stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    stream.write(text.translate(_CONTROL).encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
 def lines_of(data: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from core.durable import private_folder
@@ -73,12 +73,23 @@ class BoundedFile(logging.handlers.WatchedFileHandler):
     """Appends to a file that several processes share; opened at the first line, moved aside when it is full."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, encoding="utf-8", delay=True)
+        super().__init__(path, encoding="utf-8", errors="backslashreplace", delay=True)
+        self._complained = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        private_folder(Path(self.baseFilename).parent)
-        self._move_aside_when_full()
-        super().emit(record)
+        try:
+            private_folder(Path(self.baseFilename).parent)
+            self._move_aside_when_full()
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
+        """Say once that the log cannot be written (a full or read-only disk), and let the work go on."""
+        if not self._complained:
+            self._complained = True
+            with suppress(OSError, ValueError):  # stderr may be gone, too.
+                sys.stderr.write(f"note: the log cannot be written: {self.baseFilename}: {sys.exc_info()[1]}\n")
 
     def _move_aside_when_full(self) -> None:
         # The size is asked of the path, not of the open file: after another process has moved the file, the path

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints
 
+from engine.bounded import read_bounded
 from engine.errors import UsageError
 
 
@@ -66,12 +67,15 @@ def secret_fields(config_class: type) -> frozenset[str]:
     return frozenset(f.name for f in dataclasses.fields(config_class) if f.metadata.get("secret"))
 
 
+SETTING_CHARS_MAX = 65_536
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off", ""}
 
 
 def _convert(name: str, wanted: Any, value: Any) -> Any:
     if not isinstance(value, str):
         return value
+    if len(value) > SETTING_CHARS_MAX or "\0" in value:
+        raise UsageError(f"{name} is too long or holds a NUL", hint=f"{SETTING_CHARS_MAX} characters at the most")
     optional = str(wanted).replace(" ", "").endswith("|None")
     if optional and value == "":
         return None
@@ -101,7 +105,7 @@ def parse_config(config_class: type, values: Mapping[str, Any]) -> Any:
     hints = get_type_hints(config_class)
     for key in values:
         if key not in fields:
-            raise UsageError(f"unknown setting {key!r}", hint=f"known: {', '.join(sorted(fields))}")
+            raise UsageError(f"unknown setting {key[:60]!r}", hint=f"known: {', '.join(sorted(fields))}")
     parsed: dict[str, Any] = {}
     for name, field in fields.items():
         if name not in values:
@@ -120,10 +124,10 @@ def resolve_secret(value: str) -> str:
     """Read `@FILE` and `env:NAME` references; any other value is itself. Raises UsageError."""
     if value.startswith("@"):
         try:
-            with open(value[1:], encoding="utf-8") as handle:
-                return handle.read().rstrip("\n")
-        except OSError as error:
-            raise UsageError(f"cannot read secret file {value[1:]}: {error.strerror}") from error
+            return read_bounded(value[1:], bytes_max=SETTING_CHARS_MAX).decode().rstrip("\n")
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name, no UTF-8 in the file.
+            said = getattr(error, "strerror", None) or "it is no text"
+            raise UsageError(f"cannot read secret file {value[1:]}: {said}") from error
     if value.startswith("env:"):
         try:
             return os.environ[value[4:]]

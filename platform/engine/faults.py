@@ -1,13 +1,15 @@
 """Labelled points at which the fault tests kill the process.
 
 `LASTRO_KILL_AT=label` or `label:n` (n-th passage, from 1) ends the process with SIGKILL there, as a
-power cut would. Without the variable a point costs one comparison.
+power cut would; with `LASTRO_KILL_WITH=INT` it gets a Ctrl-C there instead, and goes on. Without the variable a
+point costs one comparison.
 """
 
 import os
 import signal
 
 _wanted, _, _nth = os.environ.get("LASTRO_KILL_AT", "").partition(":")
+_signal = signal.SIGINT if os.environ.get("LASTRO_KILL_WITH") == "INT" else signal.SIGKILL
 _passages = 0
 
 
@@ -17,5 +19,5 @@ def kill_point(label: str) -> None:
         return
     global _passages
     _passages += 1
-    if _passages >= int(_nth or "1"):
-        os.kill(os.getpid(), signal.SIGKILL)
+    if _passages == int(_nth or "1"):
+        os.kill(os.getpid(), _signal)

@@ -53,9 +53,11 @@ def operation_run(operation_id: str, *, here: bool = False, watch: Watch | None 
         return operation_get(operation_id)
     if operation is None:
         return operation_get(operation_id)
-    kill_point("operation.claimed")
-    with operation_named(operation.pk):
-        return _work(OperationContext(operation), here=here, watch=watch)
+    context = OperationContext(operation)
+    # From the claim to the recorded end, so that a Ctrl-C anywhere leaves no operation to be reaped.
+    with operation_named(operation.pk), _stoppable(context, here=here):
+        kill_point("operation.claimed")
+        return _work(context, watch=watch)
 
 
 def worker_name() -> str:
@@ -102,9 +104,9 @@ def _refuse(operation_id: str, busy: Busy) -> None:
         _record(operation)
 
 
-def _work(context: OperationContext, *, here: bool, watch: Watch | None) -> Operation:
+def _work(context: OperationContext, *, watch: Watch | None) -> Operation:
     try:
-        with Heartbeat(context, watch=watch), _stoppable(context, here=here):
+        with Heartbeat(context, watch=watch):
             handler = handler_get(context.operation.kind)
             result = run_hooked(context, handler.run) if handler.hooks else handler.run(context)
     except CancelledError as error:

@@ -13,7 +13,7 @@ def operation_get(operation_id: str) -> Operation:
     try:
         return Operation.objects.get(pk=operation_id)
     except Operation.DoesNotExist:
-        raise NotFound(f"no operation {operation_id}", hint="operation list shows them") from None
+        raise NotFound(f"no operation {operation_id[:60]!r}", hint="operation list shows them") from None
 
 
 def operation_list(

@@ -8,6 +8,7 @@ from django.db import transaction
 import audit.services
 from core import clock
 from core.errors import Conflict
+from core.text import REASON_CHARS_MAX, reason_checked
 from operations.dispatch import dispatch
 from operations.handlers import handler_get
 from operations.models import ACTIVE_STATES, Operation, OperationState
@@ -39,6 +40,7 @@ def operation_enqueue(
     dies before that, the operation is reaped. `params` is JSON without secrets.
     """
     handler = handler_get(kind)
+    reason = reason_checked(reason)
     now = clock.catalogue_now()
     operation = Operation(
         kind=kind,
@@ -76,6 +78,7 @@ def operation_cancel(operation_id: str, *, actor: str, reason: str = "") -> Oper
     Asking twice is no error. Raises Conflict when it has ended or cannot be stopped.
     """
     operation = operation_get(operation_id)
+    reason = reason_checked(reason)
     now = clock.catalogue_now()
     with transaction.atomic():
         if operation.state == OperationState.QUEUED:
@@ -112,7 +115,7 @@ def operation_retry(operation_id: str, *, actor: str, reason: str = "", here: bo
             params=changes.get("params", old.params),
             subject_id=changes.get("subject_id", old.subject_id),
             actor=actor,
-            reason=reason or f"again: {old.reason or old.pk}",
+            reason=reason or f"again: {(old.reason or old.pk).removeprefix('again: ')}"[:REASON_CHARS_MAX],
             here=here,
             attempt=old.attempt + 1,
             retry_of=old.pk,

@@ -8,14 +8,20 @@ from typing import Any
 from django.db import transaction
 
 from audit.services import record
+from core import clock
 from core.errors import Conflict
+from core.text import reason_checked
 from engine.errors import UsageError
 from operations.models import Operation
 from operations.services import operation_enqueue
 from tenants.models import Backup, BackupSource, BackupState, BackupType, Origin, Source, Tenant
 from tenants.models.backup import GOOD_STATES
+from tenants.plan_selectors import restore_saved_by
 from tenants.rules import tags_checked
 from tenants.selectors import source_get
+
+HELD_REASON_CHARS_MAX = 500
+CLOCK_SLACK = datetime.timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,8 @@ def backup_start(
     tenant_active(tenant)
     sources = _chosen(tenant, wish.sources)
     tags_checked(wish.tags)
+    if wish.since is not None and wish.since > clock.now() + CLOCK_SLACK:
+        raise UsageError(f"{wish.since:%Y-%m-%d %H:%M} UTC lies in the future", hint="a time without an offset is UTC")
     with transaction.atomic():
         backup = backup_create(tenant, wish, sources, actor=actor)
         operation = operation_enqueue(
@@ -126,6 +134,7 @@ def backup_hold(backup: Backup, *, held: bool, reason: str, actor: str) -> Backu
     """Put a legal hold on a backup, or take it off; a held one is never expired, deleted or shredded."""
     if backup.state not in GOOD_STATES:
         raise Conflict(f"backup {backup.pk} is {backup.state}: there is nothing to hold")
+    reason = reason_checked(reason)[:HELD_REASON_CHARS_MAX]
     with transaction.atomic():
         Backup.objects.filter(pk=backup.pk).update(held=held, held_reason=reason if held else "")
         record(
@@ -154,6 +163,11 @@ def backup_deletable(backup: Backup) -> None:
     if backup.held:
         raise Conflict(
             f"backup {backup.pk} is held: {backup.held_reason or 'no reason given'}", hint="release it first"
+        )
+    saved = restore_saved_by(backup)
+    if saved is not None:
+        raise Conflict(
+            f"backup {backup.pk} is what undoes restore {saved.pk}", hint="wait for the end of the undo's term"
         )
     last_of = list(Source.objects.filter(last_good_backup=backup).order_by("name").values_list("name", flat=True)[:20])
     if last_of:

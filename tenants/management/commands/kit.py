@@ -31,11 +31,11 @@ def _export(call: Call) -> Mapping[str, Any]:
 
 
 def _import(call: Call) -> Answer:
+    from engine.bounded import read_bounded
     from tenants.services.kits import kit_take
 
     try:
-        with open(call.options.file, "rb") as file:
-            kit = file.read(KIT_BYTES_MAX)
+        kit = read_bounded(call.options.file, bytes_max=KIT_BYTES_MAX)
     except OSError as error:
         raise NotFound(f"cannot read {call.options.file}: {error.strerror}", hint="name the kit's file") from error
     key_id, put = kit_take(kit, _passphrase(call, again=False), actor=call.actor)

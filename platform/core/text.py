@@ -1,0 +1,18 @@
+"""Free text of people, as the catalogue, the audit log and a terminal can hold it."""
+
+import unicodedata
+
+from engine.errors import UsageError
+
+REASON_CHARS_MAX = 1_000
+_LAYOUT = "\n\t"
+
+
+def reason_checked(reason: str) -> str:
+    """Return a reason as it is kept; UsageError when it is too long or holds control characters."""
+    reason = reason.strip()
+    if len(reason) > REASON_CHARS_MAX:
+        raise UsageError(f"the reason has {len(reason)} characters", hint=f"{REASON_CHARS_MAX} at the most")
+    if any(unicodedata.category(c) in ("Cc", "Cs") and c not in _LAYOUT for c in reason):
+        raise UsageError("the reason holds control characters", hint="write it in plain text")
+    return reason
