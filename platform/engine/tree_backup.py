@@ -20,8 +20,9 @@ from engine.ports import TreePart
 from engine.progress import Progress
 from engine.session import Lane, Session
 from engine.tree_format import STAT, VERSION, Leaf, LeafRef, Row, show_path, stat_sum
-from engine.tree_read import SPREAD_BYTES, EntryReader, Job, Outcome, SpreadLane, Turns
+from engine.tree_read import SPREAD_BYTES, EntryReader, Outcome, SpreadLane
 from engine.tree_scan import Span, TreeScan
+from engine.tree_small import Job, Turns
 from engine.tree_view import TreeView
 from engine.tree_write import TreeWriter
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from engine.tree_folders import Folders
 from engine.tree_format import NO_SUM, STAT, LeafRef, Row, Totals, encode_leaf
-from engine.tree_read import open_file
 from engine.tree_scan import Exclude, TreeScan
+from engine.tree_small import open_file
 from engine.tree_sum import file_sum
 from engine.tree_write import LeafCutter
 

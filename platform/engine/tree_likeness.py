@@ -8,7 +8,7 @@ from engine.errors import ChunkMissing
 from engine.tree_digest import entry_sum
 from engine.tree_folders import Folders
 from engine.tree_format import STAT, Row, Stat
-from engine.tree_read import read_xattrs
+from engine.tree_small import read_xattrs
 from engine.tree_view import Entry, TreeView
 
 

@@ -12,10 +12,8 @@ import os
 import stat as statmod
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from pyfastcdc import FastCDC
@@ -25,7 +23,8 @@ from engine.ports import Buffer
 from engine.progress import Progress
 from engine.session import Lane, Session
 from engine.tree_folders import Folders
-from engine.tree_format import NO_SUM, STAT, TIME_MAX, Row, encode_xattrs, exact_mtime, pack_stat, stat_fields
+from engine.tree_format import NO_SUM, STAT, Row, encode_xattrs, exact_mtime, pack_stat
+from engine.tree_small import SMALL_BYTES, Job, Turns, open_file, read_small, read_xattrs
 from engine.tree_sum import (
     BLOCK_BYTES,
     EMPTY_BLOCKS_MAX,
@@ -36,19 +35,14 @@ from engine.tree_sum import (
     empty_blocks,
 )
 
-SMALL_BYTES = 256 << 10
-"""Files below are one chunk each, bundled with their neighbours."""
 SPREAD_BYTES = 32 << 20
 """Files from here on are cut by one thread and stored by all workers."""
 CHUNK_BYTES_MIN, CHUNK_BYTES_MEAN, CHUNK_BYTES_MAX = 256 << 10, 1 << 20, 4 << 20
 READ_TRIES = 3
-WAITING_SECONDS_MIN, WAITING_RATIO = 0.05, 4
-"""A batch of small files that took longer, and so many times its processor time, was waited for."""
 IDS_INLINE_MAX, EXTENTS_INLINE_MAX, XATTRS_INLINE_BYTES = 16, 8, 512
 IDS_PER_LIST = (1 << 20) // 32
 EXTENTS_PER_CHUNK = (1 << 20) // 16
 _BUFFER_BYTES = CHUNK_BYTES_MAX + (1 << 20)
-_OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _EXTENT = struct.Struct("<QQ")
 _EMPTY_SUM = hashlib.sha256().digest()
 
@@ -100,10 +94,6 @@ class Outcome(NamedTuple):
     row: Row | None
     code: str
     detail: str
-
-
-Job = tuple[bytes, bytes]
-"""An entry to be described and, for a file, read: its path and the stat record of the scan."""
 
 
 def _thread_tools() -> tuple[FastCDC, bytearray]:
@@ -213,28 +203,6 @@ def cut(source: ExtentSource) -> Iterator[memoryview]:
         held = len(rest)
 
 
-class Turns:
-    """Lets the threads of one backup read small files one at a time, unless it is the disk that they wait for.
-
-    From memory a small read is nothing but calls too short to be worth a change of threads: two threads at it spend
-    a third of their time on handing the interpreter to each other, while one reads as fast as the others hash,
-    compress and encrypt. A slow disk is faster with several requests.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._waiting = False
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Read one batch inside."""
-        with nullcontext() if self._waiting else self._lock:
-            wall, used = time.monotonic(), time.thread_time()
-            yield
-            wall, used = time.monotonic() - wall, time.thread_time() - used
-        self._waiting = wall > WAITING_SECONDS_MIN and wall > WAITING_RATIO * used
-
-
 class EntryReader:
     """Reads one batch of entries below the root folder `root` into a lane; used by one thread."""
 
@@ -252,7 +220,7 @@ class EntryReader:
         """One outcome per job, in order; a row when there is nothing to be said about it."""
         with Folders(self._root) as folders:
             with self._turns.turn():
-                small = _read_small(folders, jobs, self._progress)
+                small = read_small(folders, jobs, self._progress)
             pieces = [data for data, _ in small.values() if data]
             ids = iter(self._keep(self._lane.add_many, pieces))
             found: list[Row | Outcome] = []
@@ -398,53 +366,6 @@ class EntryReader:
             extra["xattrs"] = encoded
         else:
             extra["xattrs_chunk"] = self._keep(self._meta.add_small, data).hex()
-
-
-def _read_small(
-    folders: Folders, jobs: Sequence[Job], progress: Progress
-) -> dict[int, tuple[bytes, dict[bytes, bytes]]]:
-    """Content and attributes, by job number, of the small files that still were what the scan saw when read.
-
-    The scan's record takes the place of one from before the read. All others are left to be read with more care.
-    """
-    found: dict[int, tuple[bytes, dict[bytes, bytes]]] = {}
-    unpack, pack, fields_of, pread, fstat, close = STAT.unpack, STAT.pack, stat_fields, os.pread, os.fstat, os.close
-    for number, (path, stat) in enumerate(jobs):
-        mode, _, _, _, size, mtime, _, _, _ = unpack(stat)
-        if mode & 0xF000 != statmod.S_IFREG or size >= SMALL_BYTES or not -TIME_MAX < mtime < TIME_MAX:
-            continue
-        try:
-            descriptor = open_file(*folders.of(path))
-            try:
-                data = pread(descriptor, size + 1, 0) if size else b""
-                progress.advance(bytes=len(data))
-                if pack(*fields_of(fstat(descriptor))) == stat and len(data) == size:
-                    found[number] = data, read_xattrs(descriptor)
-            finally:
-                close(descriptor)
-        except (OSError, struct.error):
-            continue  # Not a file any more, unreadable, or beyond the record: the caller finds out which.
-    return found
-
-
-def read_xattrs(where: int | bytes) -> dict[bytes, bytes]:
-    """Extended attributes of an open file, or of a path without following a link; ACLs are among them."""
-    follow = isinstance(where, int)
-    try:
-        names = os.listxattr(where, follow_symlinks=follow)
-        return {os.fsencode(name): os.getxattr(where, name, follow_symlinks=follow) for name in names} if names else {}
-    except OSError as error:
-        if error.errno in (errno.EOPNOTSUPP, errno.ENODATA, errno.EINVAL):
-            return {}
-        raise
-
-
-def open_file(folder: int, name: bytes) -> int:
-    """Open without changing the access time where we may. Raises OSError."""
-    try:
-        return os.open(name, _OPEN_FLAGS | os.O_NOATIME, dir_fd=folder)
-    except PermissionError:
-        return os.open(name, _OPEN_FLAGS, dir_fd=folder)
 
 
 def left_out(path: bytes, error: OSError) -> Outcome:
