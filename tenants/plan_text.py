@@ -145,8 +145,10 @@ def _time(estimate: Mapping[str, Any]) -> str:
     if estimate["seconds"] is None:
         return "how long it will take is not known: nothing like it was done here yet"
     count, seconds = estimate["restores"], estimate["seconds"]
-    whose = "this tenant" if estimate["from"] == "tenant" else "all tenants"
-    return (
-        f"it will take about {seconds} second{'s' * (seconds != 1)},"
-        f" by the last {count} restore{'s' * (count != 1)} of this kind for {whose}"
-    )
+    plural = "s" * (count != 1)
+    by = {
+        "tenant": f"the last {count} restore{plural} of this kind for this tenant",
+        "drills": f"the last {count} drill{plural} of this tenant",
+        "all tenants": f"the last {count} restore{plural} of this kind for all tenants",
+    }
+    return f"it will take about {seconds} second{'s' * (seconds != 1)}, by {by[estimate['from']]}"

@@ -3,13 +3,13 @@
 import dataclasses
 import datetime
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from django.db.models import Sum
 
 from engine.plans import Preview
-from tenants.models import BackupSource, Restore, RestoreKind, RestoreState, Tenant
+from tenants.models import BackupSource, Drill, DrillState, Restore, RestoreKind, RestoreState, Tenant
 
 HISTORY_MAX = 10
 """So many of the last restores of a kind make the estimate."""
@@ -89,26 +89,36 @@ def _loss(made: str, removed: int, changed: int, part: Mapping[str, Any], when: 
 def estimate(tenant: Tenant, sources: Sequence[str], backup_id: str, *, mode: str, in_place: bool) -> dict[str, Any]:
     """Seconds that such a restore will take: the data's size by the median throughput of the last ones.
 
-    `from` is "tenant", "all tenants" or None, when there was none yet and `seconds` is None.
+    `from` is "tenant", "drills" (of the tenant), "all tenants" or None, when there was none yet and `seconds` is None.
     """
     size = _size(backup_id, sources)
-    for label, scope in (("tenant", {"tenant": tenant}), ("all tenants", {})):
-        past = Restore.objects.filter(
-            **scope, kind=RestoreKind.RESTORE, mode=mode, in_place=in_place, state=RestoreState.SUCCEEDED
-        ).exclude(duration_ms=0)
-        speeds = [
-            done / row.duration_ms * 1000
-            for row in past.order_by("-id")[:HISTORY_MAX]
-            if (done := _size(row.backup_id, list(row.sources.values_list("name", flat=True))))
-        ]
+    kind = {"kind": RestoreKind.RESTORE, "mode": mode, "in_place": in_place}
+    ways: tuple[tuple[str, Callable[[], list[float]]], ...] = (
+        ("tenant", lambda: _restore_speeds(tenant=tenant, **kind)),
+        ("drills", lambda: _drill_speeds(tenant)),
+        ("all tenants", lambda: _restore_speeds(**kind)),
+    )
+    for label, measured in ways:
+        speeds = measured()
         if speeds and size:
-            return {
-                "seconds": max(1, round(size / statistics.median(speeds))),
-                "from": label,
-                "restores": len(speeds),
-                "size_bytes": size,
-            }
+            seconds = max(1, round(size / statistics.median(speeds)))
+            return {"seconds": seconds, "from": label, "restores": len(speeds), "size_bytes": size}
     return {"seconds": None, "from": None, "restores": 0, "size_bytes": size}
+
+
+def _restore_speeds(**scope: Any) -> list[float]:
+    """Bytes per second of the last restores."""
+    past = Restore.objects.filter(**scope, state=RestoreState.SUCCEEDED).exclude(duration_ms=0)
+    sizes = [
+        (row.duration_ms, _size(row.backup_id, list(row.sources.values_list("name", flat=True))))
+        for row in past.order_by("-id")[:HISTORY_MAX]
+    ]
+    return [size / milliseconds * 1000 for milliseconds, size in sizes if size]
+
+
+def _drill_speeds(tenant: Tenant) -> list[float]:
+    past = Drill.objects.filter(tenant=tenant, state=DrillState.PASSED).exclude(restore_ms=0).exclude(restored_bytes=0)
+    return [row.restored_bytes / row.restore_ms * 1000 for row in past.order_by("-id")[:HISTORY_MAX]]
 
 
 def _size(backup_id: str, sources: Sequence[str]) -> int:

@@ -19,7 +19,7 @@ from core.errors import CatalogueError, Conflict, NotFound
 from engine.adapters import parse_config
 from engine.errors import CancelledError, LastroError, UsageError
 from operations.context import OperationContext
-from operations.handlers import Run, hooked_kinds
+from operations.handlers import Run, handler_get, hooked_kinds
 from operations.models import Hook, HookEvent, HookFailure, HookRun, Operation
 
 TIMEOUT_SECONDS_MAX = 3600
@@ -136,10 +136,11 @@ def run_hooked(context: OperationContext, work: Run) -> Mapping[str, Any] | None
         return work(context)
     before = [row for row in rows if row.event == HookEvent.BEFORE]
     after = [row for row in rows if row.event == HookEvent.AFTER]
-    state = "failed"
+    state, is_begun = "failed", False
     try:
         for row in before:
             _before(context, row)
+        is_begun = True
         result = work(context)
         state = "warned" if context.warnings else "succeeded"
         return result
@@ -147,6 +148,10 @@ def run_hooked(context: OperationContext, work: Run) -> Mapping[str, Any] | None
         state = "cancelled"
         raise
     finally:
+        if not is_begun:
+            # The rows that wait for this work must not wait for ever.
+            with transaction.atomic():
+                handler_get(operation.kind).on_dropped(operation)
         _after(context, after, state)
 
 

@@ -18,7 +18,7 @@ from engine.faults import kill_point
 from engine.repository import Repository
 from operations.context import OperationContext
 from operations.handlers import register
-from operations.models import Operation
+from operations.models import ACTIVE_STATES, Operation
 from tenants import wiring
 from tenants.handlers.backup import backup_perform, tenant_resource
 from tenants.handlers.copying import copy_run
@@ -54,7 +54,8 @@ def _lost(operation: Operation) -> None:
 def _dropped(operation: Operation) -> None:
     restore = Restore.objects.filter(pk=operation.subject_id).first()
     if restore is not None:
-        ended = LastroError(f"it never ran: the operation {operation.state}; nothing was touched")
+        was = "was stopped before it began" if operation.state in ACTIVE_STATES else operation.state
+        ended = LastroError(f"it never ran: the operation {was}; nothing was touched")
         ended.code = "operation.not_run"
         restore_failed(restore, ended, actor=operation.actor, to=RestoreState.CANCELLED)
 

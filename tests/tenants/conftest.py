@@ -75,7 +75,7 @@ class House:
     def run_plan(self, plan: RestorePlan, *, ok: bool = True, **wish: Any) -> Restore:
         wish.setdefault("confirmed", plan.tenant.slug)
         wish.setdefault("mode", "")
-        restore, operation = restore_start_planned(plan, RestoreWish(**wish), actor=ACTOR, here=True)
+        restore, operation = restore_start_planned(plan_get(plan.pk), RestoreWish(**wish), actor=ACTOR, here=True)
         self.run(operation, ok=ok)
         return restore_get(restore.pk)
 

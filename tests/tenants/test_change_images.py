@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from core import clock
+from core.errors import Conflict
 from engine.errors import ObjectMissing
 from engine.images import ImageReader, ImageWriter, images_list
 from operations.models import Operation
 from tenants import wiring
 from tenants.models import Restore, RestoreSource, RestoreSourceState, RestoreState, Tenant
-from tenants.services.backups import prune_start
+from tenants.services.backups import backup_deletable, prune_start
 from tests.tenants.conftest import ACTOR, House
 
 
@@ -81,3 +82,19 @@ def test_a_half_dropped_image_is_dropped_by_the_next_prune(house: House) -> None
         ImageReader(repository, "half")
     assert _prune(house, tenant) == {"expired": 0, "orphaned": 1}
     assert _stored(tenant) == set()
+
+
+def test_a_safety_backup_stays_while_it_may_be_asked_for(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: nobody deletes the way back by mistake; delete a safety backup within the undo's term, and after it."""
+    tenant = house.tenant()
+    folder = house.folder(house.files(tenant))
+    backup = house.backup(tenant)
+    (folder / "a").write_text("changed")
+    restore = house.restore(backup)
+    saved = restore.safety_backup
+    assert saved is not None
+    with pytest.raises(Conflict, match=f"what undoes restore {restore.pk}"):
+        backup_deletable(saved)
+    late = clock.now() + datetime.timedelta(days=31)
+    monkeypatch.setattr(clock, "now", lambda: late)
+    backup_deletable(saved)

@@ -14,7 +14,8 @@ from connectors.files import FilesConnector
 from core.errors import Busy, ConfirmationNeeded, Conflict, NotFound
 from engine.errors import SourceChanged, SourceDenied, SourceError, TargetError, UsageError
 from engine.ports import Check
-from operations.models import Operation
+from operations.hooks import hook_add
+from operations.models import Hook, Operation
 from operations.services import operation_retry, operation_run
 from tenants.models import Backup, Restore, Validation
 from tenants.selectors import backup_usable, restore_get
@@ -315,3 +316,28 @@ def test_a_manifest_of_another_time_is_refused(house: House) -> None:
     folder = house.data / "store" / "r" / tenant.repository_id / "manifests"
     (folder / f"{first.number:010d}").write_bytes((folder / f"{second.number:010d}").read_bytes())
     assert house.restore(first, ok=False).error_code == "damage.manifest"
+
+
+def test_a_hook_that_stops_a_restore_leaves_nothing_waiting(house: House, content: Content) -> None:
+    """Goal: a restore that a hook refused is over, and its plan can be run; let a hook ask a server that is not there."""
+    tenant = house.tenant()
+    folder = house.folder(house.files(tenant))
+    backup = house.backup(tenant)
+    (folder / "a").write_text("newer")
+    before = content(folder)
+    plan = house.plan(backup)
+    hook_add(
+        "stop the application",
+        event="before",
+        operation_kind="restore",
+        kind="http",
+        values={"url": "http://127.0.0.1:9/stop"},
+        actor=ACTOR,
+        timeout_seconds=2,
+    )
+    refused = house.run_plan(plan, ok=False)
+    assert (refused.state, refused.error_code) == ("cancelled", "operation.not_run")
+    assert content(folder) == before
+    Hook.objects.all().delete()
+    assert house.run_plan(plan).state == "succeeded"
+    assert content(folder) != before

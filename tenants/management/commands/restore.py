@@ -115,24 +115,39 @@ def _of(restore_id: str) -> Mapping[str, Any]:
     return restore_outputs.restore(selectors.restore_get(restore_id))
 
 
+_TOLD = (
+    ("insert", "inserted"),
+    ("update", "updated"),
+    ("delete", "deleted"),
+    ("unchanged", "unchanged"),
+    ("kept", "kept"),
+    ("conflicts", "changed on both sides"),
+    ("collisions", "left out, as their keys are other rows' now"),
+    ("withheld", "withheld"),
+    ("stays", "left where they are"),
+)
+
+
 def _restored(data: Mapping[str, Any]) -> list[str]:
     lines = [f"{data['id']} {data['state']} in {data['duration_ms']} ms"]
     for source in data["sources"]:
         files, tables = source.get("files"), source.get("tables") or []
         if files:
+            kept = f", {files['kept']} kept" if files["kept"] else ""
             lines.append(
                 f"  {source['name']}: {files['created']} files created, {files['replaced']} replaced,"
-                f" {files['removed']} removed, {files['unchanged']} unchanged"
+                f" {files['removed']} removed, {files['unchanged']} unchanged{kept}"
             )
-        lines += [
-            f"  {source['name']}.{table['name']}: {table['insert']} inserted, {table['update']} updated,"
-            f" {table['delete']} deleted, {table['unchanged']} unchanged"
-            for table in tables
-        ]
+        for table in tables:
+            told = [f"{table[count]} {word}" for at, (count, word) in enumerate(_TOLD) if at < 4 or table[count]]
+            lines.append(f"  {source['name']}.{table['name']}: {', '.join(told)}")
     passed = sum(1 for check in data["checks"] if check["passed"])
     lines.append(f"  checks: {passed} of {len(data['checks'])} passed")
     if data["safety_backup"]:
         lines.append(f"  the state before is kept in {data['safety_backup']}")
+    if data["undo_until"]:
+        until = data["undo_until"][:16].replace("T", " ")
+        lines.append(f"  to go back, until {until} UTC: restore undo {data['id']} --confirm {data['tenant']}")
     return lines
 
 
