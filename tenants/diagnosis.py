@@ -9,7 +9,7 @@ from typing import Any
 
 from django.core import checks as django_checks
 from django.db import DatabaseError, connection
-from django.db.models import Q
+from django.db.models import Max, Q
 
 from core import clock
 from core.rootkey import root_key
@@ -17,7 +17,7 @@ from engine.errors import LastroError
 from operations.leases import lease_duration
 from operations.models import ACTIVE_STATES, Operation
 from tenants import wiring
-from tenants.models import Backup, Criticality, Source, StoreConfig, Tenant
+from tenants.models import Backup, Criticality, Drill, DrillState, Source, StoreConfig, Tenant
 from tenants.selectors import AGE_MAX, source_guarded
 from tenants.services.stores import store_default, store_test
 
@@ -227,6 +227,25 @@ def _disk() -> Iterator[Sign]:
         yield Sign("data folder", OK, str(wiring.data_folder()), "", {"free_bytes": free})
 
 
+def _drills() -> Iterator[Sign]:
+    """The newest drill of each tenant, one grouped query; tenants without any are not complained of."""
+    newest = (
+        Drill.objects.exclude(state=DrillState.RUNNING).values("tenant").annotate(newest=Max("pk")).values("newest")
+    )
+    last = Drill.objects.filter(pk__in=newest, tenant__archived_at=None)
+    failed = last.filter(state=DrillState.FAILED)
+    count = failed.count()
+    figures = {"tenants": last.count(), "failed": count}
+    if not count:
+        yield Sign("drills", OK, f"the last drills of {figures['tenants']} tenants passed", "", figures)
+        return
+    names = list(failed.order_by("tenant__slug").values_list("tenant__slug", flat=True)[:NAMED_MAX])
+    first = failed.order_by("tenant__slug").values_list("pk", flat=True)[0]
+    yield Sign(
+        "drills", CRITICAL, f"the last drill failed: {_some(names, count)}", f"see why: drill show {first}", figures
+    )
+
+
 _CHECKS: tuple[tuple[str, Callable[[], Iterator[Sign]]], ...] = (
     ("settings", _settings),
     ("root key", _root_key),
@@ -236,5 +255,6 @@ _CHECKS: tuple[tuple[str, Callable[[], Iterator[Sign]]], ...] = (
     ("operations", _operations),
     ("backup ages", _ages),
     ("damage", _damage),
+    ("drills", _drills),
     ("data folder", _disk),
 )

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from tenants import sealing
+from core import sealing
 from tenants.models import Backup, Drill, DrillCheck, Restore, Source, StoreConfig, Tenant
 
 

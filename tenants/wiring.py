@@ -9,13 +9,13 @@ from django.conf import settings
 
 import connectors
 import stores
+from core import sealing
 from core.rootkey import root_key
 from engine.errors import ManifestDamaged, ObjectMissing
 from engine.keys import Keyring
 from engine.manifest import Manifest
 from engine.ports import Connector, ScratchSite, Store
 from engine.repository import Repository
-from tenants import sealing
 from tenants.models import Backup, Restore, RestorePlan, Source, StoreConfig, Tenant
 
 

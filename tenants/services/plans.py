@@ -9,13 +9,12 @@ from django.conf import settings
 from django.db import transaction
 
 from audit.services import record
-from core import clock
+from core import clock, sealing
 from core.errors import Conflict, StateConflict
 from engine.errors import LastroError, StalePlan, UsageError
 from operations.context import OperationContext
 from operations.models import Operation
 from operations.services import operation_enqueue
-from tenants import sealing
 from tenants.models import Backup, PlanState, Restore, RestoreKind, RestorePlan
 from tenants.previews import totals
 from tenants.selection import Selection, Wish

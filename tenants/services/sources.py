@@ -6,12 +6,12 @@ from typing import Any
 from django.db import IntegrityError, transaction
 
 from audit.services import record
-from core import clock
+from core import clock, sealing
 from core.errors import Conflict, NotFound
 from engine.adapters import parse_config, secret_fields
 from engine.errors import UsageError
 from engine.ports import Probe
-from tenants import sealing, wiring
+from tenants import wiring
 from tenants.models import BackupSource, Source, Tenant
 from tenants.models.backup import GOOD_STATES
 from tenants.places import source_folder_checked

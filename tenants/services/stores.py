@@ -8,11 +8,12 @@ from typing import Any
 from django.db import IntegrityError, transaction
 
 from audit.services import record
+from core import sealing
 from core.errors import Conflict, NotFound
 from engine.adapters import parse_config
 from engine.errors import LastroError, ObjectExists, StoreDenied, StoreError
 from engine.ports import Store
-from tenants import sealing, wiring
+from tenants import wiring
 from tenants.models import StoreConfig
 from tenants.rules import name_checked
 

@@ -12,6 +12,7 @@ from audit.models import Entry
 from core.errors import Conflict, NotFound
 from engine.errors import UsageError
 from tenants import outputs
+from tenants.diagnosis import diagnose
 from tenants.models import Drill, Tenant, Validation
 from tenants.services import drills
 from tests.tenants.conftest import ACTOR, House
@@ -195,3 +196,18 @@ def test_what_cannot_be_rehearsed_is_refused(house: House) -> None:
     drills.check_remove(database, "one", actor=ACTOR)
     with pytest.raises(NotFound):
         drills.check_remove(database, "one", actor=ACTOR)
+
+
+def test_doctor_says_when_the_last_drill_failed(house: House) -> None:
+    """Goal: a failed drill is not overlooked, and a later good one settles it."""
+    tenant = house.tenant()
+    source = house.database(tenant)
+    house.backup(tenant)
+    drills.check_add(source, "odd", kind="sql", ask="SELECT 1", expected="2", actor=ACTOR)
+    _drill(house, tenant, ok=False)
+    (sign,) = [sign for sign in diagnose() if sign.name == "drills"]
+    assert (sign.status, sign.figures) == ("critical", {"tenants": 1, "failed": 1}) and "aurora" in sign.message
+    drills.check_remove(source, "odd", actor=ACTOR)
+    _drill(house, tenant)
+    (sign,) = [sign for sign in diagnose() if sign.name == "drills"]
+    assert sign.status == "ok"

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from audit.models import Entry
+from core import sealing
 from core.errors import Conflict, NotFound
 from engine.errors import SourceError, UsageError, WrongKey
 from engine.keys import RootKey
-from tenants import outputs, sealing, wiring
+from tenants import outputs, wiring
 from tenants.models import Source
 from tenants.selectors import source_get, tenant_get
 from tenants.services.sources import source_add, source_test, source_update
