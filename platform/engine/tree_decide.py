@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from engine.errors import TargetError
+from engine.tree_cursor import Stretch
 from engine.tree_format import show_path
 from engine.tree_likeness import Live, kind_of, row_is_folder
 from engine.tree_rules import Change, Meeting, Outcome, Rules, TreeOrder, Verdict
@@ -51,19 +52,24 @@ class _Pending:
 class Decisions:
     """Iterate once over the steps, in an order that is the same for the same trees.
 
-    A folder that goes follows what lies in it; every other folder comes first.
+    A stretch of equal entries needs no decision and passes through. A folder that goes follows what lies in it; every other folder comes first.
     Raises TargetError when a full or selective restore would have to remove what it may not.
     """
 
-    def __init__(self, meetings: Iterable[Meeting], rules: Rules, order: TreeOrder) -> None:
+    def __init__(self, meetings: Iterable[Meeting | Stretch], rules: Rules, order: TreeOrder) -> None:
         self._meetings, self._rules, self._order = meetings, rules, order
         self._stack: list[_Pending] = []
         self.withheld = 0
         """Paths of the backup that are left alone because today's backups leave them out."""
 
-    def __iter__(self) -> Iterator[Step]:
+    def __iter__(self) -> Iterator[Step | Stretch]:
         stack = self._stack
         for met in self._meetings:
+            if isinstance(met, Stretch):  # The backup has every folder above it, so that none of them waits.
+                while stack:
+                    yield from _close(stack.pop())
+                yield met
+                continue
             while stack and not met.path.startswith(stack[-1].prefix):
                 yield from _close(stack.pop())
             yield from self._step(met)

@@ -26,7 +26,7 @@ from engine.plans import Preview
 from engine.ports import Check, FileChange
 from engine.progress import Progress
 from engine.tree_carry import carry_over, seal_carried
-from engine.tree_compare import Comparison, TreePlan, compare_folder, open_folder
+from engine.tree_compare import TreePlan, compare_folder, open_folder
 from engine.tree_digest import tree_digest_of_folder
 from engine.tree_format import show_path
 from engine.tree_prove import prove_taken
@@ -49,6 +49,7 @@ from engine.tree_swap import (
     swap_entries,
     sync_file_system,
 )
+from engine.tree_tally import Comparison
 from engine.tree_view import TreeView
 
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)

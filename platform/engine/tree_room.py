@@ -3,8 +3,8 @@
 import os
 from dataclasses import dataclass
 
-from engine.tree_compare import Comparison
 from engine.tree_format import show_path
+from engine.tree_tally import Comparison
 
 
 @dataclass(frozen=True, slots=True)

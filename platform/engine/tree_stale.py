@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 from engine.errors import StalePlan
 from engine.progress import Progress
+from engine.tree_cursor import TreeCursor, same_leaf
 from engine.tree_folders import Folders
-from engine.tree_format import STAT, LeafRef, Row, Stat, show_path, sort_key, stat_sum
+from engine.tree_format import STAT, Row, Stat, show_path, sort_key
 from engine.tree_likeness import Likeness, Live, kind_of, settled_ns
-from engine.tree_scan import Exclude, Span, TreeScan
+from engine.tree_scan import Exclude, TreeScan
 from engine.tree_view import TreeView
 
 NAMED_MAX = 3
@@ -46,33 +47,25 @@ class SavedState:
         )
 
     def _differences(self, folder: int, progress: Progress, *, root: bool) -> Iterator[tuple[bytes, str]]:
-        cursor = _Cursor(self._saved)
+        cursor = TreeCursor(self._saved)
         with Folders(folder) as folders:
             for span in TreeScan(folder, exclude=self._left_out):
                 progress.check()
-                ref = self._same_leaf(span)
+                ref = same_leaf(self._saved, span)
                 if ref is not None:
-                    yield from ((row.path, "is gone") for row in cursor.pass_over(ref))
+                    while not cursor.begins(ref) and cursor.peek() is not None:
+                        yield cursor.next()[1].path, "is gone"
+                    cursor.pass_by()
                     continue
                 for path, record in zip(span.paths, span.stats, strict=True):
                     key = sort_key(path)
-                    yield from ((row.path, "is gone") for row in cursor.before(key))
-                    number, row = cursor.take(path)
+                    yield from ((row.path, "is gone") for _, row in cursor.before(key))
+                    number, row = cursor.take(key)
                     if row is None:
                         yield path, "is new"
                     elif not (self._same(Live(path, record, folders), row, number) or (not root and not path)):
                         yield path, "was changed"
-        yield from ((row.path, "is gone") for row in cursor.before(None))
-
-    def _same_leaf(self, span: Span) -> LeafRef | None:
-        ref = self._saved.ref_at(span.paths[0])
-        same = (
-            ref.first == span.paths[0]
-            and ref.entries == len(span.paths)
-            and ref.changed_ns < self._settled_ns
-            and ref.stat_sum == stat_sum(span.paths, span.stats)
-        )
-        return ref if same else None
+        yield from ((row.path, "is gone") for _, row in cursor.before(None))
 
     def _same(self, live: Live, row: Row, number: int) -> bool:
         if live.record == row.stat and live.stat.ctime_ns < self._settled_ns:
@@ -81,52 +74,3 @@ class SavedState:
             inode = Stat._make(STAT.unpack(row.stat)).inode
             return live.stat.inode == inode and kind_of(live.record) == kind_of(row.stat)
         return self._likeness.live_is(live, row, with_time=True)
-
-
-class _Cursor:
-    """The rows of a tree from its beginning to its end; leaves that are passed over are not read."""
-
-    def __init__(self, view: TreeView) -> None:
-        self._view = view
-        self._refs = view.refs()
-        self._ref: LeafRef | None = next(self._refs, None)
-        self._rows: list[Row] = []
-        self._at = self._number = 0
-
-    def _peek(self) -> Row | None:
-        while self._ref is not None:
-            if not self._rows:
-                self._rows, self._at = self._view.leaf(self._ref).rows(), 0
-            if self._at < len(self._rows):
-                return self._rows[self._at]
-            self._next_leaf()
-        return None
-
-    def _next_leaf(self) -> None:
-        if self._ref is not None:
-            self._number += self._ref.entries
-        self._ref, self._rows, self._at = next(self._refs, None), [], 0
-
-    def before(self, key: bytes | None) -> Iterator[Row]:
-        """Take the rows in front of a sort key, or all that are left."""
-        row = self._peek()
-        while row is not None and (key is None or sort_key(row.path) < key):
-            self._at += 1
-            yield row
-            row = self._peek()
-
-    def take(self, path: bytes) -> tuple[int, Row | None]:
-        """The row of exactly this path, which is the next one if there is one, and its number."""
-        row = self._peek()
-        if row is None or row.path != path:
-            return -1, None
-        self._at += 1
-        return self._number + self._at - 1, row
-
-    def pass_over(self, ref: LeafRef) -> Iterator[Row]:
-        """Take the rows in front of a leaf, and that leaf unread."""
-        while self._ref is not None and self._ref.first != ref.first:
-            rows = self._rows[self._at :] if self._rows else self._view.leaf(self._ref).rows()
-            yield from rows
-            self._next_leaf()
-        self._next_leaf()

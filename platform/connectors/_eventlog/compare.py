@@ -28,7 +28,7 @@ from engine.errors import SourceChanged, TargetError
 from engine.plans import ChangeDigest, PathSample, RestoreMode
 from engine.ports import FileChange
 from engine.progress import Progress
-from engine.tree_compare import moment
+from engine.tree_tally import moment
 from engine.tree_view import Entry, TreeView
 
 READ_TRIES = 3
