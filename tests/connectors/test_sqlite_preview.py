@@ -172,6 +172,50 @@ def test_what_a_restore_refuses_its_preview_refuses(bench: Bench, path: Path) ->
     assert query(path, "SELECT email FROM guest WHERE id IN (2, 3) ORDER BY id") == [(None,), (b"g2@x",)]
 
 
+SPECIAL = """
+CREATE TABLE door(id INTEGER PRIMARY KEY, tenant_id INT, email TEXT, gone INT, note);
+CREATE UNIQUE INDEX one_living ON door(lower(email) COLLATE NOCASE DESC, tenant_id / 10) WHERE gone IS NULL -- says (who, ';
+;
+INSERT INTO door VALUES (1, 1, 'A@x', NULL, 'n'), (2, 1, 'b@x', NULL, 'n'), (3, 1, 'c@x', NULL, 'n'), (4, 2, 'z', NULL, 'n');
+"""
+
+
+def test_unique_expressions_and_conditions_collide_as_well(bench: Bench, tmp_path: Path) -> None:
+    """Goal: what SQLite would refuse is known before. Method: a partial index of an expression; a value taken, another dead."""
+    path = tmp_path / "own.db"
+    run(path, SPECIAL)
+    operator = Operator(bench, tenant(path, "1"))
+    manifest = bench.backup(operator.connector)
+    run(path, "DELETE FROM door WHERE id < 3; INSERT INTO door VALUES (8, 2, 'a@X', NULL, 't'), (9, 2, 'B@x', 1, 't')")
+    for attempt in (operator.preview, operator.restore):
+        with pytest.raises(TargetError, match="collides"):
+            attempt(manifest)
+    report, _ = operator.restore(manifest, mode="merge")
+    assert [(each.insert, each.collisions) for each in report.tables] == [(1, 1)]
+    assert query(path, "SELECT id FROM door") == [(2,), (3,), (4,), (8,), (9,)]
+
+
+def test_search_indexes_are_not_merged(bench: Bench, tmp_path: Path) -> None:
+    """Goal: a full-text index stays whole. Method: both sides add words, a merge, a full restore, an integrity check each."""
+    path = tmp_path / "own.db"
+    run(path, "CREATE VIRTUAL TABLE words USING fts5(body); INSERT INTO words VALUES ('alpha'), ('beta')")
+    operator = Operator(bench, database(path))
+    manifest = bench.backup(operator.connector)
+    run(path, "DELETE FROM words WHERE rowid = 1; INSERT INTO words VALUES ('gamma'), ('delta')")
+    live = everything(path)
+    assert any("cannot be merged" in each for each in operator.preview(manifest, mode="merge").warnings)
+    operator.restore(manifest, mode="merge", policies={"words": "take_backup"})
+    assert everything(path) == live
+    _, image = operator.restore(manifest, mode="selective", modules=("words",))
+    run(path, "INSERT INTO words(words) VALUES ('integrity-check')")
+    assert query(path, "SELECT rowid FROM words WHERE words MATCH 'alpha OR beta'") == [(1,), (2,)]
+    operator.undo(image)
+    assert everything(path) == live
+    run(path, "DROP TABLE words")
+    operator.restore(manifest)
+    assert query(path, "SELECT rowid FROM words WHERE words MATCH 'alpha OR beta'") == [(1,), (2,)]
+
+
 def test_newer_schemas(bench: Bench, path: Path) -> None:
     """Goal: columns by name, defaults for new ones, removed ones said. Method: alter everything, preview, restore, undo."""
     operator = Operator(bench, database(path))

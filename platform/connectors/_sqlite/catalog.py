@@ -1,5 +1,6 @@
 """What a SQLite database consists of: tables, columns, keys, foreign keys, definitions."""
 
+import re
 import sqlite3
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,6 +45,15 @@ class Index:
 
 
 @dataclass(frozen=True, slots=True)
+class SpecialUnique:
+    """A unique index of expressions, or of some rows only."""
+
+    expressions: tuple[str, ...]
+    condition: str
+    """TRUE for all rows."""
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     name: str
     sql: str
@@ -56,6 +66,7 @@ class Table:
     """The INTEGER PRIMARY KEY column, which is the rowid."""
     foreign_keys: tuple[ForeignKey, ...] = ()
     indexes: tuple[Index, ...] = ()
+    specials: tuple[SpecialUnique, ...] = ()
 
     @property
     def uniques(self) -> list[Index]:
@@ -151,18 +162,49 @@ def _table(connection: sqlite3.Connection, name: str, sql: str, sort: str, witho
         if not any(row[3] == "pk" for row in indexes):  # INTEGER PRIMARY KEY DESC is no alias: it has an index.
             alias = keyed[0].name
             rowid = rowid or quote(alias)
-    return Table(name, sql, sort, columns, rowid, alias, _foreign_keys(connection, name), _indexes(connection, name))
+    plain, special = _indexes(connection, name)
+    return Table(name, sql, sort, columns, rowid, alias, _foreign_keys(connection, name), plain, special)
 
 
-def _indexes(connection: sqlite3.Connection, name: str) -> tuple[Index, ...]:
-    found = []
+def _indexes(connection: sqlite3.Connection, name: str) -> tuple[tuple[Index, ...], tuple[SpecialUnique, ...]]:
+    plain: list[Index] = []
+    special: list[SpecialUnique] = []
     for _, index, unique, _, partial in connection.execute(f"PRAGMA main.index_list({quote(name)})").fetchall():
         info = connection.execute(f"PRAGMA main.index_xinfo({quote(index)})").fetchall()
         keys = [(row[2], row[4]) for row in info if row[5]]
-        if all(column is not None for column, _ in keys):
+        named = all(column is not None for column, _ in keys)
+        if named:
             columns, collations = zip(*keys, strict=True)
-            found.append(Index(columns, collations, bool(unique), bool(partial)))
-    return tuple(found)
+            plain.append(Index(columns, collations, bool(unique), bool(partial)))
+        if unique and (partial or not named):
+            sql = connection.execute("SELECT sql FROM main.sqlite_schema WHERE name = ?", (index,)).fetchone()[0]
+            special.append(special_unique(sql))
+    return tuple(plain), tuple(special)
+
+
+def special_unique(sql: str) -> SpecialUnique:
+    """What a CREATE UNIQUE INDEX statement says of its rows: the terms of its list, and the condition behind it."""
+    tokens = [" " if each.startswith(("--", "/*")) else each for each in _TOKENS.findall(sql)]
+    begin = tokens.index("(")
+    terms: list[list[str]] = [[]]
+    depth, at = 1, begin + 1
+    while depth:
+        piece = tokens[at]
+        depth += {"(": 1, ")": -1}.get(piece, 0)
+        if piece == "," and depth == 1:
+            terms.append([])
+        elif depth:
+            terms[-1].append(piece)
+        at += 1
+    rest = "".join(tokens[at:]).strip()
+    condition = rest[len("WHERE") :].strip() if rest.upper().startswith("WHERE") else "TRUE"
+    return SpecialUnique(tuple(_ORDER.sub("", "".join(term).strip()) for term in terms), condition)
+
+
+_TOKENS = re.compile(
+    r"""--[^\n]*|/\*.*?\*/|"(?:[^"]|"")*"|'(?:[^']|'')*'|`(?:[^`]|``)*`|\[[^\]]*\]|[(),]|[^-/"'`\[(),]+|.""", re.DOTALL
+)
+_ORDER = re.compile(r"\s+(?:ASC|DESC)$", re.IGNORECASE)
 
 
 def _foreign_keys(connection: sqlite3.Connection, name: str) -> tuple[ForeignKey, ...]:

@@ -135,7 +135,7 @@ class InPlace:
                 self._definitions.create(each)
 
     def _notes(self, plan: Plan, silenced: bool) -> None:
-        if not self._layout.whole and silenced:
+        if silenced and not (self._layout.whole and self._request.mode == "full"):
             plan.warnings.append(
                 "triggers did not fire on restored rows: what they maintain (search indexes, counters) may need a rebuild"
             )
@@ -166,35 +166,30 @@ class InPlace:
     # ------------------------------------------------ proof
 
     def _checks(self, plan: Plan) -> tuple[Check, Check]:
-        """What was decided is there; of a full restore besides that each table is what the manifest says."""
-        found = rows_check(plan.changes)
+        """What was decided is there; of a full restore each table as a whole is what the manifest says."""
         if self._request.mode != "full":
-            return found
+            return rows_check(plan.changes)
         catalog = catalog_read(self._connection)
         scope = scope_of(self._connection, catalog, self._layout)
-        digests, counts, wanted, rows = {}, {}, {}, {}
+        digests, counts = {}, {}
         by_name = {each.name: each for each in plan.changes}
         for view in self._view.tables:
             match = plan.matches[view.name]
             if not view.sha256 or match.removed or match.staged or by_name[view.name].leaves:
                 continue
-            where = scope.where.get(view.name)
-            digests[view.name], counts[view.name], _ = table_digest(match.lines(self._connection, where), view.key)
-            wanted[view.name], rows[view.name] = view.sha256, view.row_count
+            lines = match.lines(self._connection, scope.where.get(view.name))
+            digests[view.name], counts[view.name], _ = table_digest(lines, view.key)
             if (digests[view.name], counts[view.name]) != (view.sha256, view.row_count):
                 raise TargetError(
                     f"table {view.name} is not what the backup holds after the restore; everything was rolled back",
                     hint="the table's column types or constraints changed values; restore to another place (path=FILE)",
                 )
-        checksums, integrity = found
+        checksums, integrity = rows_check([each for each in plan.changes if each.name not in digests])
+        rows = {each.name: each.row_count for each in self._view.tables if each.name in digests}
+        # The digests of the manifest were compared above, so that expected and actual are the same here.
         return (
-            Check(
-                "checksum_verification",
-                True,
-                {**dict(checksums.expected), **wanted},
-                {**dict(checksums.actual), **digests},
-            ),
-            Check("data_integrity", True, {**dict(integrity.expected), **rows}, {**dict(integrity.actual), **counts}),
+            Check("checksum_verification", True, {**checksums.expected, **digests}, {**checksums.actual, **digests}),
+            Check("data_integrity", True, {**integrity.expected, **rows}, {**integrity.actual, **counts}),
         )
 
     def _fingerprint(self, catalog: Catalog, scope: Scope) -> dict[str, str]:

@@ -158,6 +158,9 @@ class Planner:
 
     def _judge(self, plan: Plan, found: Match, base: TableView | None) -> judge.Judge:
         view = found.view
+        if self.request.mode == "merge" and found.table.sort == "shadow":
+            plan.warnings.append(f"{view.name} belongs to a search index, which cannot be merged: rebuild the index")
+            return judge.unselected
         if self.request.mode != "merge":
             return judge.full if self._selected(view) else judge.unselected
         policy = self.request.policies.get(view.module, "only_missing")
@@ -217,11 +220,10 @@ class Planner:
     def _refuse(self, plan: Plan, references: References) -> None:
         """A full restore does all or nothing: what stands in its way refuses it."""
         for changes in plan.changes:
-            for unique in changes.table.uniques:
-                if references.count(references.collisions(changes, unique)):
+            for select, shown in references.all_collisions(changes):
+                if references.count(select):
                     raise TargetError(
-                        f"table {changes.name}: a restored row collides with one that is not restored: "
-                        f"{', '.join(unique.columns)} was taken",
+                        f"table {changes.name}: a restored row collides with one that is not restored: {shown} was taken",
                         hint="a key or a unique value was taken since the backup; merge, or restore to another place (path=FILE)",
                     )
         broken = [*references.broken()]

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from connectors._sqlite.catalog import Catalog, ForeignKey, Index, Table, quote
+from connectors._sqlite.catalog import Catalog, ForeignKey, Index, SpecialUnique, Table, quote
 from connectors._sqlite.changes import TableChanges
 from engine.plans import Dependency
 
@@ -138,9 +138,9 @@ class References:
 
     def _colliding(self) -> int:
         return sum(
-            self._exclude(table, self.collisions(table, unique), "collision", None)
+            self._exclude(table, select, "collision", None)
             for table in self.changes.values()
-            for unique in table.table.uniques
+            for select, _ in self.all_collisions(table)
         )
 
     def _needed(self) -> int:
@@ -329,6 +329,28 @@ class References:
             f"SELECT d.id FROM {table.temp} d WHERE d.act = 1 AND d.op <> 1 AND {_present(values)} "
             f"AND EXISTS (SELECT 1 FROM {table.live} m WHERE {taken} AND NOT {table.gone('m')})"
         )
+
+    def special_collisions(self, table: TableChanges, unique: SpecialUnique) -> str | None:
+        """The same for an index of expressions, or of some rows only: its own text is asked."""
+        if not table.exists or not table.adds or not all(table.value(each.name, "d") for each in table.table.columns):
+            return None  # Of generated columns, and of new ones, nothing can be said before the rows are there.
+        named = ", ".join(f"{table.value(each.name, 'd')} AS {quote(each.name)}" for each in table.table.stored)
+        values = [f"v{at}" for at in range(len(unique.expressions))]
+        select = ", ".join(f"({text}) AS {value}" for text, value in zip(unique.expressions, values, strict=True))
+        # The inner names may be those of the table's own columns.
+        return (
+            f"SELECT lastro_id FROM (SELECT lastro_id, {select} FROM (SELECT d.id AS lastro_id, {named} FROM {table.temp} d "
+            f"WHERE d.act = 1 AND d.op <> 1) WHERE {unique.condition}) WHERE {_present(values)} AND ({', '.join(values)}) IN "
+            f"(SELECT {', '.join(f'({text})' for text in unique.expressions)} FROM {table.live} m "
+            f"WHERE ({unique.condition}) AND NOT {table.gone('m')})"
+        )
+
+    def all_collisions(self, table: TableChanges) -> Iterator[tuple[str | None, str]]:
+        """A query of colliding changes for each unique key of a table, and the key as shown to people."""
+        for unique in table.table.uniques:
+            yield self.collisions(table, unique), ", ".join(unique.columns)
+        for special in table.table.specials:
+            yield self.special_collisions(table, special), ", ".join(special.expressions)
 
     # ------------------------------------------------ what it comes to
 

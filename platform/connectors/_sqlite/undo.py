@@ -288,10 +288,10 @@ class Undo:
         relations = relations_of(plan.catalog, by_name, plan.missing)
         references = References(self._connection, by_name, relations, self._progress.check)
         for changes in plan.changes:
-            for unique in changes.table.uniques:
-                if references.count(references.collisions(changes, unique)):
+            for select, shown in references.all_collisions(changes):
+                if references.count(select):
                     raise TargetError(
-                        f"table {changes.name}: a row to be put back collides with one made since: {', '.join(unique.columns)}",
+                        f"table {changes.name}: a row to be put back collides with one made since: {shown}",
                         hint="restore the safety backup with a merge",
                     )
         return references
