@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from engine.errors import SourceUnsupported, TargetError
 from engine.ports import ScratchSite
@@ -14,9 +14,10 @@ class FolderScratch:
     scratch_file = "restored"
     """Name of the restored folder or file in the throw-away folder."""
 
-    def at(self, target: Any) -> Self:
-        """Overridden by the connector."""
-        raise NotImplementedError
+    if TYPE_CHECKING:
+
+        def at(self, target: Any) -> Self:
+            """The connector's own."""
 
     def scratch(self, name: str, site: ScratchSite) -> Self:
         """The connector on a path in the new folder `<site.folder>/<name>`. Raises TargetError."""
