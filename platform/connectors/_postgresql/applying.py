@@ -117,7 +117,9 @@ class Applying:
 
     def _restore_large_objects(self) -> None:
         view = self._view
-        if view is None or self._work.config.layout != "database" or self._work.request.mode != "full":
+        request = self._work.request
+        chosen = request.mode == "full" or (request.mode == "selective" and large_objects.MODULE in request.modules)
+        if view is None or self._work.config.layout != "database" or not chosen:
             return
         owners = view.documents.get(large_objects.DOCUMENT)
         if owners is None and not large_objects.any_exist(self._connection):

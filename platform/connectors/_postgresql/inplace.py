@@ -112,6 +112,11 @@ def _attempt(
             prepared = PreparedChange(work, planned, report)
         except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected) as error:
             raise ConcurrentChange(error.diag.message_primary or "deadlock") from None
+        except psycopg.errors.UniqueViolation as error:
+            if request.mode == "full" and view is not None:
+                raise
+            # Values that were taken have been decided about: this one was taken meanwhile.
+            raise ConcurrentChange(error.diag.message_primary or "a value was taken") from None
         stack.pop_all()
         return prepared
 

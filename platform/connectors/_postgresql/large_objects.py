@@ -19,6 +19,7 @@ from engine.progress import Progress
 
 NAME = "pg_catalog.pg_largeobject"
 DOCUMENT = "large-objects.json"
+MODULE = "large objects"
 PAGE_BYTES = 2048
 
 

@@ -133,6 +133,7 @@ class Planning:
         views = chosen_views(self._view, self._request)
         catalogue, selection = work.read_schema()
         require_rights(self._connection, self._scopes_of(selection, views))
+        self._say_large_objects()
         work.begin()
         if not work.holds or self._request.prove:
             work.lock(selection)
@@ -202,6 +203,17 @@ class Planning:
             warnings.append(f"{pair.table.display} now has {', '.join(pair.added)}: kept, or its default")
         for name, was, now in pair.changed:
             warnings.append(f"{pair.table.display} now has {name} as {now}, not {was}: values are converted")
+
+    def _say_large_objects(self) -> None:
+        """Large objects belong to nobody's rows: they become the backup's as a whole, or stay."""
+        if not any(table.name == large_objects.NAME for table in self._view.tables):
+            return
+        if self._request.mode == "merge":
+            self._work.warnings.append("large objects are not merged: they stay as they are")
+        elif self._request.mode == "full" or large_objects.MODULE in self._request.modules:
+            self._work.warnings.append(
+                "large objects become the backup's; an undo leaves them so, the safety backup has them"
+            )
 
     def _check_schema_again(self, before: Selection) -> None:
         _, now = self._work.read_schema()

@@ -292,7 +292,7 @@ class PostgresReader:
             self._pool,
             scope,
             text=text,
-            module="large objects",
+            module=large_objects.MODULE,
             fingerprint=fingerprint(scope, text),
             version_domain=self._domain,
             facts=table_facts(scope, text, []),
