@@ -105,11 +105,16 @@ class Dependency:
     @property
     def sentence(self) -> str:
         """For people."""
+        one = self.rows == 1
+        rows = f"{self.rows} row{'' if one else 's'} of {self.table}"
         if self.kind == "along":
-            return f"{self.rows} rows of {self.table} come along, because restored rows of {self.other} refer to them"
+            return f"{rows} {'comes' if one else 'come'} along, because restored rows of {self.other} refer to {'it' if one else 'them'}"
         if self.kind == "stays":
-            return f"{self.rows} rows of {self.table} stay, because rows of {self.other} refer to them"
-        return f"{self.rows} rows of {self.table} are withheld, because what they refer to in {self.other} does not come back"
+            return (
+                f"{rows} {'stays' if one else 'stay'}, because rows of {self.other} refer to {'it' if one else 'them'}"
+            )
+        what = f"what {'it refers' if one else 'they refer'} to in {self.other} does not come back"
+        return f"{rows} {'is' if one else 'are'} withheld, because {what}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import pytest
 from engine.errors import UsageError
 from tenants import plan_outputs
 from tenants.models import Backup, Restore, RestorePlan, Tenant
+from tenants.plan_text import plan_text
 from tenants.services.sources import source_add
 from tests.tenants.conftest import ACTOR, House
 
@@ -178,3 +179,17 @@ def test_a_base_must_fit(shared: Shared) -> None:
         house.plan(backup, mode="merge", base=partial.pk)
     newer = house.backup(shared.tenant, "incremental")
     assert house.plan(backup, mode="merge", base=newer.pk).state == "ready"
+
+
+def test_what_must_come_along_is_said(shared: Shared) -> None:
+    """Goal: nobody is surprised by a row of another module; lose guests with their reservations, choose these alone."""
+    backup = shared.house.backup(shared.tenant)
+    gone = "SELECT id FROM users WHERE tenant = 2 ORDER BY id LIMIT 2"
+    ids = [row[0] for row in shared.sql(gone)]
+    shared.sql(f"DELETE FROM reservations WHERE user_id IN ({gone}); DELETE FROM users WHERE id IN ({gone})")
+    plan = shared.house.plan(backup, mode="selective", modules=("reservations",))
+    said = plan_outputs.plan(plan)
+    text = "\n".join(plan_text(said))
+    assert "2 rows of public.users come along, because restored rows of public.reservations refer to them" in text
+    shared.house.run_plan(plan)
+    assert shared.sql(f"SELECT count(*) FROM users WHERE id IN ({ids[0]}, {ids[1]})") == [(2,)]

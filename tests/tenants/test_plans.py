@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -180,3 +181,22 @@ def test_people_can_read_it(house: House) -> None:
     text = "\n".join(plan_text(plan_outputs.plan(house.plan(backup))))
     assert "nothing would be lost" in text
     assert "by the last 1 restore of this kind for this tenant" in text
+
+
+def test_a_total_loss_can_be_planned(house: House, content: Content) -> None:
+    """Goal: whoever has lost everything sees what would come back; delete folder and database, plan, run, try to undo."""
+    tenant = house.tenant()
+    folder = house.folder(house.files(tenant))
+    database = Path(house.database(tenant).config["path"])
+    backup, want, rows = house.backup(tenant), content(folder), database.read_bytes()
+    shutil.rmtree(folder)
+    database.unlink()
+    plan = house.plan(backup)
+    said = plan_outputs.plan(plan)
+    assert (said["files"]["created"], said["tables"][0]["insert"], said["loss"]) == (2, 100, [])
+    restore = house.run_plan(plan)
+    assert content(folder) == want
+    assert len(rows) == database.stat().st_size
+    assert restore.safety_backup_id is None
+    with pytest.raises(Conflict, match="nothing was saved"):
+        house.undo(restore)
