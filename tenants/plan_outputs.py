@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from core import clock
 from tenants.models import RestorePlan
 from tenants.outputs import moment
-from tenants.previews import FILE_COUNTS, estimate, loss_sentences
+from tenants.previews import FILE_COUNTS, estimate, loss_sentences, undo_sentences
 from tenants.services.plans import plan_previews
 
 
@@ -24,6 +25,7 @@ def plan_head(row: RestorePlan) -> dict[str, Any]:
         "in_place": row.in_place,
         "made_at": moment(row.made_at),
         "expires_at": moment(row.expires_at),
+        "expired": row.expires_at is not None and clock.now() >= row.expires_at,
         "totals": row.totals,
         "reason": row.reason,
         "created_by": row.created_by,
@@ -39,15 +41,17 @@ def plan(row: RestorePlan) -> dict[str, Any]:
     for source in sources:
         for count in FILE_COUNTS:
             files[count] += int((source["files"] or {}).get(count, 0))
-    since = row.backup.taken_at if row.undoes is None else row.undoes.started_at
-    size_of = row.backup_id
+    if row.undoes is None:
+        loss = [text for source in sources for text in loss_sentences(source, row.backup.taken_at)]
+    else:
+        loss = [text for source in sources for text in undo_sentences(source, row.undoes.finished_at)]
     return {
         **plan_head(row),
         "tables": [{**table, "source": source["name"]} for source in sources for table in source["tables"]],
         "files": files,
-        "loss": [sentence for source in sources for sentence in loss_sentences(source, since)],
+        "loss": loss,
         "estimate": {
-            **estimate(row.tenant, row.sources, size_of, mode=row.mode, in_place=row.in_place),
+            **estimate(row.tenant, row.sources, row.backup_id, mode=row.mode, in_place=row.in_place),
             "staged_bytes": sum(int(source["staged_bytes"]) for source in sources),
         },
         "warnings": [f"source {source['name']}: {text}" for source in sources for text in source["warnings"]],

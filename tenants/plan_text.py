@@ -132,13 +132,16 @@ def _bytes(size: int | None) -> str:
 def _end(data: Mapping[str, Any]) -> Iterator[str]:
     if data["state"] in ("making", "failed"):
         return
-    yield from (data["loss"] or ["nothing would be lost"])
+    if not data["sources"]:
+        yield "what it showed was dropped some time after it expired"
+        return
+    yield from (data["loss"] or ["nothing newer would be overwritten" if data["undoes"] else "nothing would be lost"])
     yield _time(data["estimate"])
     if data["estimate"]["staged_bytes"]:
         yield f"room needed at the target while it runs: {data['estimate']['staged_bytes']} bytes"
     if data["state"] == "ready":
         confirm = f" --confirm {data['tenant']}" if data["in_place"] else ""
-        yield f"to do exactly this: restore run {data['plan']}{confirm}"
+        yield "it has expired" if data["expired"] else f"to do exactly this: restore run {data['plan']}{confirm}"
 
 
 def _time(estimate: Mapping[str, Any]) -> str:

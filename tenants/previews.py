@@ -67,6 +67,16 @@ def loss_sentences(source: Mapping[str, Any], since: datetime.datetime | None) -
     return sentences
 
 
+def undo_sentences(source: Mapping[str, Any], since: datetime.datetime | None) -> list[str]:
+    """What somebody changed since the restore and an undo would overwrite; files are not told apart from its own."""
+    when = f"since {since:%Y-%m-%d %H:%M} UTC" if since else "since"
+    return [
+        f"{_rows(int(table['conflicts']), table['name'])} changed {when} would be overwritten"
+        for table in source["tables"]
+        if table["conflicts"]
+    ]
+
+
 def _rows(count: int, table: str) -> str:
     noun = table.rpartition(".")[2]
     if count != 1 and noun.endswith("s"):

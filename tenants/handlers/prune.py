@@ -12,6 +12,7 @@ from tenants.handlers.backup import tenant_resource
 from tenants.models import Backup, BackupState, Tenant
 from tenants.services.change_images import change_images_prune
 from tenants.services.numbers import numbers_close
+from tenants.services.plans import plans_forget
 
 _ENDED = (BackupState.EXPIRED, BackupState.DELETED)
 
@@ -31,6 +32,8 @@ def run(context: OperationContext) -> Mapping[str, Any]:
         report = prune(repository, forget=forget, head=tenant.numbers_closed, dry_run=dry_run, progress=context)
         context.phase("change images")
         images = change_images_prune(context, tenant, repository, dry_run=dry_run)
+    if not dry_run:
+        plans_forget(tenant)
     return {
         "tenant": tenant.slug,
         "dry_run": dry_run,

@@ -199,7 +199,7 @@ def _standing(restore: Restore) -> str:
 
 def _told(restore: Restore, error: LastroError) -> LastroError:
     """Say where each source stands when they differ, and what to do; class and exit code stay when none changed."""
-    if isinstance(error, StalePlan) and restore.plan is not None:
+    if isinstance(error, StalePlan) and (restore.plan is not None or restore.undoes_id):
         error.hint = f"see what would be done now: {plan_command(restore)}"
     states = set(restore.sources.values_list("state", flat=True))
     if states <= {RestoreSourceState.OLD} or isinstance(error, RestoreUnproven):

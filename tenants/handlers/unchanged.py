@@ -15,29 +15,27 @@ from engine.tree_diff import tree_diff
 from engine.tree_format import ROOT_MODULE, show_path, sort_key
 from engine.tree_view import TreeView
 
-PATHS_SHOWN_MAX = 3
-
 
 def unchanged_since(
     *, before: SourceView, now: SourceView | None, backup: SourceView, modules: Sequence[str], undoes: str
 ) -> None:
-    """Raise StalePlan naming paths that somebody changed since the restore `undoes`."""
-    hint = f"see what an undo would do now: restore undo {undoes} --plan"
+    """Raise StalePlan when somebody changed something of this source since the restore `undoes`."""
     if now is None:
-        raise StalePlan("what is there now could not be saved; nothing was changed", hint=hint)
-    touched: list[str] = []
+        raise StalePlan("what is there now could not be saved; nothing was changed", hint=_look(undoes))
     for tree in before.trees:
         sides = [_tree(view, tree.name) for view in (now, backup)]
         if not isinstance(tree, TreeView) or None in sides:
             continue
-        for path in _touched(tree, *(side for side in sides if side is not None)):
-            if _chosen(path, tree, modules):
-                touched.append(show_path(path))
-                if len(touched) > PATHS_SHOWN_MAX:
-                    break
-    if touched:
-        names = ", ".join(touched[:PATHS_SHOWN_MAX]) + (" …" if len(touched) > PATHS_SHOWN_MAX else "")
-        raise StalePlan(f"changed since the restore: {names}; nothing was changed", hint=hint)
+        touched = _touched(tree, *(side for side in sides if side is not None))
+        # The names stay out of the message: it lies in the catalogue in clear, and the plan shows them.
+        if any(_chosen(path, tree, modules) for path in touched):
+            raise StalePlan(
+                f"files of source {before.name} were changed since the restore; nothing was changed", hint=_look(undoes)
+            )
+
+
+def _look(undoes: str) -> str:
+    return f"see what an undo would do now: restore undo {undoes} --plan"
 
 
 def _tree(view: SourceView, name: str) -> TreeView | None:

@@ -15,7 +15,7 @@ from engine.errors import LastroError, StalePlan, UsageError
 from operations.context import OperationContext
 from operations.models import Operation
 from operations.services import operation_enqueue
-from tenants.models import Backup, PlanState, Restore, RestoreKind, RestorePlan
+from tenants.models import Backup, PlanState, Restore, RestoreKind, RestorePlan, Tenant
 from tenants.previews import totals
 from tenants.selection import Selection, Wish
 from tenants.services.wishes import targets_seal, wish_resolve
@@ -120,6 +120,12 @@ def plan_failed(plan: RestorePlan, error: LastroError, *, actor: str) -> None:
         )
 
 
+def plans_forget(tenant: Tenant) -> int:
+    """Drop what old plans showed, a term of undo after they expired; who planned what and when stays."""
+    begun = clock.now() - datetime.timedelta(days=settings.LASTRO_UNDO_DAYS)
+    return RestorePlan.objects.filter(tenant=tenant, expires_at__lt=begun).exclude(previews=b"").update(previews=b"")
+
+
 def plan_previews(plan: RestorePlan) -> list[dict[str, Any]]:
     """The previews per source, opened by the tenant's key; empty while there are none."""
     if not plan.previews:
@@ -130,7 +136,9 @@ def plan_previews(plan: RestorePlan) -> list[dict[str, Any]]:
 
 
 def plan_digests(plan: RestorePlan) -> dict[str, str]:
-    """Per source the digest of the changes that were approved."""
+    """Per source the digest of the changes that were approved. Raises StalePlan when what was shown is gone."""
+    if not plan.previews:
+        raise StalePlan(f"what plan {plan.pk} showed was dropped", hint=f"plan again: {plan_command(plan)}")
     return {source["name"]: str(source["digest"]) for source in plan_previews(plan)}
 
 

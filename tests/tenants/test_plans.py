@@ -19,9 +19,10 @@ from tenants import plan_outputs
 from tenants.models import Backup, Restore, RestorePlan, Validation
 from tenants.plan_selectors import plan_get
 from tenants.plan_text import plan_text
+from tenants.services.backups import prune_start
 from tenants.services.plans import PlanExpired
 from tenants.services.restore_recording import report_of
-from tests.tenants.conftest import House
+from tests.tenants.conftest import ACTOR, House
 
 Content = Callable[[Path], dict[str, bytes]]
 
@@ -80,6 +81,13 @@ def test_an_expired_plan_is_refused(house: House, monkeypatch: pytest.MonkeyPatc
         house.run_plan(plan)
     assert f"restore plan {backup.pk}" in refused.value.hint
     assert not Restore.objects.exists()
+    assert "it has expired" in plan_text(plan_outputs.plan(plan))
+    house.run(prune_start(plan.tenant, dry_run=False, actor=ACTOR, here=True))
+    assert plan_outputs.plan(plan_get(plan.pk))["files"]["created"] == 1
+    later = late + datetime.timedelta(days=30)
+    monkeypatch.setattr(clock, "now", lambda: later)
+    house.run(prune_start(plan.tenant, dry_run=False, actor=ACTOR, here=True))
+    assert "what it showed was dropped some time after it expired" in plan_text(plan_outputs.plan(plan_get(plan.pk)))
 
 
 @pytest.mark.parametrize(

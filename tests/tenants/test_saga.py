@@ -14,8 +14,9 @@ from engine.errors import CommitUnknown, StalePlan, TargetError, TargetUnreachab
 from engine.images import images_list
 from operations.models import Operation
 from operations.services import operation_retry, operation_run
-from tenants import wiring
+from tenants import plan_outputs, wiring
 from tenants.models import Backup, Restore, RestoreSource, RestoreSourceState
+from tenants.plan_text import plan_text
 from tenants.selectors import restore_get
 from tenants.services.restore_recording import report_of
 from tests.tenants.conftest import ACTOR, House
@@ -308,6 +309,9 @@ def test_an_undo_over_several_sources_is_all_or_nothing(hotel: Hotel) -> None:
     assert (undo.state, undo.error_code) == ("failed", "plan.stale")
     assert hotel.now() == now
     assert RestoreSourceState.OLD in set(hotel.states(undo).values())
+    assert undo.error_hint.endswith(f"restore undo {restore.pk} --plan")
     plan = hotel.house.undo_plan(restore)
+    text = plan_text(plan_outputs.plan(plan))
+    assert any(line.startswith("1 row of users changed since 20") for line in text)
     hotel.house.run_plan(plan)
     assert hotel.now() == hotel.before
