@@ -34,6 +34,8 @@ INSERT INTO tag VALUES ('k0', 1, 0, 1), ('k1', 1, 1, 1), ('k2', 2, 2, 1);
 INSERT INTO seat VALUES ('k0', 1, 0), ('k1', 1, 1), ('k2', 2, 2);
 CREATE TRIGGER noted AFTER INSERT ON guest BEGIN INSERT INTO log VALUES (new.id); END;
 """
+NAMELESS = SCHEMA + "ALTER TABLE tag DROP COLUMN tenant_id;"
+"""The same, but tags are a tenant's only through their items."""
 MODELS = (
     Model(
         "guest", ("id",), ("id", "tenant_id", "email", "name", "created_at", "updated_at"), ("email",),
@@ -84,25 +86,27 @@ def operations(tenants: Sequence[int], count: int) -> st.SearchStrategy[list[tup
 
 
 def operate(path: Path, done: Sequence[tuple[str, str, tuple[Any, ...]]]) -> None:
-    """Do it; a row never passes from one tenant to the other."""
+    """Do it; a row that names its tenant never passes to the other."""
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("BEGIN")
         for what, name, row in done:
             model = next(each for each in MODELS if each.name == name)
-            values = dict(zip(model.columns, row, strict=True))
+            known = {each[1] for each in db.execute(f"PRAGMA table_info({name})")}
+            values = {each: value for each, value in zip(model.columns, row, strict=True) if each in known}
             (key,) = model.key
+            own = {each: value for each, value in values.items() if each in (key, "tenant_id")}
+            where, named = " AND ".join(f"{each} = ?" for each in own), tuple(own.values())
             if what == "put":
-                db.execute(f"INSERT OR IGNORE INTO {name} VALUES ({','.join('?' * len(row))})", row)
+                places = ",".join("?" * len(values))
+                db.execute(f"INSERT OR IGNORE INTO {name} ({','.join(values)}) VALUES ({places})", (*values.values(),))
             elif what == "delete":
-                db.execute(f"DELETE FROM {name} WHERE {key} = ? AND tenant_id = ?", (values[key], values["tenant_id"]))
+                db.execute(f"DELETE FROM {name} WHERE {where}", named)
             else:
-                columns = [each for each in model.columns if each not in (key, "tenant_id")]
+                columns = [each for each in values if each not in own]
                 columns = columns[-2:] if what == "touch" else columns
                 pairs = ", ".join(f"{each} = ?" for each in columns)
-                db.execute(
-                    f"UPDATE OR IGNORE {name} SET {pairs} WHERE {key} = ? AND tenant_id = ?",
-                    (*(values[each] for each in columns), values[key], values["tenant_id"]),
-                )
+                changed = (*(values[each] for each in columns), *named)
+                db.execute(f"UPDATE OR IGNORE {name} SET {pairs} WHERE {where}", changed)
         db.execute("COMMIT")
 
 
@@ -177,12 +181,12 @@ class MemoryImage:
 class Playground:
     """One file whose states are kept as copies."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, schema: str = SCHEMA) -> None:
         self.path, self._kept = folder / "app.db", folder / "kept.db"
         self._template = folder / "template.db"
         if not self._template.exists():
             with closing(sqlite3.connect(self._template)) as db:
-                db.executescript(SCHEMA)
+                db.executescript(schema)
                 db.execute("PRAGMA journal_mode = WAL")
 
     def reset(self) -> None:

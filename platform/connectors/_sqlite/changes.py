@@ -117,13 +117,20 @@ class TableChanges:
 
     def gone(self, row: str) -> str:
         """The condition that a row of the target is deleted, or replaced by an update."""
-        if not self.removes:
+        return self.touched(row, done=False)
+
+    def touched(self, row: str, *, done: bool) -> str:
+        """The condition that a row is one that goes or changes; when it is `done`, that it came or changed."""
+        if not (self.adds if done else self.removes):
             return "0"
         if self.table.rowid:
             self.index("handle")
         else:
             self.index_on(self.table.primary)
-        return f"EXISTS (SELECT 1 FROM {self.temp} gone WHERE {self.same_row('gone', row, find='change')} AND gone.act = 1 AND gone.op > 0)"
+        return (
+            f"EXISTS (SELECT 1 FROM {self.temp} gone WHERE {self.same_row('gone', row, find='change')} "
+            f"AND gone.act = 1 AND gone.op {'<> 1' if done else '> 0'})"
+        )
 
     def index_on(self, columns: Sequence[str]) -> None:
         """Make lookups by those columns of the target quick; nothing for columns that changes do not know."""

@@ -7,13 +7,12 @@ from threading import RLock
 from typing import Any
 
 from connectors._sqlite.applying import Definitions, by_tables, rows_apply, rows_check, transaction_begin, violations
-from connectors._sqlite.catalog import Catalog, catalog_read, quote
+from connectors._sqlite.catalog import catalog_read, quote
 from connectors._sqlite.plan import plan_make, rows_select
 from connectors._sqlite.planner import Plan, Planner
 from connectors._sqlite.prepared import FileIdentity, PreparedSqlite
 from connectors._sqlite.read import Layout
 from connectors._sqlite.references import relations_of
-from connectors._sqlite.scope import Scope
 from connectors._sqlite.scoping import scope_of
 from engine.errors import StalePlan, TargetError
 from engine.ports import Check, RestoreReport, RestoreRequest, SourceView
@@ -62,7 +61,7 @@ class InPlace:
         by_name = {each.name: each for each in plan.changes}
         relations = relations_of(plan.catalog, by_name, plan.missing)
         broken = violations(connection, relations)
-        others = self._fingerprint(plan.catalog, plan.scope)
+        others = self._fingerprint(plan, done=False)
         sequences = sequences_of(connection)
         self._progress.phase("apply")
         self._tables_create(plan)
@@ -75,7 +74,7 @@ class InPlace:
         self._notes(plan, silenced)
         self._progress.phase("check")
         checks = self._checks(plan)
-        neighbours = self._neighbours(others, applied)
+        neighbours = self._neighbours(plan, others, applied)
         left = violations(connection, relations)
         self._references(plan, broken, left)
         report = RestoreReport(
@@ -192,24 +191,29 @@ class InPlace:
             Check("data_integrity", True, {**integrity.expected, **rows}, {**integrity.actual, **counts}),
         )
 
-    def _fingerprint(self, catalog: Catalog, scope: Scope) -> dict[str, str]:
-        """Digest of every row outside the scope, per table; empty unless a proof was asked for."""
+    def _fingerprint(self, plan: Plan, *, done: bool) -> dict[str, str]:
+        """Digest of every row that the plan does not touch, per table; empty unless a proof was asked for.
+
+        It is not asked which rows are the tenant's: a row whose parent comes back passes into the scope unchanged.
+        """
         if not self._request.prove or self._layout.whole:
             return {}
+        by_name = {each.name: each for each in plan.changes}
         digests = {}
-        for table in catalog.plain:
-            plan = plan_make(self._connection, catalog, table, whole=True, where=scope.outside(table.name))
+        for table in plan.catalog.plain:
+            changes = by_name.get(table.name)
+            where = None if changes is None else f"NOT {changes.touched(quote(table.name), done=done)}"
+            select = plan_make(self._connection, plan.catalog, table, whole=True, where=where)
             digest = hashlib.sha256()
-            for rows, _ in rows_select(self._connection, RLock(), plan):
+            for rows, _ in rows_select(self._connection, RLock(), select):
                 digest.update(b"\n".join(rows) + b"\n")
             digests[table.name] = digest.hexdigest()
         return digests
 
-    def _neighbours(self, others: dict[str, str], applied: int) -> Mapping[str, Any]:
+    def _neighbours(self, plan: Plan, others: dict[str, str], applied: int) -> Mapping[str, Any]:
         proof: dict[str, Any] = {"planned": applied, "applied": applied}
         if others:
-            catalog = catalog_read(self._connection)
-            after = self._fingerprint(catalog, scope_of(self._connection, catalog, self._layout))
+            after = self._fingerprint(plan, done=True)
             differ = sorted(name for name in others if others[name] != after.get(name))
             if differ:
                 raise TargetError(f"rows of others changed in {', '.join(differ)}; everything was rolled back")
