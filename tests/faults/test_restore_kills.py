@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.e2e.program import Program
@@ -21,11 +22,26 @@ LEASE_SECONDS = 2.2
 """What a killed process held is let go after two heartbeats of a second."""
 
 
-class Hotel:
+class Killer:
+    """Kills commands of one program."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+
+    def killed(self, point: str, *args: object) -> str:
+        """Run a command that dies at the point; the id of the operation that is lost by it."""
+        died = self.program.raw(*args, "--here", "--json", LASTRO_KILL_AT=point)
+        assert died.code == -9, f"{point} was not reached: {died.err}"
+        time.sleep(LEASE_SECONDS)
+        return str(self.program("operation", "reap")["lost"][0])
+
+
+class Hotel(Killer):
     """One tenant with three sources, which a bad night changes again and again."""
 
     def __init__(self, program: Program, top: Path) -> None:
-        self.program, self.top = program, top
+        super().__init__(program)
+        self.top = top
         (top / "assets").mkdir(parents=True)
         (top / "assets" / "a").write_text("one")
         program.tenant("aurora", assets=top / "assets")
@@ -50,13 +66,6 @@ class Hotel:
             with sqlite3.connect(self.top / f"{name}.db") as connection:
                 found[name] = connection.execute("SELECT * FROM users ORDER BY id").fetchall()
         return found
-
-    def killed(self, point: str, *args: object) -> str:
-        """Run a command that dies at the point; the id of the operation that is lost by it."""
-        died = self.program.raw(*args, "--here", "--json", LASTRO_KILL_AT=point)
-        assert died.code == -9, f"{point} was not reached: {died.err}"
-        time.sleep(LEASE_SECONDS)
-        return str(self.program("operation", "reap")["lost"][0])
 
     def nothing_left_beside(self) -> bool:
         return [path.name for path in self.top.iterdir() if "lastro" in path.name] == []
@@ -115,3 +124,38 @@ def test_a_plan_killed_at_its_end_can_be_made_again(hotel: Hotel) -> None:
     program("operation", "retry", lost, "--here")
     program.restore(plan["plan"], "aurora")
     assert hotel.now() == wanted
+
+
+@pytest.mark.parametrize("point", ["pg.restore.applied", "pg.restore.committed"])
+def test_a_killed_commit_on_postgresql_is_settled(
+    program: Program, tmp_path: Path, postgres_database: str, point: str
+) -> None:
+    """Goal: the server is asked how a commit ended that nobody saw; kill around it, retry, undo."""
+
+    def sql(text: str) -> list[Any]:
+        with psycopg.connect(postgres_database, autocommit=True) as connection:
+            done = connection.execute(text)  # type: ignore[arg-type]
+            return done.fetchall() if done.description else []
+
+    (tmp_path / "assets").mkdir()
+    (tmp_path / "assets" / "a").write_text("one")
+    sql("CREATE TABLE rooms (id int PRIMARY KEY, tenant int, name text)")
+    sql("INSERT INTO rooms SELECT g, g % 2, 'r' || g FROM generate_series(1, 100) g")
+    program.tenant("aurora", assets=tmp_path / "assets")
+    settings = [f"dsn={postgres_database}", "layout=rows", "tenant_column=tenant", "tenant_value=1"]
+    more = [word for each in settings for word in ("--set", each)]
+    program("source", "add", "aurora", "db", "--kind", "postgresql", "--category", "database", *more)
+    wanted = sql("SELECT * FROM rooms ORDER BY id")
+    backup = program.backup("aurora")["id"]
+    sql("DELETE FROM rooms WHERE id % 3 = 0 AND tenant = 1; UPDATE rooms SET name = 'x' WHERE id < 9 AND tenant = 1")
+    (tmp_path / "assets" / "a").write_text("changed")
+    changed = sql("SELECT * FROM rooms ORDER BY id")
+    lost = Killer(program).killed(point, "restore", "run", backup, "--confirm", "aurora")
+    assert sql("SELECT * FROM rooms ORDER BY id") in (changed, wanted)
+    program("operation", "retry", lost, "--here")
+    assert sql("SELECT * FROM rooms ORDER BY id") == wanted
+    assert (tmp_path / "assets" / "a").read_text() == "one"
+    restore = program("restore", "list", "aurora")["data"][0]
+    program("restore", "undo", restore["id"], "--confirm", "aurora", "--here")
+    assert sql("SELECT * FROM rooms ORDER BY id") == changed
+    assert (tmp_path / "assets" / "a").read_text() == "changed"
