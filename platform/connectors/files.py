@@ -197,7 +197,9 @@ class FilesConnector(CopyFields, FolderScratch):
 
     def _order(self, view: SourceView, request: RestoreRequest) -> TreeOrder:
         """In place, what today's patterns leave out is in no safety backup: dropping it could not be undone."""
-        then = Patterns(view.facts.get("exclude", ())) if request.in_place else None
+        lines = tuple(view.facts.get("exclude", ()))
+        # The same patterns as today's leave out the same, and need not be asked path by path.
+        then = Patterns(lines) if request.in_place and lines != self.config.exclude else None
         return TreeOrder(
             mode=request.mode,
             modules=request.modules,

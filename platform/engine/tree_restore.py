@@ -147,7 +147,7 @@ def prepared_tree(
     finally:
         if prepared is not None:
             prepared.close()
-        if not os.path.lexists(where.journal):
+        if not os.path.lexists(where.journal) and not (prepared and prepared.keeps_old):
             with _target_errors(target):
                 clear(where)
 
@@ -159,6 +159,8 @@ class PreparedTree:
         self._view, self._where, self._order, self._progress = view, where, order, progress
         self._plan: TreePlan | None = None
         self._nothing = False
+        self.keeps_old = False
+        """What was there lies in the stage and nowhere else, because it could not be put back."""
         self.done = TreeRestored(FileChange(), (), ())
         self.token: Mapping[str, Any] = {"nothing": True}
 
@@ -274,6 +276,7 @@ class PreparedTree:
             try:
                 exchange_back(where)
             except OSError as failure:
+                self.keeps_old = True
                 raise CommitUnknown(
                     f"{show_path(where.target)} is the new tree, and cannot be changed back: {failure.strerror}",
                     hint=f"what was there lies in {show_path(where.staging)}",

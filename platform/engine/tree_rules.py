@@ -93,7 +93,12 @@ def rules_for(order: TreeOrder, view: TreeView, likeness: Likeness) -> Rules:
         return Full(likeness)
     if order.mode == "selective":
         return Selective(likeness, Chosen(view, order.modules, order.base))
-    return Merge(likeness, order.policies, three_way=order.base is not None)
+    return Merge(likeness, order.policies, _listed(view), three_way=order.base is not None)
+
+
+def _listed(view: TreeView) -> frozenset[str]:
+    """Modules that the manifest names; beyond a thousand they are one, OTHERS_MODULE."""
+    return frozenset(str(module["name"]) for module in view.node["modules"])
 
 
 # ---------------------------------------------------------------- full and selective
@@ -130,7 +135,7 @@ class Chosen:
 
     def __init__(self, view: TreeView, modules: tuple[str, ...], base: TreeView | None = None) -> None:
         self._view, self._chosen = view, set(modules)
-        self._named = {str(module["name"]) for module in view.node["modules"]}
+        self._named = _listed(view)
         self._known: dict[bytes, bool] = {}
         once = Chosen(base, ()) if base is not None else None
         for name in modules:
@@ -193,7 +198,7 @@ class Selective:
         return (top if slash else ROOT_MODULE) not in self._chosen
 
 
-def _some(names: set[str]) -> str:
+def _some(names: frozenset[str]) -> str:
     listed = sorted(names)[:10]
     return ", ".join(listed) + (" …" if len(names) > len(listed) else "")
 
@@ -206,8 +211,10 @@ class Merge:
 
     refuses = False
 
-    def __init__(self, likeness: Likeness, policies: Mapping[str, Policy], *, three_way: bool) -> None:
-        self._likeness, self._policies = likeness, policies
+    def __init__(
+        self, likeness: Likeness, policies: Mapping[str, Policy], listed: frozenset[str], *, three_way: bool
+    ) -> None:
+        self._likeness, self._policies, self._listed = likeness, policies, listed
         self._decide: Callable[[Meeting], Verdict] = self._three_ways if three_way else self._two_ways
         self._by_module: dict[bytes, Policy] = {}
 
@@ -227,7 +234,9 @@ class Merge:
         module = top if top and (folder or row_is_folder(met.base)) else ROOT_MODULE
         policy = self._by_module.get(module)
         if policy is None:
-            policy = self._by_module[module] = self._policies.get(show_path(module), "only_missing")
+            name = show_path(module)
+            others = None if name in self._listed else self._policies.get(show_path(OTHERS_MODULE))
+            policy = self._by_module[module] = self._policies.get(name) or others or "only_missing"
         return policy
 
     # ------------------------------------------------------------ without a base

@@ -81,6 +81,21 @@ def test_policies_are_by_module(repository: Repository, tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_more_modules_than_are_listed(repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: folders beyond the manifest's list follow the policy of `/others`, and can be chosen by it or by name."""
+    monkeypatch.setattr("engine.tree_format.MODULES_MAX", 2)
+    folder = Folder(repository, lay(tmp_path / "tree", {f"{name}/f": "b" for name in "abcd"}))
+    view = folder.backup()
+    lay(folder.root, {f"{name}/f": "t" for name in "abcd"})
+    folder.restore(view, mode="merge", policies={"/others": "take_backup"})
+    assert [contents(folder.root)[f"{name}/f"] for name in "abcd"] == ["t", "b", "b", "b"]
+    lay(folder.root, {f"{name}/f": "t" for name in "abcd"})
+    folder.restore(view, mode="selective", modules=("c",))
+    assert [contents(folder.root)[f"{name}/f"] for name in "abcd"] == ["t", "t", "b", "t"]
+    folder.restore(view, mode="selective", modules=("/others", "a"))
+    assert [contents(folder.root)[f"{name}/f"] for name in "abcd"] == ["b", "b", "b", "b"]
+
+
 def test_three_ways(repository: Repository, tmp_path: Path) -> None:
     """Goal: what one side changed is that side's, both sides' changes are conflicts by policy and listed."""
     names = ("same", "mine", "its", "both", "gone_here", "gone_there", "gone_changed", "changed_gone")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from connectors.files import FilesConnector
-from engine.errors import SourceUnsupported, StalePlan, TargetError, TargetFull
+from engine.errors import CommitUnknown, SourceUnsupported, StalePlan, TargetError, TargetFull
 from engine.ports import FileChange, RestoreRequest
 from engine.progress import NullProgress
 from engine.repository import Repository
@@ -155,6 +155,30 @@ def test_a_write_in_the_moment_of_the_swap(
         prepared.commit()
     assert fingerprint(folder.root) == wrote[0]
     assert leftovers(folder.root) == []
+
+
+def test_what_cannot_be_put_back_is_kept(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: when even the way back fails, the operator is told so, and the old tree lies where it is said to lie."""
+    view = folder.backup()
+    lay(folder.root, {"a/one": "X"})
+    request = RestoreRequest(label="rst_1", overwrite=True, saved=folder.backup())
+
+    def late(places: Places) -> bool:
+        lay(folder.root, {"top": "late"})
+        return exchange(places)
+
+    def broken(places: Places) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("engine.tree_restore.exchange", late)
+    monkeypatch.setattr("engine.tree_restore.exchange_back", broken)
+    with folder.connector.prepare(view, request, NullProgress()) as prepared:
+        with pytest.raises(CommitUnknown) as caught:
+            prepared.commit()
+        assert folder.connector.settle(prepared.token) is True
+    (stage,) = leftovers(folder.root)
+    assert stage in caught.value.hint
+    assert (folder.root.parent / stage / "top").read_text() == "late"
 
 
 def test_what_stays_may_be_written_to_all_the_time(folder: Folder) -> None:
