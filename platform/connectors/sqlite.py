@@ -7,7 +7,13 @@ way, and the copy is read; when there is no room for it the file itself is read 
 The source file is never written to; opening a WAL file may create its `-shm` and `-wal` companions.
 
 Not kept: sqlite_stat tables (run ANALYZE), free pages, the journal mode of a file restored in place.
-Virtual tables (FTS5 and others) are kept as their definition and the rows of their shadow tables.
+Virtual tables (FTS5 and others) are kept as their definition and the rows of their shadow tables; a merge leaves them
+alone, because the two sides' search indexes cannot be mixed row by row.
+
+A restore holds the file's write lock from its first comparison to its commit. A preview runs the same code in a read transaction.
+In a merge and a selection rows are known by their declared key, without one by their content, never by a mere rowid.
+A clock column may be declared as anything: numbers are compared with numbers, ISO 8601 text with such text (UTC where it
+names no zone), and where that cannot be done the tenant's row stays.
 """
 
 import contextlib

@@ -26,6 +26,8 @@ def drift_of(
         elif old is not None and new is not None:
             found += _columns(old, new)
             found += _constraints(old, new)
+            if checks_differ(old, new):
+                found.append(Drift(name, "checks", "other checks", "rows that are written must fit them"))
     if whole:
         found += [
             Drift(each.name, None, "table", "left alone: the backup does not know it")
@@ -33,6 +35,11 @@ def drift_of(
             if each.name not in then.tables and each.sort == "table"
         ]
     return found
+
+
+def checks_differ(old: Table, new: Table) -> bool:
+    """Whether CHECK constraints may say something else than at the backup."""
+    return old.sql != new.sql and "CHECK" in new.sql.upper()
 
 
 def _columns(old: Table, new: Table) -> list[Drift]:

@@ -58,6 +58,8 @@ class InPlace:
         self._file.check()
         plan = Planner(connection, self._view, self._layout, self._request, self._progress).plan()
         digest_check(plan.digest, self._request)
+        if any(each.was == "checks" for each in plan.drift):
+            connection.execute("PRAGMA ignore_check_constraints = OFF")
         by_name = {each.name: each for each in plan.changes}
         relations = relations_of(plan.catalog, by_name, plan.missing)
         broken = violations(connection, relations)
