@@ -156,8 +156,26 @@ class References:
         for relation in self.relations:
             self.check()
             if relation.below is not None and relation.below.adds:
-                count += self._exclude(relation.below, self.orphans(relation), "withheld", relation.parent.name)
+                count += self._exclude(
+                    relation.below, self._with_descendants(relation), "withheld", relation.parent.name
+                )
         return count
+
+    def _with_descendants(self, relation: Relation) -> str | None:
+        """Orphans, and of a table that refers to itself at once all that hangs on them: chains may be long."""
+        select, below = self.orphans(relation), relation.below
+        if select is None or below is None or relation.child is not relation.parent:
+            return select
+        own = _values(below, relation.key.columns, "d")
+        theirs = _values(below, relation.key.parent_columns, "p")
+        if "NULL" in theirs:
+            return select
+        below.index_on(relation.key.columns)
+        return (
+            f"WITH RECURSIVE out(id) AS ({select} UNION SELECT d.id FROM out CROSS JOIN {below.temp} p "
+            f"ON p.id = out.id AND p.op = 0 CROSS JOIN {below.temp} d ON {_equal(relation.adapted(own), theirs)} "
+            "AND d.act = 1 AND d.op <> 1) SELECT id FROM out"
+        )
 
     def withhold(self, erased: frozenset[str]) -> None:
         """Take out only what refers to rows of those tables that do not come back, and what refers to it in turn."""
@@ -170,7 +188,7 @@ class References:
                 above, below = relation.above, relation.below
                 if above is None or below is None or not below.adds or not (above.name in erased or above.leaves):
                     continue
-                count += self._exclude(below, self.orphans(relation), "withheld", relation.parent.name)
+                count += self._exclude(below, self._with_descendants(relation), "withheld", relation.parent.name)
         self._explain()
 
     def _exclude(self, table: TableChanges, select: str | None, why: str, other: str | None) -> int:
