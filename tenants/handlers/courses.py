@@ -126,7 +126,7 @@ class ToBefore:
             validate=self.validate,
             modules=modules,
             # A module that the restore had brought back out of nothing is known to its backup only.
-            base=self.backups.view(self.undoes.backup, source) if selective else None,
+            base=self._made_of(source) if selective else None,
             saved=saved,
         )
 
@@ -143,7 +143,7 @@ class ToBefore:
             unchanged_since(
                 before=before,
                 now=request.saved,
-                backup=self.backups.held(self.undoes.backup, row.name),
+                backup=self._made_of(row.name),
                 modules=request.modules,
                 undoes=self.undoes.pk,
             )
@@ -163,6 +163,13 @@ class ToBefore:
             image = reading.image_of(self.backups.repository, first)
             return connector.preview_undo(image, request, self.context)
         return connector.preview(self._before(first), request, self.context)
+
+    def _made_of(self, source: str) -> SourceView:
+        """What the other restore made of the source: its backup's, or when it was an undo itself, what that put back."""
+        undone = self.undoes.undoes
+        if undone is None:
+            return self.backups.held(self.undoes.backup, source)
+        return self._before(undone.sources.select_related("saved").get(name=source))
 
     def _first(self, source: str) -> RestoreSource:
         return self.undoes.sources.select_related("saved").get(name=source)

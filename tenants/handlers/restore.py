@@ -64,7 +64,13 @@ def _retry(operation: Operation) -> Mapping[str, Any]:
     """Under the same id, so that the connectors find and clear what the lost run left behind."""
     restore = restore_get(operation.subject_id)
     restore_transition(
-        restore, to=RestoreState.APPROVED, actor=operation.actor, reason="run again", error_code="", error=""
+        restore,
+        to=RestoreState.APPROVED,
+        actor=operation.actor,
+        reason="run again",
+        error_code="",
+        error="",
+        error_hint="",
     )
     RestoreSource.objects.filter(restore=restore, state=RestoreSourceState.APPLYING).update(
         state=RestoreSourceState.UNKNOWN

@@ -15,7 +15,7 @@ from engine.errors import LastroError, StalePlan, UsageError
 from operations.context import OperationContext
 from operations.models import Operation
 from operations.services import operation_enqueue
-from tenants.models import Backup, PlanState, Restore, RestoreKind, RestorePlan, Tenant
+from tenants.models import Backup, PlanState, Restore, RestoreKind, RestorePlan, RestoreState, Tenant
 from tenants.previews import totals
 from tenants.selection import Selection, Wish
 from tenants.services.wishes import targets_seal, wish_resolve
@@ -146,7 +146,8 @@ def plan_usable(plan: RestorePlan) -> None:
     """Raise unless the plan can be run: PlanExpired, or Conflict for one that is used, failed or not ready."""
     if plan.state == PlanState.USED:
         by = Restore.objects.filter(plan=plan).order_by("-id").first()
-        retry = f"; operation retry {by.operation_id} runs that again" if by is not None else ""
+        is_failed = by is not None and by.state == RestoreState.FAILED
+        retry = f"; operation retry {by.operation_id} runs that again" if by is not None and is_failed else ""
         raise Conflict(
             f"plan {plan.pk} was used{f' by {by.pk}, which is {by.state}' if by is not None else ''}",
             hint=f"plan again: {plan_command(plan)}{retry}",

@@ -287,6 +287,25 @@ def test_a_retry_saves_what_came_between(hotel: Hotel, monkeypatch: pytest.Monke
     assert hotel.now() == between
 
 
+def test_an_undo_after_two_attempts_can_be_undone(hotel: Hotel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: each source goes back to what was saved before it was changed; commit the sources in two attempts, undo twice."""
+
+    def die(_prepared: Any) -> None:
+        raise KeyboardInterrupt
+
+    with _fated(SqliteConnector, "prepare", "bookings", die, monkeypatch), pytest.raises(KeyboardInterrupt):
+        hotel.house.restore(hotel.backup)
+    restore = Restore.objects.get()
+    assert hotel.states(restore)["assets"] == "new"
+    assert hotel.again(restore).state == "succeeded"
+    restore = restore_get(restore.pk)
+    assert len(set(restore.sources.values_list("saved_id", flat=True))) == 2
+    undo = hotel.house.undo(restore)
+    assert hotel.now() == hotel.before
+    hotel.house.undo(undo)
+    assert hotel.now() == hotel.wanted
+
+
 def test_images_are_not_left_by_attempts(hotel: Hotel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: each attempt has images of its own, and rows name those that count; refuse once, look into the store."""
     with _fated(FilesConnector, "prepare", "assets", _refuse(times=1), monkeypatch):
