@@ -24,24 +24,27 @@ from tests.services.postgres import PostgresServer
 GROUPS = len(POLICIES)
 HISTORIES = int(os.environ.get("LASTRO_TEST_HISTORIES", "60")) * 3 // 10
 SOAK_HISTORIES = 10_000
-KEYS = st.integers(1, 6)
-CODES = st.one_of(st.none(), st.integers(1, 6))
+KEYS = st.integers(1, 3)
+CODES = st.one_of(st.none(), st.integers(1, 5))
 TIMES = st.one_of(st.none(), st.integers(1, 4))
 PARENTS = st.builds(Parent, CODES, st.integers(1, 3), TIMES)
-CHILDREN = st.builds(Child, st.one_of(st.none(), KEYS), st.integers(1, 3), TIMES)
+CHILDREN = st.builds(Child, st.one_of(KEYS, KEYS, KEYS, st.none()), st.integers(1, 3), TIMES)
 STATES = st.builds(
     State,
-    st.dictionaries(KEYS, PARENTS, max_size=5),
-    st.dictionaries(KEYS, CHILDREN, max_size=5),
+    st.dictionaries(KEYS, PARENTS, min_size=2, max_size=3),
+    st.dictionaries(KEYS, CHILDREN, min_size=1, max_size=3),
     st.lists(st.integers(1, 3), max_size=4).map(Counter),
 )
+TOUCHES = st.tuples(st.integers(1, 3), TIMES)
+"""New values for what is not a reference nor a unique value: the row stays the same thing."""
 EDITS = st.lists(
     st.one_of(
-        st.tuples(st.just("p"), KEYS, st.one_of(st.none(), PARENTS)),
-        st.tuples(st.just("c"), KEYS, st.one_of(st.none(), CHILDREN)),
+        st.tuples(st.just("p"), KEYS, st.one_of(st.none(), st.none(), TOUCHES, TOUCHES, PARENTS)),
+        st.tuples(st.just("c"), KEYS, st.one_of(st.none(), st.none(), TOUCHES, TOUCHES, CHILDREN)),
         st.tuples(st.just("b"), st.integers(1, 3), st.sampled_from([-1, 1])),
     ),
-    max_size=8,
+    min_size=3,
+    max_size=10,
 )
 NEIGHBOURS = st.builds(State, st.dictionaries(KEYS, PARENTS, max_size=2), st.dictionaries(KEYS, CHILDREN, max_size=2))
 
@@ -71,9 +74,11 @@ def edited(state: State, edits: list[tuple[str, int, Any]]) -> State:
             state.bag[key] = max(0, state.bag[key] + row)
             continue
         rows: dict[int, Any] = state.parents if table == "p" else state.children
-        rows.pop(key, None)
-        if row is not None:
+        was = rows.pop(key, None)
+        if isinstance(row, (Parent, Child)):
             rows[key] = row
+        elif row is not None and was is not None:
+            rows[key] = type(was)(was[0], *row)
     return valid(state, State())
 
 
