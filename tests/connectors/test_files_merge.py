@@ -17,7 +17,7 @@ from tests.conftest import scale
 from tests.connectors.files_samples import Folder, contents, lay
 from tests.engine.tree_samples import fingerprint, fresh_repository, write
 
-HISTORIES = 60
+HISTORIES = 100
 
 
 @pytest.fixture
