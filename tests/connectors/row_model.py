@@ -30,6 +30,8 @@ class Model:
         """Whether two rows of the same key are different things."""
         if self.birth and _differ(one[self.birth], other[self.birth]):
             return True
+        if self.birth and None not in (one[self.birth], other[self.birth]):
+            return False
         if self.uniques:
             return all(_differ(one[each], other[each]) for each in self.uniques)
         if self.birth:

@@ -92,6 +92,8 @@ def test_three_ways(postgres_database: str, policy: str) -> None:
         ("created_at date, a int", "'2026-01-01', 1", "'2026-01-02', 1", True),
         ("created_at date, a int", "'2026-01-01', 1", "'2026-01-01', 2", False),
         ("created_at date, a int", "null, 1", "'2026-01-01', 2", False),
+        ("created_at date, a int unique", "'2026-01-01', 1", "'2026-01-01', 2", False),
+        ("created_at date, a int unique", "null, 1", "'2026-01-01', 2", True),
         ("mail text unique, a int", "'x', 1", "'y', 1", True),
         ("mail text unique, a int", "'x', 1", "'x', 2", False),
         ("mail text unique, nick text unique, a int", "'x', 'n', 1", "'y', 'n', 1", False),

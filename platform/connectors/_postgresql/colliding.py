@@ -96,17 +96,20 @@ def differ(
     `constant` columns say nothing: they are the same in all rows of a tenant.
     """
     assert pair.key is not None, "only rows of the same key are asked about"
-    conditions = []
+    conditions, known = [], []
     for birth in (name for name in BIRTH_COLUMNS if name in columns and name not in pair.key.columns):
         both = f"{one}.{ident(birth)} IS NOT NULL AND {other}.{ident(birth)} IS NOT NULL"
         conditions.append(f"({both} AND {_unequal(one, other, birth)})")
+        known.append(f"({both})")
     keys = [each for each in others(pair, uniques) if each.plain and each.columns <= set(columns)]
     if keys:
         equal = [
             " AND ".join(f"{one}.{v} {o} {other}.{v}" for v, o in zip(each.values, each.operators, strict=True))
             for each in keys
         ]
-        conditions.append("(" + " AND ".join(f"({each}) IS FALSE" for each in equal) + ")")
+        # A birth that both know decides: a guest with another e-mail address is still the guest.
+        untold = [f"NOT ({' OR '.join(known)})"] if known else []
+        conditions.append("(" + " AND ".join([*untold, *(f"({each}) IS FALSE" for each in equal)]) + ")")
     if not conditions:
         comparable = [name for name in columns if name not in pair.key.columns and name not in constant]
         if len(comparable) >= COMPARABLE_COLUMNS_MIN:

@@ -68,6 +68,8 @@ class Fields:
 
         if any(map(known_to_differ, self.births)):
             return True
+        if any(NULL not in (a[at], b[at]) for at in self.births):
+            return False
         if self.uniques:
             return all(any(map(known_to_differ, unique)) for unique in self.uniques)
         if self.births or len(self.comparable) < COMPARABLE_COLUMNS_MIN:
