@@ -171,3 +171,40 @@ def test_another_tenants_row_is_never_overwritten_by_an_undo(bench: Bench, tmp_p
     with pytest.raises(Exception, match="another tenant"):
         operator.undo(image)
     assert everything(path) == live
+
+
+def test_rowids_that_were_given_out_again_do_not_hinder_an_undo(bench: Bench, tmp_path: Path) -> None:
+    """Goal: neighbours' and newer rows are no change of restored ones. Method: they take the rowids that a restore freed."""
+    path = tmp_path / "shared.db"
+    run(
+        path,
+        "CREATE TABLE bills(tenant_id INT, number INT, v, PRIMARY KEY(tenant_id, number)); CREATE TABLE log(tenant_id INT, v);"
+        "INSERT INTO bills VALUES (1, 1, 'a'), (2, 1, 'b'); INSERT INTO log VALUES (1, 'a'), (2, 'b'), (1, 'lost');",
+    )
+    operator = Operator(bench, tenant(path, "1"))
+    manifest = bench.backup(operator.connector)
+    run(path, "DELETE FROM log WHERE v = 'lost'")
+    run(
+        path,
+        "INSERT INTO bills VALUES (1, 7, 'later'), (1, 8, NULL); INSERT INTO log VALUES (1, 'x'), (1, 'x'), (1, NULL)",
+    )
+    before = {name: query(path, f"SELECT * FROM {name} WHERE tenant_id = 1 ORDER BY 1, 2") for name in ("bills", "log")}
+    _, image = operator.restore(manifest)
+    run(path, "DELETE FROM log WHERE v = 'lost'")
+    for at in range(6):
+        run(path, f"INSERT INTO bills VALUES (2, {at + 10}, 'theirs'); INSERT INTO log VALUES (2, 'theirs')")
+        if at == 0:
+            shown = operator.undo_preview(image)
+            assert [each.conflicts for each in shown.tables] == [0, 0]
+            assert [(each.insert, each.update, each.delete) for each in shown.tables] == [(2, 0, 0), (3, 0, 0)]
+    theirs = [query(path, f"SELECT * FROM {name} WHERE tenant_id = 2 ORDER BY 1, 2") for name in ("bills", "log")]
+    run(path, "INSERT INTO bills VALUES (1, 9, 'newest')")
+    _, back = operator.undo(image, shown.digest)
+    assert query(path, "SELECT * FROM bills WHERE tenant_id = 1 ORDER BY 1, 2") == [*before["bills"], (1, 9, b"newest")]
+    assert query(path, "SELECT * FROM log WHERE tenant_id = 1 ORDER BY 1, 2") == before["log"]
+    operator.undo(back)
+    assert query(path, "SELECT * FROM bills WHERE tenant_id = 1 ORDER BY 1, 2") == [(1, 1, b"a"), (1, 9, b"newest")]
+    assert query(path, "SELECT * FROM log WHERE tenant_id = 1") == [(1, b"a")]
+    assert theirs == [
+        query(path, f"SELECT * FROM {name} WHERE tenant_id = 2 ORDER BY 1, 2") for name in ("bills", "log")
+    ]

@@ -112,7 +112,10 @@ def _rowids(connection: sqlite3.Connection, table: TableChanges) -> None:
         f"SELECT 1 FROM {table.temp} WHERE act = 1 AND op = 0 AND handle IS NULL LIMIT 1"
     ).fetchone():
         return
-    highest = connection.execute(f"SELECT coalesce(max({table.table.rowid}), 0) FROM {table.live}").fetchone()[0]
+    highest = connection.execute(
+        f"SELECT max(coalesce((SELECT max({table.table.rowid}) FROM {table.live}), 0), "
+        f"coalesce((SELECT max(handle) FROM {table.temp}), 0))"
+    ).fetchone()[0]
     connection.execute(
         f"UPDATE {table.temp} SET handle = new.place FROM "
         f"(SELECT id AS theirs, ? + row_number() OVER (ORDER BY id) AS place FROM {table.temp} "

@@ -65,6 +65,8 @@ class TableChanges:
     """Whether inserted rows get back the rowid that is their first field."""
     exists: bool = True
     """False for a table that the target does not have yet."""
+    placed: bool = True
+    """Whether the rowid of an inserted row is part of the change, and not merely where it would go if that is free."""
     selected: bool = True
     unchanged: int = 0
     removes: bool = False
@@ -175,6 +177,12 @@ class TableChanges:
         self._next += count
         insert_all(self.connection, self.temp, zip(*columns, strict=True))
 
+    def move_from_taken(self) -> None:
+        """Let rows be inserted elsewhere whose rowids other rows have by now."""
+        self.connection.execute(
+            f"UPDATE {self.temp} SET handle = NULL WHERE op = {INSERT} AND handle IN (SELECT {self.table.rowid} FROM {self.live})"
+        )
+
     def _handles(self, changes: Sequence[Change]) -> list[Any]:
         if self.handled:
             return [change.tag[0] if change.tag else int(change.after.partition(TAB)[0]) for change in changes]
@@ -223,8 +231,9 @@ class TableChanges:
     def digest(self, digest: ChangeDigest) -> None:
         """Add every change that is done."""
         digest.section(self.name, self.columns)
+        handle = "handle" if self.placed else f"CASE WHEN op <> {INSERT} THEN handle END"
         cursor = self.connection.execute(
-            f"SELECT op, before, handle, {', '.join(self.values)} FROM {self.temp} WHERE act = 1 ORDER BY id"
+            f"SELECT op, before, {handle}, {', '.join(self.values)} FROM {self.temp} WHERE act = 1 ORDER BY id"
         )
         while found := cursor.fetchmany(FETCH_ROWS):
             digest.lines(change_lines(found))

@@ -59,6 +59,7 @@ class UndoPlan:
     settled: dict[str, int] = field(default_factory=dict)
     """By table rows that are already as before, though the restore had changed them."""
     digest: str = ""
+    scope: Scope | None = None
 
     def counts(self) -> tuple[TableChange, ...]:
         found = []
@@ -170,15 +171,15 @@ class Undo:
     def _compare(self, plan: UndoPlan, rows: _Rows, number: int) -> TableChanges:
         header, exists = rows.header, rows.header["name"] in plan.catalog.tables
         table = plan.catalog.tables[header["name"]] if exists else plan.missing[header["name"]]
-        columns = _columns(header)
-        select = _plan(table, columns, header)
+        key = self._key(table, rows)
+        select = _plan(table, _columns(header), key)
         changes = TableChanges(
             self._connection, number, table.name, header["module"], table, select.columns, (), select.key.synthetic,
-            bool(table.rowid), exists=exists, keys=table.primary,
+            handled=not key, exists=exists, placed=self._kept_places(table), keys=table.primary,
         )  # fmt: skip
         sides = [
             Side(_placed(self._connection, select, rows.before), select.key),
-            Side(self._live(select, rows, header) if exists else iter(()), select.key),
+            Side(self._live(plan, select, rows, key) if exists else iter(()), select.key),
             Side(_placed(self._connection, select, rows.after), select.key),
         ]
         plan.settled[table.name] = 0
@@ -187,20 +188,56 @@ class Undo:
             plan.settled[table.name] += equal
             changes.unchanged += equal
             changes.store(differing, [DONE if each.before == (each.base or b"") else CONFLICT for each in differing])
+        if exists and not changes.placed:
+            changes.move_from_taken()
         return changes
 
-    def _live(self, plan: TablePlan, rows: _Rows, header: Mapping[str, Any]) -> Iterator[Batch]:
+    def _kept_places(self, table: Table) -> bool:
+        """Whether rowids belong to what a row is. SQLite gives out implicit ones again, to any tenant, and VACUUM moves them."""
+        return self._layout.whole or not table.rowid or bool(table.alias)
+
+    def _key(self, table: Table, rows: _Rows) -> tuple[str, ...]:
+        """Columns by which rows of the image are found again; empty for their rowids."""
+        if not table.rowid:
+            return tuple(rows.header["key"])
+        if self._kept_places(table) or not table.primary:
+            return ()
+        null = " OR ".join(f"{quote(each)} IS NULL" for each in table.primary)
+        found = self._connection.execute(
+            f"SELECT EXISTS (SELECT 1 FROM {rows.before} WHERE {null}) OR EXISTS (SELECT 1 FROM {rows.after} WHERE {null})"
+        ).fetchone()[0]
+        return () if found else tuple(table.primary)
+
+    def _live(self, plan: UndoPlan, select: TablePlan, rows: _Rows, key: Sequence[str]) -> Iterator[Batch]:
         """The target's rows of the image's keys, with their rowids and whole lines."""
-        keys = plan.table.rowid if header["rowid"] else ", ".join(map(quote, header["key"]))
-        where = f"({keys}) IN (SELECT {keys} FROM {rows.before} UNION ALL SELECT {keys} FROM {rows.after})"
-        for lines, handles in rows_select(self._connection, RLock(), plan, where=where, handle=True):
+        table, images = select.table, (rows.before, rows.after)
+        keys = ", ".join(map(quote, key)) or str(table.rowid)
+        where = f"({keys}) IN ({' UNION ALL '.join(f'SELECT {keys} FROM {each}' for each in images)})"
+        if not key and not self._kept_places(table):
+            where = self._still_there(plan, select, rows)
+        for lines, handles in rows_select(self._connection, RLock(), select, where=where, handle=True):
             yield lines, [*zip(handles, lines, strict=True)]
+
+    def _still_there(self, plan: UndoPlan, select: TablePlan, rows: _Rows) -> str:
+        """Rows that only their rowids tell apart: not those that somebody made since and that were given a rowid again."""
+        live, rowid = f"main.{quote(select.table.name)}", select.table.rowid
+        equal = " AND ".join(f"i.{quote(each)} IS {live}.{quote(each)}" for each in select.columns)
+        same = [
+            f"EXISTS (SELECT 1 FROM {each} i WHERE i.{rowid} = {live}.{rowid} AND {equal})"
+            for each in (rows.before, rows.after)
+        ]
+        inside = f"NOT ({self._scope(plan).outside(select.table.name)})"
+        return f"{' OR '.join(same)} OR ({rowid} IN (SELECT {rowid} FROM {rows.after}) AND {inside})"
+
+    def _scope(self, plan: UndoPlan) -> Scope:
+        plan.scope = plan.scope or scope_of(self._connection, plan.catalog, self._layout)
+        return plan.scope
 
     def _foreign(self, plan: UndoPlan) -> None:
         """Raise when a row that would be overwritten or deleted is another tenant's by now."""
         if self._layout.whole:
             return
-        scope: Scope = scope_of(self._connection, plan.catalog, self._layout)
+        scope = self._scope(plan)
         for changes in plan.changes:
             table = changes.table
             own = table.rowid or ", ".join(map(quote, table.primary))
@@ -333,12 +370,12 @@ def _columns(header: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(header["columns"][1:] if header["rowid"] else header["columns"])
 
 
-def _plan(table: Table, columns: Sequence[str], header: Mapping[str, Any]) -> TablePlan:
+def _plan(table: Table, columns: Sequence[str], key: Sequence[str]) -> TablePlan:
     """Rows in the order of their rowids, or of the hashes of their keys."""
-    if table.rowid:
+    if not key:
         return plan_by(table, "rowid", ("int",), (), columns, None)
-    kinds: tuple[KeyKind, ...] = tuple("hash" for _ in header["key"])
-    return plan_by(table, "primary", kinds, tuple(header["key"]), columns, None)
+    kinds: tuple[KeyKind, ...] = tuple("hash" for _ in key)
+    return plan_by(table, "primary", kinds, tuple(key), columns, None)
 
 
 def _placed(connection: sqlite3.Connection, plan: TablePlan, place: str) -> Iterator[Batch]:
