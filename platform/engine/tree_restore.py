@@ -279,7 +279,7 @@ class PreparedTree:
                 self.keeps_old = True
                 raise CommitUnknown(
                     f"{show_path(where.target)} is the new tree, and cannot be changed back: {failure.strerror}",
-                    hint=f"what was there lies in {show_path(where.staging)}",
+                    hint=f"what was there lies in {show_path(_kept(where.staging))}",
                 ) from error
             raise
         return True
@@ -300,19 +300,36 @@ class PreparedTree:
 
 
 def tree_settled(token: Mapping[str, Any]) -> bool | None:
-    """Whether the commit of this token took effect; ends what a kill interrupted first."""
+    """Whether the commit of this token took effect; ends what a kill interrupted, and clears the old tree it left."""
     if token.get("nothing"):
         return True
     target = base64.b64decode(token["target"])
     with _target_errors(target):
         finish_swap(target)
-        if not os.path.lexists(target):
-            return False
-        if os.lstat(target).st_ino == token["root"]:
-            return True
-        if token["mark"] is None:
-            return None
-        return _inode(target, base64.b64decode(token["mark"])) == int(token["inode"])
+        outcome = _took_effect(target, token)
+        if outcome:
+            recover(target)
+        return outcome
+
+
+def _kept(staging: bytes) -> bytes:
+    """Give the stage a name that no later run takes for its own to clear; its place, the old one if that fails too."""
+    kept = staging.removesuffix(b"-staging") + b"-kept"
+    try:
+        os.rename(staging, kept)
+    except OSError:
+        return staging
+    return kept
+
+
+def _took_effect(target: bytes, token: Mapping[str, Any]) -> bool | None:
+    if not os.path.lexists(target):
+        return False
+    if os.lstat(target).st_ino == token["root"]:
+        return True
+    if token["mark"] is None:
+        return None
+    return _inode(target, base64.b64decode(token["mark"])) == int(token["inode"])
 
 
 def _token(where: Places, staging: int) -> dict[str, Any]:
