@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from django.db.models import Count, Min, OuterRef, Q, QuerySet, Subquery
 
 from core.errors import NotFound
-from tenants.models import Backup, BackupSource, BackupState, Module, Restore, Source, StoreConfig, Tenant
+from tenants.models import Backup, BackupSource, BackupState, Module, Restore, RestorePlan, Source, StoreConfig, Tenant
 from tenants.models.backup import GOOD_STATES
 
 LIST_MAX = 200
@@ -55,12 +55,32 @@ def source_list(tenant: Tenant) -> list[Source]:
     return list(Source.objects.select_related("tenant", "last_good_backup").filter(tenant=tenant).order_by("name"))
 
 
+_NOUNS = {
+    "bkp_": ("a backup", "backup show"),
+    "rst_": ("a restore", "restore show"),
+    "pln_": ("a plan", "restore show"),
+    "drl_": ("a drill", "drill show"),
+    "opr_": ("an operation", "operation show"),
+}
+
+
+def wrong_id_hint(given: str, wanted: str, hint: str) -> str:
+    """The hint about an id that was not found; before it what the id is, when it is not of the `wanted` prefix."""
+    if given[:4] == wanted or given[:4] not in _NOUNS:
+        return hint
+    noun, command = _NOUNS[given[:4]]
+    return f"that is the id of {noun}: {command} {given[:60]}; {hint}"
+
+
 def backup_get(backup_id: str) -> Backup:
     """Find a backup. Raises NotFound."""
     try:
         return Backup.objects.select_related("tenant__store", "parent").get(pk=backup_id)
     except Backup.DoesNotExist:
-        raise NotFound(f"there is no backup {backup_id[:60]!r}", hint="backup list TENANT shows them") from None
+        raise NotFound(
+            f"there is no backup {backup_id[:60]!r}",
+            hint=wrong_id_hint(backup_id, "bkp_", "backup list TENANT shows them"),
+        ) from None
 
 
 def backup_usable(backup_id: str) -> Backup:
@@ -124,13 +144,29 @@ def restore_get(restore_id: str) -> Restore:
     try:
         return Restore.objects.select_related("tenant__store", "backup", "safety_backup").get(pk=restore_id)
     except Restore.DoesNotExist:
-        raise NotFound(f"there is no restore {restore_id[:60]!r}", hint="restore list TENANT shows them") from None
+        raise NotFound(
+            f"there is no restore {restore_id[:60]!r}",
+            hint=wrong_id_hint(restore_id, "rst_", "restore list TENANT shows them"),
+        ) from None
 
 
 def restore_list(tenant: Tenant, *, limit: int = LIST_MAX) -> list[Restore]:
     """Restores of the tenant, newest first."""
     rows = Restore.objects.filter(tenant=tenant).select_related("backup", "safety_backup").prefetch_related("sources")
     return list(rows.order_by("-id")[: min(limit, LIST_MAX)])
+
+
+def sources_not_held(row: Restore | RestorePlan, names: Collection[str]) -> list[str]:
+    """The sources that existed beside those of the backup when all of it was to be restored in place, by name.
+
+    Nothing happens to them, which nobody may take for restored; empty when sources or modules were chosen.
+    """
+    kept = BackupSource.objects.filter(backup_id=row.backup_id, state=BackupSource.State.KEPT)
+    held = set(kept.values_list("name", flat=True))
+    if not row.in_place or row.undoes_id or row.mode == "selective" or held != set(names):
+        return []
+    beside = Source.objects.filter(tenant_id=row.tenant_id, enabled=True, created_at__lte=row.created_at)
+    return sorted(beside.exclude(name__in=held).values_list("name", flat=True))
 
 
 def module_list(tenant: Tenant, *, source: str = "") -> list[Module]:

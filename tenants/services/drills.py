@@ -27,6 +27,7 @@ from tenants.models import (
 )
 from tenants.models.backup import GOOD_STATES
 from tenants.models.drill import CheckKind
+from tenants.selectors import wrong_id_hint
 from tenants.transitions import drill_transition
 
 CHECKS_MAX = 200
@@ -92,7 +93,14 @@ def drill_get(drill_id: str) -> Drill:
     try:
         return Drill.objects.select_related("tenant__store", "backup__tenant__store").get(pk=drill_id)
     except Drill.DoesNotExist:
-        raise NotFound(f"there is no drill {drill_id[:60]!r}", hint="drill list TENANT shows them") from None
+        raise NotFound(
+            f"there is no drill {drill_id[:60]!r}", hint=wrong_id_hint(drill_id, "drl_", "drill list TENANT shows them")
+        ) from None
+
+
+def drill_pending(tenant: Tenant) -> Drill | None:
+    """A drill of the tenant that has not ended yet."""
+    return Drill.objects.filter(tenant=tenant, state=DrillState.RUNNING).order_by("id").first()
 
 
 def drill_list(tenant: Tenant, *, limit: int) -> list[Drill]:

@@ -69,6 +69,28 @@ def _show(call: Call) -> Answer:
     return Answer(data, _text(data))
 
 
+def _schedule(call: Call) -> Answer:
+    from core.cli_output import to_json
+    from engine.errors import UsageError
+    from tenants.selectors import tenant_get
+    from tenants.services.drill_schedules import DEFAULT_CRON, drill_schedule_drop, drill_schedule_put, drill_schedules
+
+    options = call.options
+    if options.tenant is None:
+        return Answer({"data": drill_schedules()})
+    tenant = tenant_get(options.tenant)
+    if options.off:
+        if options.cron:
+            raise UsageError("--off and --cron contradict each other")
+        dropped = drill_schedule_drop(tenant, actor=call.actor)
+        text = "is rehearsed by hand only now" if dropped else "had no schedule"
+        return Answer({"tenant": tenant.slug, "cron": None}, [f"{tenant.slug} {text}."])
+    cron = options.cron or DEFAULT_CRON
+    first = drill_schedule_put(tenant, cron, actor=call.actor)
+    said = f"{tenant.slug} is rehearsed by a worker ({cron}, UTC), first at {to_json(first)[1:-1]}."
+    return Answer({"tenant": tenant.slug, "cron": cron, "next_run": first}, [said])
+
+
 def _checks(call: Call) -> Mapping[str, Any]:
     from tenants import outputs, selectors
     from tenants.services.drills import checks_of
@@ -139,6 +161,16 @@ class Command(NounCommand):
             (_TENANT, argument("--limit", type=count(200), default=50)),
         ),
         Verb("show", _show, "one drill with its evidence", (argument("drill", metavar="DRILL"),)),
+        Verb(
+            "schedule",
+            _schedule,
+            "have a worker rehearse a tenant by the clock; without a tenant list the schedules",
+            (
+                argument("tenant", metavar="TENANT", nargs="?"),
+                argument("--cron", default="", metavar="CRON", help="five fields in UTC (0 2 * * 0: Sundays at 02:00)"),
+                argument("--off", action="store_true", help="no more"),
+            ),
+        ),
         Verb("checks", _checks, "a tenant's own checks", (_TENANT,)),
         Verb(
             "check-add",

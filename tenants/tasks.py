@@ -1,0 +1,26 @@
+"""What django-q2 calls for tenants: it brings a slug, and the services decide."""
+
+import logging
+
+from engine.errors import LastroError
+
+log = logging.getLogger(__name__)
+
+
+def drill_scheduled(slug: str) -> str:
+    """Queue the drill that a schedule asks for; returns the operation's id, or why there is none.
+
+    One that is still queued or running is not doubled.
+    """
+    from tenants.selectors import tenant_get
+    from tenants.services.drills import drill_pending, drill_start
+
+    try:
+        tenant = tenant_get(slug)
+        pending = drill_pending(tenant)
+        if pending is not None:
+            return f"not begun: drill {pending.pk} is still to be done"
+        return drill_start(tenant, actor="system:schedule", reason="scheduled")[1].pk
+    except LastroError as error:
+        log.error("the scheduled drill of %s was not begun: %s", slug, error)
+        return f"not begun: {error}"
