@@ -15,6 +15,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,13 @@ class HttpHook:
             )
         if not self.url.isprintable() or " " in self.url:
             raise UsageError("the address holds characters that no address may have")
+        # Names are looked up when they are called; an address as such is judged before it stops a restore at night.
+        with suppress(ValueError):
+            if _is_forbidden(ipaddress.ip_address(url.hostname.partition("%")[0])):
+                raise UsageError(
+                    f"{url.hostname} is where hooks must not call",
+                    hint="link-local addresses hand out credentials; give the application's own address",
+                )
         header_lines(self.headers)
 
 
@@ -172,10 +180,14 @@ def _address(host: str, port: int) -> str:
         raise _Refused(f"cannot resolve {host}: {error.strerror}") from None
     for text in found:
         address = ipaddress.ip_address(text.partition("%")[0])
-        mapped = getattr(address, "ipv4_mapped", None) or address
-        if mapped.is_link_local or mapped.is_multicast or mapped.is_unspecified or str(mapped) == "fd00:ec2::254":
+        if _is_forbidden(address):
             raise _Refused(f"{host} leads to {address}, where hooks must not call")
     return found[0]
+
+
+def _is_forbidden(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    return mapped.is_link_local or mapped.is_multicast or mapped.is_unspecified or str(mapped) == "fd00:ec2::254"
 
 
 def _read(response: Any, deadline: float) -> str:

@@ -162,7 +162,7 @@ def _before(context: OperationContext, row: Hook) -> None:
     if row.on_failure == HookFailure.STOP:
         raise HookFailed(
             f"hook {row.name} {_how(run)}; the {context.operation.kind} was not begun",
-            hint=f"put it right and try it: hook test {row.name}; or let it warn only",
+            hint=f"put it right and try it: hook test {row.name}; or take it away: hook remove {row.name}",
         )
     context.warn("hook.failed", f"hook {row.name} {_how(run)}")
 

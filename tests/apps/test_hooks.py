@@ -230,7 +230,14 @@ def test_answers_that_are_no_success(application: _Application) -> None:
     "url", ["http://169.254.169.254/latest", "http://[fe80::1]/", "http://0.0.0.0/", "http://[::ffff:169.254.169.254]/"]
 )
 def test_addresses_that_hand_out_credentials_are_refused(url: str) -> None:
-    """Goal: a hook is no way to a cloud's credentials; call the addresses where they lie."""
+    """Goal: a hook is no way to a cloud's credentials, and no restore waits to find out; save the addresses themselves."""
+    with pytest.raises(UsageError, match="must not call"):
+        _hook("metadata", kind="http", url=url, timeout_seconds=2)
+
+
+@pytest.mark.parametrize("url", ["http://2852039166/latest", "http://0/"])
+def test_names_that_lead_to_credentials_are_refused(url: str) -> None:
+    """Goal: what counts is where a name leads when it is called; spell addresses in ways that only a resolver reads."""
     _hook("metadata", kind="http", url=url, timeout_seconds=2)
     run = hook_test("metadata", actor="ana")
     assert (run.passed, run.status) == (False, "refused")
