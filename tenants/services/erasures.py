@@ -23,11 +23,15 @@ LOOKED_AT_MAX = 1_000
 
 @dataclass(frozen=True)
 class Erased:
-    """What was recorded; `found_in` are ids of backups that hold the subject, at most LOOKED_AT_MAX were asked."""
+    """What was recorded; `found_in` are ids of backups that hold the subject, at most LOOKED_AT_MAX were asked.
+
+    Of one that was recorded before (`is_new` is false) no backup shows anything any more.
+    """
 
     table: str
     number: int
     found_in: tuple[str, ...]
+    is_new: bool
 
 
 def erasure_add(source: Source, table: str, key: Sequence[str], *, actor: str, reason: str = "") -> Erased:
@@ -46,6 +50,7 @@ def erasure_add(source: Source, table: str, key: Sequence[str], *, actor: str, r
         found = tuple(
             backup.pk for backup in backups if _holds(_tables(repository, backup, source), view.name, subject)
         )
+        before = ErasureLedger.load(repository, at_least=tenant.erasures_number)
         ledger = erase(repository, [(source.name, view.name, subject)])
     with transaction.atomic():
         Tenant.objects.filter(pk=tenant.pk).update(erasures_number=Greatest("erasures_number", ledger.number))
@@ -63,7 +68,7 @@ def erasure_add(source: Source, table: str, key: Sequence[str], *, actor: str, r
                 "held_by": len(found),
             },
         )
-    return Erased(view.name, ledger.number, found)
+    return Erased(view.name, ledger.number, found, is_new=ledger.number > before.number)
 
 
 def erasure_list(tenant: Tenant) -> tuple[Erasure, ...]:

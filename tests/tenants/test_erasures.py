@@ -28,12 +28,14 @@ def test_an_erased_subject_comes_back_from_no_backup(house: House) -> None:
     with sqlite3.connect(house.folder(source)) as connection:
         connection.execute("DELETE FROM users WHERE id IN (7, 8)")
     done = erasure_add(source, "users", ["7"], actor=ACTOR, reason="request 4711")
-    assert set(done.found_in) == {first.pk, second.pk}
+    assert set(done.found_in) == {first.pk, second.pk} and done.is_new
+    again = erasure_add(source, "users", ["7"], actor=ACTOR)
+    assert (again.found_in, again.is_new, again.number) == ((), False, done.number)
     house.restore(first)
     assert _names(house, source) == {f"u{n}" for n in range(100)} - {"u7"}
     house.restore(house.backup(tenant))
     assert "u7" not in _names(house, source)
-    (entry,) = Entry.objects.filter(type="erasure.recorded")
+    entry = Entry.objects.filter(type="erasure.recorded").earliest("pk")
     assert "u7" not in str(entry.data) and entry.data["reason"] == "request 4711"
 
 

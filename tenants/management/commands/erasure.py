@@ -14,8 +14,11 @@ def _add(call: Call) -> Answer:
     source = selectors.source_get(selectors.tenant_get(options.tenant), options.source)
     done = erasure_add(source, options.table, options.key, actor=call.actor, reason=options.reason)
     data = {"table": done.table, "record": done.number, "found_in": list(done.found_in)}
-    if done.found_in:
-        said = f"{len(done.found_in)} backups hold that row; no restore brings it back any more."
+    held = len(done.found_in)
+    if held:
+        said = f"{held} backup{'s hold' if held > 1 else ' holds'} that row; no restore brings it back any more."
+    elif not done.is_new:
+        said = "It was recorded before: no restore brings it back."
     else:
         said = "No backup holds that row. It is recorded all the same: is the key right?"
     return Answer(data, [said, "The live row, if there still is one, is yours to delete."])
