@@ -6,6 +6,7 @@ from core import clock
 from tenants.models import RestorePlan
 from tenants.outputs import moment
 from tenants.previews import FILE_COUNTS, estimate, loss_sentences, undo_sentences
+from tenants.selectors import sources_not_held
 from tenants.services.plans import plan_previews
 
 
@@ -56,4 +57,5 @@ def plan(row: RestorePlan) -> dict[str, Any]:
         },
         "warnings": [f"source {source['name']}: {text}" for source in sources for text in source["warnings"]],
         "sources": sources,
+        "not_in_backup": sources_not_held(row, row.sources),
     }

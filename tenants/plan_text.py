@@ -135,6 +135,8 @@ def _end(data: Mapping[str, Any]) -> Iterator[str]:
     if not data["sources"]:
         yield "what it showed was dropped some time after it expired"
         return
+    if data["not_in_backup"]:
+        yield f"not in this backup, and left as it is: {', '.join(data['not_in_backup'])}"
     yield from (data["loss"] or ["nothing newer would be overwritten" if data["undoes"] else "nothing would be lost"])
     yield _time(data["estimate"])
     if data["estimate"]["staged_bytes"]:

@@ -73,6 +73,7 @@ def _facts(row: Restore, data: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("What", what),
         ("Where", "in place" if row.in_place else "at another place; nothing live was changed"),
         ("Modules", ", ".join(modules)),
+        ("Not in this backup", f"{', '.join(data['not_in_backup'])}: left as it was" if data["not_in_backup"] else ""),
         ("Base of the merge", row.base_id or ""),
         ("Plan", row.plan_id or ""),
         ("Safety backup", row.safety_backup_id or ""),
@@ -105,6 +106,7 @@ def _check(check: Mapping[str, Any]) -> dict[str, Any]:
         "source": check["source"],
         "passed": check["passed"],
         "equal": bool(check["passed"]) and check["expected"] == check["actual"],
+        "detail": _shown(check.get("detail") or ""),
         "expected": _shown(check["expected"]),
         "actual": _shown(check["actual"]),
     }
@@ -144,9 +146,18 @@ def _source(each: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _neighbours(proof: Mapping[str, Any] | None) -> str:
+    """What was counted against the plan, and with `--prove` how many rows beside it were fingerprinted; not the digests."""
     if not proof:
         return ""
-    return f"Proof that nothing else was touched: {_shown(proof)}"
+    tables = proof.get("tables")
+    if tables is None:
+        counted = f"{proof['applied']} changes of rows were planned and as many counted"
+    else:
+        changes = sum(sum(each["counted"].values()) for each in tables.values())
+        counted = f"the server itself counted {changes} changes of rows, in each table as many as planned"
+    prints = proof.get("fingerprints")
+    beside = f"; all other rows of {len(prints)} tables have the same fingerprint as before" if prints else ""
+    return f"Proof that nothing else was touched: {counted}{beside}."
 
 
 def _steps(row: Restore) -> list[dict[str, str]]:

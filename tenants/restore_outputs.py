@@ -4,6 +4,7 @@ from typing import Any
 
 from tenants.models import Restore
 from tenants.outputs import error_of, moment
+from tenants.selectors import sources_not_held
 from tenants.services.restore_recording import checks_of, report_of, validation_record
 from tenants.services.undos import undo_until
 
@@ -40,8 +41,10 @@ def restore(row: Restore) -> dict[str, Any]:
     record = validation_record(validation) if validation else None
     if record is not None:
         record["timestamp"] = moment(record["timestamp"])
+    sources = list(row.sources.select_related("restore__tenant").order_by("name"))
     return {
         **restore_head(row),
+        "not_in_backup": sources_not_held(row, [each.name for each in sources]),
         "checks": checks_of(validation) if validation else [],
         "validation": validation.status if validation else None,
         "validation_record": record,
@@ -54,6 +57,6 @@ def restore(row: Restore) -> dict[str, Any]:
                 "error": each.error,
                 **report_of(each),
             }
-            for each in row.sources.select_related("restore__tenant").order_by("name")
+            for each in sources
         ],
     }

@@ -226,7 +226,9 @@ def _add_common(parser: argparse.ArgumentParser, verb: Verb) -> None:
     if verb.long:
         how = common.add_mutually_exclusive_group()
         how.add_argument("--here", action="store_true", help="do it in this process, without a worker")
-        how.add_argument("--wait", action="store_true", help="follow it to its end (the default)")
+        how.add_argument(
+            "--wait", action="store_true", help="follow it to its end (the default, if nothing else is said above)"
+        )
         how.add_argument("--detach", action="store_true", help="leave it to a worker and return at once")
     if verb.confirm:
         common.add_argument("--confirm", metavar="SLUG", help="name what may be changed or destroyed")
@@ -258,7 +260,12 @@ def _foreseen(error: Exception) -> LastroError:
         if _lacks_a_table(error):
             return CatalogueUnready("the catalogue is not migrated to this version", hint="run: manage.py migrate")
         if isinstance(error, OperationalError):
-            return _logged(error, CatalogueUnready, "the catalogue cannot be used", "is its database up and writable, and its disk not full?")
+            return _logged(
+                error,
+                CatalogueUnready,
+                "the catalogue cannot be used",
+                "is its database up and writable, and its disk not full?",
+            )
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return UsageError("a path, or a name in it, is too long", hint="a name has 255 bytes at the most, a path 4,095")
     if isinstance(error, DatabaseError):

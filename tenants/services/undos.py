@@ -82,7 +82,10 @@ def undoable(restore: Restore) -> list[RestoreSource]:
         raise Conflict(f"restore {restore.pk} was undone already", hint=again)
     rows = list(restore.sources.select_related("saved").filter(state=RestoreSourceState.NEW).order_by("name"))
     if restore.state not in (RestoreState.SUCCEEDED, RestoreState.FAILED) or not rows:
-        raise Conflict(f"restore {restore.pk} is {restore.state}: it changed nothing that could be undone")
+        raise Conflict(
+            f"restore {restore.pk} is {restore.state}: it changed nothing that could be undone",
+            hint=f"see where each source stands: restore show {restore.pk}",
+        )
     until = undo_until(restore)
     if until is not None and clock.now() >= until:
         saved = restore.safety_backup_id

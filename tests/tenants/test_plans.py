@@ -15,10 +15,11 @@ from core import clock
 from core.errors import Conflict, NotFound
 from engine.errors import UsageError
 from operations.models import Operation
-from tenants import plan_outputs
+from tenants import plan_outputs, restore_outputs, selectors
 from tenants.models import Backup, Restore, RestorePlan, Validation
 from tenants.plan_selectors import plan_get
 from tenants.plan_text import plan_text
+from tenants.reports import restore_report_html
 from tenants.services.backups import prune_start
 from tenants.services.plans import PlanExpired
 from tenants.services.restore_recording import report_of
@@ -189,6 +190,40 @@ def test_people_can_read_it(house: House) -> None:
     text = "\n".join(plan_text(plan_outputs.plan(house.plan(backup))))
     assert "nothing would be lost" in text
     assert "by the last 1 restore of this kind for this tenant" in text
+
+
+def test_what_the_backup_lacks_is_said(house: House) -> None:
+    """Goal: nobody takes "the whole tenant" for more than the backup holds; a source is younger than the backup."""
+    tenant = house.tenant()
+    house.files(tenant)
+    backup = house.backup(tenant)
+    house.database(tenant)
+    plan = house.plan(backup)
+    said = plan_outputs.plan(plan)
+    assert said["not_in_backup"] == ["db"]
+    assert "not in this backup, and left as it is: db" in plan_text(said)
+    restore = house.run_plan(plan)
+    assert restore_outputs.restore(restore)["not_in_backup"] == ["db"]
+    assert "db: left as it was" in restore_report_html(restore)
+    whole = house.backup(tenant)
+    assert plan_outputs.plan(house.plan(whole))["not_in_backup"] == []
+    assert plan_outputs.plan(house.plan(whole, sources=("assets",)))["not_in_backup"] == []
+
+
+def test_an_id_of_something_else_is_called_by_its_name(house: House) -> None:
+    """Goal: a wrong kind of id is not taken for a lost thing; ask for each by the others' ids."""
+    _, backup = _broken(house)
+    plan = house.plan(backup)
+    restore = house.run_plan(plan)
+    with pytest.raises(NotFound) as caught:
+        selectors.backup_get(restore.pk)
+    assert caught.value.hint.startswith(f"that is the id of a restore: restore show {restore.pk};")
+    with pytest.raises(NotFound) as caught:
+        selectors.restore_get(plan.pk)
+    assert caught.value.hint.startswith(f"that is the id of a plan: restore show {plan.pk};")
+    with pytest.raises(NotFound) as caught:
+        selectors.restore_get("rst_0")
+    assert caught.value.hint == "restore list TENANT shows them"
 
 
 def test_a_total_loss_can_be_planned(house: House, content: Content) -> None:

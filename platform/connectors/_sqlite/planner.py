@@ -168,7 +168,9 @@ class Planner:
         if policy == "newest_wins":
             clock = self.request.clocks.get(view.name) or judge.clock_column(found.table, found.columns)
             if clock is None:
-                plan.warnings.append(f"table {view.name} has no clock column: where both sides differ its rows stay")
+                plan.warnings.append(
+                    f"table {view.name} has no clock column (--clock names one): where both sides differ its rows stay"
+                )
             elif clock.lower() not in {each.lower() for each in found.columns}:
                 raise UsageError(f"table {view.name} has no column {clock} to compare by", hint="name another clock")
             else:

@@ -141,6 +141,8 @@ def _restored(data: Mapping[str, Any]) -> list[str]:
         for table in tables:
             told = [f"{table[count]} {word}" for at, (count, word) in enumerate(_TOLD) if at < 4 or table[count]]
             lines.append(f"  {source['name']}.{table['name']}: {', '.join(told)}")
+    if data["not_in_backup"]:
+        lines.append(f"  not in this backup, and left as it is: {', '.join(data['not_in_backup'])}")
     passed = sum(1 for check in data["checks"] if check["passed"])
     lines.append(f"  checks: {passed} of {len(data['checks'])} passed")
     if data["safety_backup"]:
@@ -186,8 +188,10 @@ def _report(call: Call) -> Mapping[str, Any]:
     from tenants.reports import restore_report_html
     from tenants.selectors import restore_get
 
-    page = restore_report_html(restore_get(call.options.restore))
     path = Path(call.options.output).absolute()
+    if path.suffix.lower() == ".pdf":
+        raise UsageError("the report is an HTML page", hint="name it FILE.html and print that to PDF from a browser")
+    page = restore_report_html(restore_get(call.options.restore))
     try:
         # Never over something that exists: a report is evidence.
         with path.open("x", encoding="utf-8", errors="backslashreplace") as out:
@@ -247,7 +251,7 @@ class Command(NounCommand):
         Verb(
             "plan",
             _plan,
-            "say what a restore would do, and keep it to be run; changes nothing, runs here unless --wait or --detach",
+            "say what a restore would do, and keep it to be run; changes nothing, and needs no worker: --here is the default",
             (argument("backup", metavar="BACKUP"), *_CHOICE),
             long=True,
         ),
