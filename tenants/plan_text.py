@@ -97,7 +97,8 @@ def _samples(table: str, rows: Sequence[Mapping[str, Any]], mode: str) -> Iterat
     for row in rows[:SAMPLES_SHOWN_MAX]:
         key = ", ".join(f"{name}={_value(value)}" for name, value in row["key"].items())
         because = f" ({row['because']})" if row["because"] else ""
-        yield f"  {table} {key} {_VERBS[row['change']]}{because}{_fields(row)}"
+        is_away = row["change"] == "kept" and not row["before"]
+        yield f"  {table} {key} {'stays away' if is_away else _VERBS[row['change']]}{because}{_fields(row)}"
     if len(rows) > SAMPLES_SHOWN_MAX:
         yield f"  {table}: {len(rows) - SAMPLES_SHOWN_MAX} more samples with --json"
 

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from engine.errors import CommitUnknown, DamageError, LastroError, SessionFenced, TargetError
+from engine.errors import CommitUnknown, DamageError, LastroError, SessionFenced, StalePlan, TargetError
 from engine.faults import kill_point
 from engine.images import ImageWriter
 from engine.plans import Preview
@@ -145,7 +145,13 @@ class Saga:
         connector = self._connector(row)
         request = replace(self.course.request(row), digest=digest)
         held = stack.enter_context(contextlib.ExitStack())
-        prepared = held.enter_context(self.course.prepare(connector, row, request))
+        try:
+            prepared = held.enter_context(self.course.prepare(connector, row, request))
+        except StalePlan as error:
+            # Rows have no name by which an operator would know where to look.
+            if f"source {row.name}" not in error.message:
+                error.message = f"source {row.name}: {error.message}"
+            raise
         self._judge(row, prepared.report)
         self.context.phase(f"keep image {row.name}")
         row.image = self._keep_image(row, prepared)

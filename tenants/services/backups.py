@@ -162,7 +162,8 @@ def backup_deletable(backup: Backup) -> None:
         raise Conflict(f"backup {backup.pk} is {backup.state}", hint="only a good backup can be deleted")
     if backup.held:
         raise Conflict(
-            f"backup {backup.pk} is held: {backup.held_reason or 'no reason given'}", hint="release it first"
+            f"backup {backup.pk} is held: {backup.held_reason or 'no reason given'}",
+            hint=f"release it first: backup release {backup.pk}",
         )
     saved = restore_saved_by(backup)
     if saved is not None:

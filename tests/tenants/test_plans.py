@@ -3,6 +3,7 @@
 import datetime
 import json
 import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ def test_a_stale_plan_changes_nothing_and_says_how_to_go_on(house: House, conten
     before = content(folder)
     restore = house.run_plan(plan, ok=False)
     assert (restore.state, restore.error_code) == ("failed", "plan.stale")
+    assert restore.error.startswith("source assets: ")
     assert f"restore plan {backup.pk} --mode full --source assets" in restore.error_hint
     assert Operation.objects.get(pk=restore.operation_id).error["exit"] == 10
     assert content(folder) == before
@@ -208,6 +210,19 @@ def test_what_the_backup_lacks_is_said(house: House) -> None:
     whole = house.backup(tenant)
     assert plan_outputs.plan(house.plan(whole))["not_in_backup"] == []
     assert plan_outputs.plan(house.plan(whole, sources=("assets",)))["not_in_backup"] == []
+
+
+def test_a_row_that_stays_deleted_is_not_said_to_stay(house: House) -> None:
+    """Goal: "stays" is said of rows that are there; delete one since the base of a three-way merge, change another."""
+    tenant = house.tenant()
+    source = house.database(tenant)
+    backup = house.backup(tenant)
+    with sqlite3.connect(house.folder(source)) as connection:
+        connection.execute("DELETE FROM users WHERE id = 7")
+        connection.execute("UPDATE users SET name = 'other' WHERE id = 8")
+    text = plan_text(plan_outputs.plan(house.plan(backup, mode="merge", base=backup.pk)))
+    assert "  users id=7 stays away (left as it is)" in text
+    assert any(line.startswith("  users id=8 stays (") for line in text)
 
 
 def test_an_id_of_something_else_is_called_by_its_name(house: House) -> None:
