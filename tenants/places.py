@@ -1,12 +1,12 @@
 """Where sources, targets, stores and our own data may lie on this host without eating one another."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from engine.errors import UsageError
 from tenants import wiring
-from tenants.models import StoreConfig
+from tenants.models import Source, StoreConfig
 
 _OWN_FOLDERS = ("keys", "cache", "log", "static")
 
@@ -52,6 +52,24 @@ def target_folder_checked(path: str) -> None:
         real = Path(os.path.realpath(place))
         if _within(root, real) or _within(real, root):
             raise UsageError(f"{path} and {what} ({place}) overlap", hint="choose a folder of its own for the target")
+
+
+def target_of_others_checked(source: Source, settings: Mapping[str, str]) -> None:
+    """Refuse a target where another tenant's source lives: a confirmation speaks for the tenant that is restored alone.
+
+    Schemas are compared by name, on whatever server they are.
+    """
+    for other in Source.objects.exclude(tenant=source.tenant_id).select_related("tenant"):
+        theirs, path, schema = other.config, settings.get("path"), settings.get("schema")
+        overlap = False
+        if path and theirs.get("path"):
+            here, there = Path(os.path.realpath(path)), Path(os.path.realpath(theirs["path"]))
+            overlap = _within(here, there) or _within(there, here)
+        if overlap or (schema and other.kind == source.kind and theirs.get("schema") == schema):
+            raise UsageError(
+                f"source {other.name} of tenant {other.tenant.slug} lives at {path if overlap else f'schema {schema}'}",
+                hint="name a target of its own",
+            )
 
 
 def _within(inner: Path, outer: Path) -> bool:

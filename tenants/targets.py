@@ -10,7 +10,7 @@ from engine.adapters import resolve_secret, secret_fields
 from engine.errors import UsageError
 from tenants import wiring
 from tenants.models import Source
-from tenants.places import target_folder_checked
+from tenants.places import target_folder_checked, target_of_others_checked
 
 _FOLDER_KEY = "path"
 
@@ -51,6 +51,7 @@ def targets_parse(given: Sequence[str], sources: Mapping[str, Source]) -> Target
     targets = Targets()
     for name, settings in named.items():
         _sort(targets, sources[name], settings)
+        target_of_others_checked(sources[name], targets.of(name))
     _apart(targets)
     return targets
 

@@ -77,3 +77,14 @@ def test_a_selection_and_the_erased_in_a_new_database(
             assert query(target["dsn"], "select count(*) from house where city_id = 2") == [(2,)]
     finally:
         postgres.drop_database(name)
+
+
+def test_the_shared_tables_own_schema_is_no_target(postgres_database: str) -> None:
+    """Goal: no confirmation drops every tenant's tables. Method: one tenant's rows are to go where all the tables are."""
+    config = config_of(postgres_database, "rows", definitions=False)
+    execute(postgres_database, CHAIN)
+    view = take(config)
+    with pytest.raises(UsageError, match="shared tables themselves"):
+        preview(config, view, target={"schema": "public"})
+    with pytest.raises(UsageError, match="shared tables themselves"):
+        put_back(config, view, target={"schema": "public"}, overwrite=True)

@@ -17,7 +17,8 @@ from engine.ports import Check
 from operations.hooks import hook_add
 from operations.models import Hook, Operation
 from operations.services import operation_retry, operation_run
-from tenants.models import Backup, Restore, Validation
+from tenants.models import Backup, Restore, Source, Validation
+from tenants.places import target_of_others_checked
 from tenants.selectors import backup_usable, restore_get
 from tenants.services.backups import backup_delete_start
 from tenants.services.restore_recording import checks_of
@@ -63,6 +64,32 @@ def test_two_sources_never_share_a_target(house: House, second: str) -> None:
     with pytest.raises(UsageError, match="overlap"):
         _start(house.backup(tenant), targets=(f"one.path={out}", f"two.path={out}{second}"), confirmed=None)
     assert not out.exists()
+
+
+@pytest.mark.parametrize("where", ["", "/inner", "/.."])
+def test_another_tenants_place_is_never_a_target(house: House, content: Content, where: str) -> None:
+    """Goal: a slug confirms for its own tenant alone; name a folder of another one's, one inside it, and one around it."""
+    tenant, other = house.tenant(), house.tenant("boreal")
+    house.files(tenant)
+    theirs = house.folder(house.files(other, c="theirs"))
+    with pytest.raises(UsageError, match="assets of tenant boreal lives at"):
+        _start(house.backup(tenant), targets=(f"path={theirs}{where}",), confirmed="aurora")
+    assert content(theirs) == {"c": b"theirs"}
+
+
+def test_another_tenants_schema_is_never_a_target(house: House) -> None:
+    """Goal: the same for a schema, before anything is dropped. Method: check a target against a source that has it."""
+    tenant, other = house.tenant(), house.tenant("boreal")
+    own, theirs = (
+        Source.objects.create(
+            tenant=each, name="db", kind="postgresql", category="database", config={"schema": each.slug}
+        )
+        for each in (tenant, other)
+    )
+    with pytest.raises(UsageError, match="db of tenant boreal lives at schema boreal"):
+        target_of_others_checked(own, {"schema": "boreal"})
+    target_of_others_checked(own, {"schema": "elsewhere"})
+    target_of_others_checked(theirs, {"schema": "boreal"})
 
 
 def test_a_safety_backup_does_not_stand_in_for_a_good_one(house: House) -> None:

@@ -39,6 +39,8 @@ def way_of(config: PostgresqlConfig, target: Target, view: SourceView) -> tuple[
         raise UsageError(
             "name either a schema or a DSN", hint="schema=NAME copies beside the source, dsn=DSN builds anew"
         )
+    if layout == "rows" and target.schema in {table.facts["schema"] for table in view.tables}:
+        raise UsageError(f"schema {target.schema} holds the shared tables themselves", hint="name a new schema")
     if layout == "rows" and target.schema:
         return "copy", there, target.schema
     if target.schema:
