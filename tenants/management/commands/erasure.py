@@ -11,6 +11,7 @@ def _add(call: Call) -> Answer:
     from tenants.services.erasures import erasure_add
 
     options = call.options
+    call.confirm(options.tenant, what="keep that row out of every restore for good, which nothing takes back")
     source = selectors.source_get(selectors.tenant_get(options.tenant), options.source)
     done = erasure_add(source, options.table, options.key, actor=call.actor, reason=options.reason)
     data = {"table": done.table, "record": done.number, "found_in": list(done.found_in)}
@@ -52,6 +53,7 @@ class Command(NounCommand):
                 ),
                 argument("--reason", default="", help="why, without saying who; kept in the audit log"),
             ),
+            confirm=True,
         ),
         Verb("list", _list, "what was recorded, as hashes", (argument("tenant", metavar="TENANT"),)),
     )
