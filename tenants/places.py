@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from core import sealing
 from engine.errors import UsageError
 from tenants import wiring
 from tenants.models import Source, StoreConfig
@@ -57,7 +58,7 @@ def target_folder_checked(path: str) -> None:
 def target_of_others_checked(source: Source, settings: Mapping[str, str]) -> None:
     """Refuse a target where another tenant's source lives: a confirmation speaks for the tenant that is restored alone.
 
-    Schemas are compared by name, on whatever server they are.
+    Schemas are compared by name, on whatever server they are; databases by name, port and the addresses of their hosts.
     """
     for other in Source.objects.exclude(tenant=source.tenant_id).select_related("tenant"):
         theirs, path, schema = other.config, settings.get("path"), settings.get("schema")
@@ -65,11 +66,25 @@ def target_of_others_checked(source: Source, settings: Mapping[str, str]) -> Non
         if path and theirs.get("path"):
             here, there = Path(os.path.realpath(path)), Path(os.path.realpath(theirs["path"]))
             overlap = _within(here, there) or _within(there, here)
-        if overlap or (schema and other.kind == source.kind and theirs.get("schema") == schema):
+        where = str(path) if overlap else f"schema {schema}"
+        overlap = overlap or bool(schema and other.kind == source.kind and theirs.get("schema") == schema)
+        if not overlap and settings.get("dsn") and other.kind == source.kind:
+            overlap, where = _same_database(settings["dsn"], other), "that database"
+        if overlap:
             raise UsageError(
-                f"source {other.name} of tenant {other.tenant.slug} lives at {path if overlap else f'schema {schema}'}",
-                hint="name a target of its own",
+                f"source {other.name} of tenant {other.tenant.slug} lives at {where}", hint="name a target of its own"
             )
+
+
+def _same_database(dsn: str, other: Source) -> bool:
+    """Everything in a database that is restored into goes, when that is confirmed: nobody else may live in it."""
+    from connectors._postgresql.place import same_database
+
+    theirs = {**other.config, **sealing.unseal(other.sealed, owner=f"source:{other.pk}")}.get("dsn", "")
+    try:
+        return bool(theirs) and same_database(dsn, str(theirs))
+    except UsageError:
+        return False  # A secret that cannot be read any more leads nowhere.
 
 
 def _within(inner: Path, outer: Path) -> bool:

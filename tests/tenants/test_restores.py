@@ -23,6 +23,7 @@ from tenants.selectors import backup_usable, restore_get
 from tenants.services.backups import backup_delete_start
 from tenants.services.restore_recording import checks_of
 from tenants.services.restores import RestoreWish, restore_start
+from tenants.services.sources import source_add
 from tests.tenants.conftest import ACTOR, House
 
 Content = Callable[[Path], dict[str, bytes]]
@@ -90,6 +91,29 @@ def test_another_tenants_schema_is_never_a_target(house: House) -> None:
         target_of_others_checked(own, {"schema": "boreal"})
     target_of_others_checked(own, {"schema": "elsewhere"})
     target_of_others_checked(theirs, {"schema": "boreal"})
+
+
+def test_another_tenants_database_is_never_a_target(house: House) -> None:
+    """Goal: the same for a database that would be built anew; write its DSN in several ways."""
+    tenant, other = house.tenant(), house.tenant("boreal")
+    more = {"kind": "postgresql", "category": "database", "actor": ACTOR, "test": False}
+    for each, dsn in ((tenant, "postgresql://u:p@127.0.0.1:1/mine"), (other, "postgresql://u:p@localhost:5999/theirs")):
+        source_add(each, "db", values={"dsn": dsn}, **more)
+    own, theirs = (Source.objects.get(tenant=each, name="db") for each in (tenant, other))
+    for dsn in (
+        "host=127.0.0.1 port=5999 dbname=theirs",
+        "postgresql://other@[::1]:5999/theirs",
+        "host=/tmp port=5999 dbname=theirs",
+    ):
+        with pytest.raises(UsageError, match="db of tenant boreal lives at that database"):
+            target_of_others_checked(own, {"dsn": dsn})
+        target_of_others_checked(theirs, {"dsn": dsn})
+    for dsn in (
+        "host=localhost port=5999 dbname=copy",
+        "host=localhost port=5998 dbname=theirs",
+        "host=192.0.2.1 port=5999 dbname=theirs",
+    ):
+        target_of_others_checked(own, {"dsn": dsn})
 
 
 def test_a_safety_backup_does_not_stand_in_for_a_good_one(house: House) -> None:
