@@ -40,6 +40,7 @@ class Applying:
         """Raises TargetError when the outcome would not be what was planned, ConcurrentChange to try again."""
         work, planned = self._work, self._planned
         kill_point("pg.restore.loaded")
+        work.progress.phase("apply")
         differences = planned.parents_first
         before = self._fingerprint()
         ledger = Ledger(self._connection)

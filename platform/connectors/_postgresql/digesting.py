@@ -7,7 +7,7 @@ from connectors._postgresql.catalogue import key_kind
 from connectors._postgresql.changes import ConcurrentChange
 from connectors._postgresql.connection import Connection, run
 from connectors._postgresql.difference import Difference
-from connectors._postgresql.part import copy_lines
+from connectors._postgresql.part import read_lines
 from connectors._postgresql.quoting import ident, idents
 from connectors._postgresql.rowtext import RANGED_KINDS
 from connectors._postgresql.staging import Pair
@@ -62,7 +62,7 @@ def take_digest(connection: Connection, differences: Sequence[Difference], progr
         pair = difference.pair
         digest.section(pair.view.name, (*pair.plain, "", *pair.columns))
         for query in _queries(difference):
-            with contextlib.closing(copy_lines(connection, query)) as batches:
+            with contextlib.closing(read_lines(connection, query)) as batches:
                 for lines in batches:
                     digest.lines(lines)
                     progress.check()

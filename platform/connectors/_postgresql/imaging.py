@@ -7,7 +7,7 @@ from typing import Any, Literal
 from connectors._postgresql.config import PostgresqlConfig
 from connectors._postgresql.connection import Connection
 from connectors._postgresql.difference import Difference
-from connectors._postgresql.part import copy_lines
+from connectors._postgresql.part import read_lines
 from connectors._postgresql.quoting import idents
 from connectors._postgresql.staging import Pair
 from engine.ports import ImageSink
@@ -25,7 +25,7 @@ def write_image(
     for difference in differences:
         for rows_of, query in _sections(difference):
             sink.table(_header(config, difference.pair, rows_of))
-            with contextlib.closing(copy_lines(connection, query)) as batches:
+            with contextlib.closing(read_lines(connection, query)) as batches:
                 for lines in batches:
                     sink.rows(lines)
 

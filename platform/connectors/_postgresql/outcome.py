@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from connectors._postgresql.changes import ConcurrentChange
 from connectors._postgresql.connection import Connection, value
 from connectors._postgresql.difference import Difference, remaining
-from connectors._postgresql.part import copy_lines
+from connectors._postgresql.part import read_lines
 from connectors._postgresql.planning import Planned
 from connectors._postgresql.quoting import ident
 from connectors._postgresql.reader import is_utf8
@@ -82,7 +82,7 @@ def _digest(connection: Connection, pair: Pair) -> str:
     columns = tuple(pair.table.column(column.name) for column in pair.view.columns)
     text = RowText(pair.table, columns, pair.view.key, is_utf8(connection))
     query = text.select(pair.scope, version=False, leading=False)
-    return table_digest(copy_lines(connection, query), pair.view.key)[0]
+    return table_digest(read_lines(connection, query), pair.view.key)[0]
 
 
 def schema_check(pairs: Sequence[Pair]) -> Check:

@@ -17,7 +17,7 @@ from connectors._postgresql.piped import Psql
 from connectors._postgresql.quoting import literal
 from connectors._postgresql.rowtext import RowText
 from connectors._postgresql.scope import Scope
-from connectors._postgresql.wire import wire_lines
+from connectors._postgresql.wire import readable, wire_lines
 from engine.errors import SourceError
 
 BATCH_BYTES = 1 << 20
@@ -38,6 +38,14 @@ def copy_lines(connection: Connection, query: str) -> Generator[list[bytes], Non
         while batch := b"".join(itertools.islice(read, count)):
             yield batch[:-1].split(b"\n")
             count = max(1, min(BATCH_ROWS_MAX, count * BATCH_BYTES // len(batch) + 1))
+
+
+def read_lines(connection: Connection, query: str) -> Generator[list[bytes], None, None]:
+    """As `copy_lines`, off the connection's socket where nothing encrypts it; for many rows.
+
+    A reader that stops before the end may end the connection.
+    """
+    return wire_lines(connection, query) if readable(connection) else copy_lines(connection, query)
 
 
 class SnapshotPool:

@@ -143,7 +143,7 @@ class Planning:
             catalogue, selection = work.read_schema()
         pairs = self._pair(selection, views)
         self._stage(pairs)
-        work.progress.phase("apply" if work.holds else "compare")
+        work.progress.phase("compare")
         if work.holds and not self._request.prove:
             work.lock(selection)
         self._check_schema_again(selection)

@@ -79,7 +79,7 @@ class UndoPlanning:
             work.lock(selection)
         work.progress.phase("load")
         tables = self._stage(selection)
-        work.progress.phase("apply" if work.holds else "compare")
+        work.progress.phase("compare")
         if work.holds and not work.request.prove:
             work.lock(selection)
         _, now = work.read_schema()
