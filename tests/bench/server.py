@@ -72,10 +72,19 @@ class Tools:
         """`pg_dump -Fc` into a file."""
         return run(["pg_dump", "-Fc", "-f", self.folder / "dump.custom", "-d", self.server.dsn(database)], env=self.env)
 
-    def restore_custom(self, database: str) -> Run:
-        """`pg_restore -j2` of that file into an empty database."""
+    def restore_custom(self, database: str, *, jobs: int = 2) -> Run:
+        """`pg_restore` of that file into an empty database, by two jobs or more or by itself."""
         self.server.create_database(database)
-        return run(["pg_restore", "-j2", "-d", self.server.dsn(database), self.folder / "dump.custom"], env=self.env)
+        return run(
+            [
+                "pg_restore",
+                *([f"-j{jobs}"] if jobs > 1 else []),
+                "-d",
+                self.server.dsn(database),
+                self.folder / "dump.custom",
+            ],
+            env=self.env,
+        )
 
     def _dsn(self, database: str) -> str:
         return shlex.quote(self.server.dsn(database))
