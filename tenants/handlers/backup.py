@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, cast
 
 from core.errors import InternalError
@@ -117,10 +118,34 @@ def _session(context: OperationContext, repository: Repository, backup: Backup, 
         parents=parents,
         previous=previous_sha256(tenant, repository, number),
     )
-    manifest = backup_run(repository, inputs, request, context)
+    try:
+        manifest = backup_run(repository, inputs, request, context)
+    except DamageError as error:
+        if not parents:
+            raise
+        manifest = _without_parents(context, repository, inputs, request, rows, error)
     kill_point("backup.before_record")
     backup_committed(context, backup, manifest, warnings=context.warnings[warned_before:])
     return manifest
+
+
+def _without_parents(
+    context: OperationContext,
+    repository: Repository,
+    inputs: Sequence[SourceInput],
+    request: BackupRequest,
+    rows: Mapping[str, Backup],
+    error: DamageError,
+) -> Manifest:
+    """Read everything anew when the backups to compare with are damaged: what is there now must be kept all the same."""
+    from tenants.handlers.mending import damage_set_aside
+
+    count = damage_set_aside(context, repository, rows.values())
+    context.warn(
+        "backup.parent_damaged",
+        f"the backup to compare with is damaged ({error.message}): {count} packs were set aside, all is read anew",
+    )
+    return backup_run(repository, inputs, replace(request, parents={}), context)
 
 
 def _parent_manifests(

@@ -129,3 +129,37 @@ def test_a_lost_file_is_named(shop: Shop, verified: bool) -> None:
     rest: Any = shop.house.restore(shop.backup, mode="selective", modules=("logo", "users", "notes"))
     assert rest.state == "succeeded"
     assert (shop.folder / "logo" / "big").stat().st_size == 400_000
+
+
+@pytest.mark.parametrize("sort", ["meta", "data"])
+def test_a_lost_pack_of_the_parent_does_not_stop_the_next_backup(house: House, content: Content, sort: str) -> None:
+    """Goal: what is there now is kept although the backup before is damaged; lose each of its packs, back up, restore."""
+    tenant = house.tenant()
+    files, database = house.files(tenant, a="one", b="two" * 5_000), house.database(tenant, rows=3_000)
+    house.backup(tenant)
+    (house.folder(files) / "c").write_text("three")
+    with sqlite3.connect(house.folder(database)) as connection:
+        connection.execute("UPDATE users SET name = 'new' WHERE id = 5")
+    for pack in (house.data / "store").rglob(f"{sort}/*/*"):
+        pack.unlink()
+    again = house.backup(tenant, "incremental")
+    if sort == "meta":
+        assert again.state == "warned"
+        assert [each["code"] for each in again.warnings] == ["backup.parent_damaged"]
+        ended = house.run(backup_verify_start(again, deep=True, actor=ACTOR, here=True))
+        assert ended.result["status"] == "passed"
+    want, rows = (
+        content(house.folder(files)),
+        sqlite3.connect(house.folder(database)).execute("SELECT * FROM users").fetchall(),
+    )
+    if sort == "data":  # Found by a verification, as unchanged content is never read again.
+        house.run(backup_verify_start(again, deep=False, actor=ACTOR, here=True), ok=False)
+        again = house.backup(tenant, "full")
+        assert house.run(backup_verify_start(again, deep=True, actor=ACTOR, here=True)).result["status"] == "passed"
+    for path in house.folder(files).iterdir():
+        path.unlink()
+    with sqlite3.connect(house.folder(database)) as connection:
+        connection.execute("DELETE FROM users")
+    house.restore(again)
+    assert content(house.folder(files)) == want
+    assert sqlite3.connect(house.folder(database)).execute("SELECT * FROM users").fetchall() == rows
