@@ -257,7 +257,7 @@ def test_proof_sees_children_that_came_meanwhile(postgres_database: str) -> None
         done = False
 
         def phase(self, name: str) -> None:
-            if name == "apply" and not self.done:
+            if name == "compare" and not self.done:
                 self.done = True
                 execute(postgres_database, "insert into theirs values (1, 2)")
 
