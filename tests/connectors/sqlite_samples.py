@@ -54,8 +54,11 @@ def query(path: Path | str, sql: str) -> list[tuple[Any, ...]]:
     return [tuple(repr(value) if isinstance(value, float) else value for value in row) for row in rows]
 
 
-def everything(path: Path | str) -> dict[str, Any]:
-    """Every row of every table with its storage classes and rowid, and every definition."""
+def everything(path: Path | str, *, rowids: bool = True) -> dict[str, Any]:
+    """Every row of every table with its storage classes and rowid, and every definition.
+
+    Without `rowids` those are left out that no column shows: in tables which tenants share, SQLite gives them out again.
+    """
     with closing(sqlite3.connect(path)) as connection:
         names = [row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
         plain = {
@@ -66,7 +69,7 @@ def everything(path: Path | str) -> dict[str, Any]:
     }
     for name in names:
         if name in plain:
-            rowid = "" if plain[name] else "rowid, "
+            rowid = "" if plain[name] or not rowids else "rowid, "
             found[name] = sorted(query(path, f"SELECT {rowid}* FROM main.{quote(name)}"), key=repr)
     return found
 
