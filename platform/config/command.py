@@ -43,7 +43,9 @@ def _run() -> None:
         sys.exit(_refused("settings.invalid", str(error), "the settings are described in docs/settings.md"))
     except DatabaseError as error:  # Of Django's own commands; ours say so themselves (core.cli).
         detail = f"the catalogue cannot be used: {redact(str(error)).strip()[:300]}"
-        sys.exit(_refused("catalogue.unready", detail, "is its database up and writable, and its disk not full?", code=1))
+        sys.exit(
+            _refused("catalogue.unready", detail, "is its database up and writable, and its disk not full?", code=1)
+        )
 
 
 def _program() -> "ManagementUtility":
