@@ -20,7 +20,8 @@ Shown = Callable[[bytes], str | None]
 SAMPLES = 20
 VALUE_CHARS = 200
 SCHEMA_LINES_MAX = 400
-SCHEMA_BYTES_MAX = 4 << 20
+SCHEMA_BYTES_MAX = 1 << 20
+"""Longer texts are not compared by lines: the comparison's time can grow with the square of their length."""
 
 
 def backups_compare(
