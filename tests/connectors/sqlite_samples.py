@@ -74,6 +74,17 @@ def everything(path: Path | str, *, rowids: bool = True) -> dict[str, Any]:
     return found
 
 
+def fill(db: sqlite3.Connection) -> None:
+    """Awkward values into one table of each sort: plain, counted, keyless, named, pairs, mixed."""
+    db.executemany("INSERT INTO plain(v, w) VALUES (?, ?)", [(value, f"w{at}") for at, value in enumerate(AWKWARD)])
+    db.execute("INSERT INTO plain(v) VALUES (CAST(x'ff80' AS TEXT))")
+    db.executemany("INSERT INTO counted(v) VALUES (?)", [(f"c{at}",) for at in range(50)])
+    db.executemany("INSERT INTO keyless VALUES (?, ?)", [(value, 1) for value in AWKWARD * 2])
+    db.executemany("INSERT INTO named VALUES (?, ?)", [(f"n{at}", bytes([at])) for at in range(90)])
+    db.executemany("INSERT INTO pairs VALUES (?, ?, ?)", [(f"a\t{at % 7}", at, at / 3) for at in range(90)])
+    db.executemany("INSERT INTO mixed VALUES (?, 1)", [(v,) for v in AWKWARD if v is not None and repr(v) != "-0.0"])
+
+
 class Bench:
     """A repository in a folder, and backups of one SQLite source into it."""
 

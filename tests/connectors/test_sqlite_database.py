@@ -18,7 +18,7 @@ from engine import faults
 from engine.errors import SchemaMismatch, SourceError, SourceUnreachable, TargetError, TargetOccupied, UsageError
 from engine.ports import RestoreRequest
 from engine.progress import NullProgress
-from tests.connectors.sqlite_samples import AWKWARD, Bench, database, everything, query, run
+from tests.connectors.sqlite_samples import AWKWARD, Bench, database, everything, fill, query, run
 
 SCHEMA = """
 CREATE TABLE plain(id INTEGER PRIMARY KEY, v, w TEXT, n NUMERIC, r REAL);
@@ -51,15 +51,7 @@ def source(tmp_path: Path) -> Path:
     path = tmp_path / "source.db"
     run(path, SCHEMA)
     with closing(sqlite3.connect(path)) as db:
-        db.executemany("INSERT INTO plain(v, w) VALUES (?, ?)", [(value, f"w{at}") for at, value in enumerate(AWKWARD)])
-        db.execute("INSERT INTO plain(v) VALUES (CAST(x'ff80' AS TEXT))")
-        db.executemany("INSERT INTO counted(v) VALUES (?)", [(f"c{at}",) for at in range(50)])
-        db.executemany("INSERT INTO keyless VALUES (?, ?)", [(value, 1) for value in AWKWARD * 2])
-        db.executemany("INSERT INTO named VALUES (?, ?)", [(f"n{at}", bytes([at])) for at in range(90)])
-        db.executemany("INSERT INTO pairs VALUES (?, ?, ?)", [(f"a\t{at % 7}", at, at / 3) for at in range(90)])
-        db.executemany(
-            "INSERT INTO mixed VALUES (?, 1)", [(v,) for v in AWKWARD if v is not None and repr(v) != "-0.0"]
-        )
+        fill(db)
         db.executemany('INSERT INTO "odd ""name"" é" VALUES (?, ?)', [("x", at) for at in range(9)])
         db.executemany("INSERT INTO strictly VALUES (?, ?)", [(at, value) for at, value in enumerate(AWKWARD)])
         db.executemany("INSERT INTO parent VALUES (?)", [(at,) for at in range(5)])
