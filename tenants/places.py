@@ -60,7 +60,8 @@ def target_of_others_checked(source: Source, settings: Mapping[str, str]) -> Non
 
     Schemas are compared by name, on whatever server they are; databases by name, port and the addresses of their hosts.
     """
-    for other in Source.objects.exclude(tenant=source.tenant_id).select_related("tenant"):
+    # Removed ones too: what they protected may still be live.
+    for other in Source.every.exclude(tenant=source.tenant_id).select_related("tenant"):
         theirs, path, schema = other.config, settings.get("path"), settings.get("schema")
         overlap = False
         if path and theirs.get("path"):
