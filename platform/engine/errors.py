@@ -12,6 +12,7 @@ LastroError
 │   ├── StoreUnreachable  (retryable)
 │   ├── StoreFull
 │   ├── StoreDenied
+│   │   └── ObjectLocked  kept from deletion until a date
 │   ├── ObjectMissing
 │   └── ObjectExists      a conditional create found the key taken
 ├── RepositoryError
@@ -33,6 +34,8 @@ LastroError
     ├── StalePlan         what was previewed is no longer what would be done
     └── CommitUnknown     the last answer was lost, and nobody can tell yet how it ended
 """
+
+import datetime
 
 
 class LastroError(Exception):
@@ -95,6 +98,16 @@ class StoreFull(StoreError):
 
 class StoreDenied(StoreError):
     code = "store.denied"
+
+
+class ObjectLocked(StoreDenied):
+    """The store keeps the object from being deleted or replaced; `until` (UTC) says how long, None when it won't say."""
+
+    code = "store.object_locked"
+
+    def __init__(self, message: str, *, hint: str = "", until: datetime.datetime | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.until = until
 
 
 class ObjectMissing(StoreError):

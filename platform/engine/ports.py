@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 from engine.plans import SAMPLES_MAX, Policy, Preview, RestoreMode
 from engine.progress import Progress
@@ -61,6 +61,34 @@ class Store(Protocol):
         """Remove the object; no error when it is already gone."""
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class LockingStore(Protocol):
+    """A Store that can keep objects from deletion (Object Lock); what it stores now is locked as configured.
+
+    Dates are UTC. Its `delete`, `put` over a locked object, and `purge` raise ObjectLocked while the lock holds.
+    """
+
+    lock_days: int
+    """How long a new object is locked from now on; 0 when this store was set up without locks."""
+
+    def locked_until(self, key: str) -> datetime.datetime | None:
+        """None for an object without a lock, or whose lock has run out. Raises ObjectMissing."""
+
+    def lock(self, key: str, until: datetime.datetime) -> None:
+        """Keep the object at least until then; a lock is never shortened. Raises ObjectMissing."""
+
+
+@runtime_checkable
+class VersionedStore(Protocol):
+    """A Store that may keep older versions of an object behind a delete or a put."""
+
+    def purge(self, key: str) -> int:
+        """Delete every version of the object and every trace of its deletion; how many there were.
+
+        Raises ObjectLocked, with everything else of it gone, when a version is locked.
+        """
 
 
 # ---------------------------------------------------------------- tables

@@ -77,6 +77,10 @@ class Backup(Record):
 
     held = models.BooleanField(default=False)
     held_reason = models.CharField(max_length=500, blank=True)
+    expires_at = models.DateTimeField(null=True)
+    """When retention lets go of it, as last worked out; None: not known or never."""
+    trashed_at = models.DateTimeField(null=True)
+    """Since when it is in the trash: ended for lists and parents, still in the store and restorable."""
     verified_at = models.DateTimeField(null=True)
     verified_deep = models.BooleanField(default=False)
     damaged = models.BooleanField(default=False)

@@ -32,6 +32,19 @@ class StoreConfig(Record):
     sealed = models.JSONField(default=dict)
     """Secret settings, each sealed by the root key under the context `store:<id>:<field>`, base64."""
     is_default = models.BooleanField(default=False)
+    offsite = models.BooleanField(default=False)
+    """It stands elsewhere than the tenants' data and the other stores: what the 1 of 3-2-1 asks for."""
+    medium = models.CharField(max_length=40, blank=True)
+    """What it is kept on, for the 2 of 3-2-1; empty: its kind."""
+    paid = models.BooleanField(null=True)
+    """Reading costs money: verified by samples over 30 days, not 7; None: by its kind."""
+    keeps_keys = models.BooleanField(default=True)
+    """Keyrings may lie in it. Never in an object-locked bucket: a key that cannot be deleted cannot be shredded."""
+    bytes_per_second = models.PositiveBigIntegerField(default=0)
+    """Limit of all transfers of one process to and from it; 0: none."""
+    tested_at = models.DateTimeField(null=True)
+    tested = models.JSONField(default=dict)
+    """What the last test found, as `store test` prints it."""
 
     class Meta:
         constraints = [
@@ -69,6 +82,11 @@ class Tenant(Record):
     """The newest record of the erasure ledger known here: when the store lacks it, nothing is restored."""
     archived_at = models.DateTimeField(null=True)
     """Removed: it takes no backups and is in no list; its keys, backups and sources stay, so that they can be restored."""
+    held = models.BooleanField(default=False)
+    """Legal hold: no backup of it is ended and no key of it destroyed."""
+    held_reason = models.CharField(max_length=500, blank=True)
+    shredded_at = models.DateTimeField(null=True)
+    """Its keys were destroyed: nothing of it can be read again, nothing new be written."""
 
     class Meta:
         ordering = ["slug"]

@@ -1,0 +1,8 @@
+from typing import Any, ClassVar
+
+from django.db import migrations
+
+
+class Migration(migrations.Migration):
+    dependencies: ClassVar[list[Any]] = [("tenants", "0006_copies")]
+    operations: ClassVar[list[Any]] = []
