@@ -94,6 +94,7 @@ class Meaning:
 
 _MEANINGS: dict[type[LastroError], Meaning] = {
     UsageError: Meaning(Exit.USAGE, 422, "Invalid request"),
+    engine_errors.NameUnknown: Meaning(Exit.NOT_FOUND, 422, "Unknown name"),
     engine_errors.CancelledError: Meaning(Exit.INTERRUPTED, 409, "Cancelled"),
     engine_errors.StoreUnreachable: Meaning(Exit.STORE_UNREACHABLE, 503, "Store unreachable"),
     engine_errors.StoreDenied: Meaning(Exit.NOT_ALLOWED, 502, "The store refused"),

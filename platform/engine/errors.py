@@ -2,6 +2,7 @@
 
 LastroError
 ├── UsageError            a setting or request that cannot be right
+│   └── NameUnknown       it names what is not there: a source, a module, a table, a path
 ├── CancelledError        the operator asked to stop
 ├── SourceError           what we read from
 │   ├── SourceUnreachable (retryable)
@@ -55,6 +56,12 @@ class LastroError(Exception):
 
 class UsageError(LastroError):
     code = "usage.invalid"
+
+
+class NameUnknown(UsageError):
+    """The request is well-formed, but nothing has the name it gives; the hint says what there is."""
+
+    code = "usage.unknown_name"
 
 
 class CancelledError(LastroError):
