@@ -5,6 +5,7 @@ LastroError (engine.errors)
     ├── NotFound             no such tenant, backup, operation …
     ├── Conflict             the request does not fit the present state
     │   ├── StateConflict    a transition lost its race or is not allowed
+    │   ├── Unreconciled     the store knows more than this catalogue; nothing is deleted
     │   └── Busy             (retryable) another operation holds the resource
     ├── NotAllowed           the actor may not do this
     ├── ConfirmationNeeded   the command destroys and was not confirmed
@@ -51,6 +52,10 @@ class Conflict(CatalogueError):
 
 class StateConflict(Conflict):
     code = "catalogue.state_conflict"
+
+
+class Unreconciled(Conflict):
+    code = "catalogue.unreconciled"
 
 
 class Busy(Conflict):
@@ -103,6 +108,7 @@ _MEANINGS: dict[type[LastroError], Meaning] = {
     engine_errors.RepositoryMissing: Meaning(Exit.NOT_FOUND, 404, "Repository not found"),
     engine_errors.BackupMissing: Meaning(Exit.NOT_FOUND, 404, "Backup not found"),
     engine_errors.SessionFenced: Meaning(Exit.BUSY, 409, "Another session took over"),
+    engine_errors.TakenOver: Meaning(Exit.NOT_ALLOWED, 409, "Another installation owns the store"),
     engine_errors.WrongKey: Meaning(Exit.INTEGRITY, 409, "Wrong key"),
     engine_errors.DamageError: Meaning(Exit.INTEGRITY, 500, "Stored data is damaged"),
     engine_errors.TargetOccupied: Meaning(Exit.CONFIRM, 409, "The target is not empty"),

@@ -21,6 +21,7 @@ LastroError
 │   ├── RepositoryNewer   written by a newer format than this reader knows
 │   ├── WrongKey
 │   ├── SessionFenced     another session closed this session's number
+│   ├── TakenOver         another installation has become the owner of the store
 │   └── BackupMissing
 ├── DamageError           stored bytes are not what was written
 │   ├── ObjectDamaged
@@ -143,6 +144,10 @@ class WrongKey(RepositoryError):
 
 class SessionFenced(RepositoryError):
     code = "repository.session_fenced"
+
+
+class TakenOver(RepositoryError):
+    code = "repository.taken_over"
 
 
 class BackupMissing(RepositoryError):
