@@ -3,7 +3,7 @@
 import hashlib
 import secrets
 import threading
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,17 +18,33 @@ SEGMENTS_MAX = 16
 """More small segments than this are merged at the end of a session; 16 and a logarithm remain."""
 SEGMENT_BYTES_MAX = 128 << 20
 _RELOADS_MAX = 5
+Claim = Callable[[int], None]
 CLAIMS_MAX = 1_000
 """A prune that finds more generations claimed ahead of the index than this stops: something else is wrong."""
+
+
+_CLAIM_BYTES_MAX = 64
+_HEAD_DIGITS_MAX = 10
 
 
 class IndexSet:
     """Thread-safe for lookups; writing belongs to one session at a time."""
 
-    def __init__(self, store: Store, prefix: str, keyring: Keyring, *, cipher: int, cache: Path | None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        prefix: str,
+        keyring: Keyring,
+        *,
+        cipher: int,
+        cache: Path | None,
+        on_claim: Claim = lambda number: None,
+        on_taken: Claim = lambda number: None,
+    ) -> None:
         self._store, self._prefix, self._keyring, self._cipher = store, prefix, keyring, cipher
         self._claims = prefix.removesuffix("index/") + "generations/"
         self._cache = cache
+        self._on_claim, self._on_taken = on_claim, on_taken
         self._segments: tuple[Segment, ...] | None = None
         self._void: frozenset[str] = frozenset()
         self._unread: frozenset[str] = frozenset()
@@ -131,18 +147,21 @@ class IndexSet:
         self.reload()
         self._refuse_overtaken(generation)
 
-    def claim_generation(self) -> int:
+    def claim_generation(self, *, head: int = 0) -> int:
         """Claim the next generation for a writer that will drop packs, and return it.
 
-        To be called before the index and the packs are looked at. The store gives each number away once, so of two
+        `head`, the highest number of a backup that the writer knows of, is kept beside the claim: whoever finds the
+        claims by name learns from the last one how far the chain reaches, whatever a listing says. To be called before the index and the packs are looked at. The store gives each number away once, so of two
         writers the one with the lower number is told by `check_claim`, or had ended before the other one looked.
         """
         self.reload()
-        token = secrets.token_hex(16).encode()
+        token = b"%s %d" % (secrets.token_hex(16).encode(), head)
         for generation in range(self._generation_seen + 1, self._generation_seen + 1 + CLAIMS_MAX):
+            self._on_claim(generation)
             try:
                 self._store.create(self._claim_key(generation), [token])
             except ObjectExists:
+                self._on_taken(generation)
                 continue
             kill_point("index.generation_claimed")
             return generation
@@ -150,6 +169,18 @@ class IndexSet:
             f"{CLAIMS_MAX} generations of the index are claimed and none of them is there",
             hint="verify the newest backup; the index is rebuilt from the packs then",
         )
+
+    def claims_after(self, generation: int) -> tuple[int, int]:
+        """The last claimed generation from this one on, asked by name, and the highest head that a later claim kept."""
+        head = 0
+        while True:
+            try:
+                body = self._store.get(self._claim_key(generation + 1), 0, _CLAIM_BYTES_MAX)
+            except ObjectMissing:
+                return generation, head
+            generation += 1
+            known = body.partition(b" ")[2]
+            head = max(head, int(known) if known.isdigit() and len(known) <= _HEAD_DIGITS_MAX else 0)
 
     def check_claim(self, generation: int) -> None:
         """Raise SessionFenced when another writer has claimed a later generation; to be asked before deleting."""

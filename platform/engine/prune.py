@@ -133,7 +133,9 @@ def prune(
     """
     progress.phase("mark")
     head = repository.head_from(max(head, repository.head()))
-    works = [_begin(repository, domain, dry_run, progress) for domain in (repository.sealed, repository.plain)]
+    if not dry_run:
+        repository.guard.check()
+    works = [_begin(repository, domain, dry_run, head, progress) for domain in (repository.sealed, repository.plain)]
     ended, kept = _mark(repository, works, forget, head, progress)
     if not dry_run:
         progress.check()
@@ -147,8 +149,8 @@ def prune(
     return report
 
 
-def _begin(repository: Repository, domain: Domain, dry_run: bool, progress: Progress) -> _Work:
-    claimed = 0 if dry_run else domain.index.claim_generation()
+def _begin(repository: Repository, domain: Domain, dry_run: bool, head: int, progress: Progress) -> _Work:
+    claimed = 0 if dry_run else domain.index.claim_generation(head=head)
     # Packs first: one that is stored from now on is in none of the lists and stays.
     packs = {key.rpartition("/")[2]: (key, size) for key, size in pack_keys(repository, domain)}
     entombed, broken = _tombstones(repository, domain, progress)
@@ -355,6 +357,7 @@ def _sweep(repository: Repository, work: _Work, grace: datetime.timedelta, progr
         going = [name for name in sorted(names - needed - swept.keys()) if name in work.packs]
         for at in range(0, len(going), SWEEP_BATCH):
             progress.check()
+            repository.guard.check()
             delete_all(repository.store, [work.packs[name][0] for name in going[at : at + SWEEP_BATCH]])
             kill_point("prune.pack_deleted")
         swept.update((name, work.packs[name][1]) for name in going)

@@ -32,6 +32,7 @@ from engine.errors import (
     WrongKey,
 )
 from engine.faults import kill_point
+from engine.fencing import Guard, NoGuard
 from engine.index_set import IndexSet
 from engine.keys import Keyring, RootKey
 from engine.manifest import DOCUMENT_BYTES_MAX, FORMAT_VERSION, Manifest
@@ -99,6 +100,8 @@ class Domain:
             repository.keyring,
             cipher=self.cipher,
             cache=repository.cache and repository.cache / f"{repository.repository_id}-{name}",
+            on_claim=lambda number: repository.guard.claiming(name, number),
+            on_taken=lambda number: repository.guard.claimed_elsewhere(name, number),
         )
         self._repository = repository
 
@@ -110,6 +113,7 @@ class Domain:
 
     def session(self, *, compress: bool = True, workers: int | None = None, rewriting: bool = False) -> Session:
         """Begin writing; `rewriting` stores chunks again that the index already knows (repacking)."""
+        self._repository.guard.check()
         self.index.reload()  # What was looked up long ago may name packs that a prune has dropped since.
         return Session(
             self._repository.store,
@@ -129,6 +133,8 @@ class Repository:
 
     def __init__(self, store: Store, keyring: Keyring, *, cache: Path | None) -> None:
         self.store, self.keyring, self.cache = store, keyring, cache
+        self.guard: Guard = NoGuard()
+        """Asked before anything is written; a caller with a catalogue puts its own here."""
         self.repository_id, self.tenant_id = keyring.repository_id, keyring.tenant_id
         self.prefix = f"r/{self.repository_id}/"
         self.sealed = Domain(self, encrypted=True)
@@ -303,6 +309,7 @@ class Repository:
             for number, reason in ending.items():
                 self.forget(number, reason)
             return
+        self.guard.check()
         older = [info.key for info in self.store.list(f"{self.prefix}checkpoints/")]
         record = self._record("checkpoint", head, "prune", kept=_ranges(kept))
         key = f"{self.prefix}checkpoints/{_number_key(head)}-{secrets.token_hex(4)}"
@@ -329,6 +336,7 @@ class Repository:
             ) from error
         assert again.sha256 == manifest.sha256
         kill_point("backup.before_manifest")
+        self.guard.check()
         self._create(manifest, parts)
         kill_point("backup.manifest_stored")
         return manifest
@@ -371,6 +379,7 @@ class Repository:
 
     def forget(self, number: int, reason: str) -> None:
         """End a backup by a signed record, then drop its manifest; deletes no chunk. Repeating is safe."""
+        self.guard.check()
         if not self.forgotten(number):
             record = self._record("forget", number, reason, manifest_sha256=self.manifest(number).sha256)
             self.store.put(f"{self.prefix}forgets/{_number_key(number)}", record.parts(self.keyring))
