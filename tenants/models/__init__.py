@@ -1,5 +1,6 @@
 """The catalogue's rows about tenants: thin, shape and constraints only."""
 
+from tenants.models.adoption import CatalogueStore, Installation, RecoveryKit, RepositoryMirror
 from tenants.models.backup import Backup, BackupSource, BackupState, BackupType, Origin
 from tenants.models.copies import BackupCopy, BackupPresence, Copy, CopyFinding, CopyHealth
 from tenants.models.drill import Drill, DrillCheck, DrillState
@@ -22,6 +23,7 @@ __all__ = [
     "BackupSource",
     "BackupState",
     "BackupType",
+    "CatalogueStore",
     "Category",
     "Copy",
     "CopyFinding",
@@ -30,9 +32,12 @@ __all__ = [
     "Drill",
     "DrillCheck",
     "DrillState",
+    "Installation",
     "Module",
     "Origin",
     "PlanState",
+    "RecoveryKit",
+    "RepositoryMirror",
     "Restore",
     "RestoreKind",
     "RestorePlan",
