@@ -14,6 +14,7 @@ from tenants.models.restore import (
     Validation,
     ValidationStatus,
 )
+from tenants.models.retention import ClockWitness, DeletionFreeze, RetentionPolicy
 from tenants.models.tenant import Category, Criticality, Module, Source, StoreConfig, Tenant
 
 __all__ = [
@@ -25,10 +26,12 @@ __all__ = [
     "BackupType",
     "CatalogueStore",
     "Category",
+    "ClockWitness",
     "Copy",
     "CopyFinding",
     "CopyHealth",
     "Criticality",
+    "DeletionFreeze",
     "Drill",
     "DrillCheck",
     "DrillState",
@@ -44,6 +47,7 @@ __all__ = [
     "RestoreSource",
     "RestoreSourceState",
     "RestoreState",
+    "RetentionPolicy",
     "Source",
     "StoreConfig",
     "Tenant",

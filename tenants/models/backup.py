@@ -80,7 +80,12 @@ class Backup(Record):
     expires_at = models.DateTimeField(null=True)
     """When retention lets go of it, as last worked out; None: not known or never."""
     trashed_at = models.DateTimeField(null=True)
-    """Since when it is in the trash: ended for lists and parents, still in the store and restorable."""
+    """Since when it is in the trash, with a state of `expired` or `deleted`: ended for lists and parents, still in the
+    store, restorable, and can be taken back; None again when its term is over and the store may forget it."""
+    left_at = models.DateTimeField(null=True)
+    """Since when the primary store no longer keeps it, while the rules of a copy do."""
+    locked_until = models.DateTimeField(null=True)
+    """Up to when every object that it needs is known to be locked in the primary store."""
     verified_at = models.DateTimeField(null=True)
     verified_deep = models.BooleanField(default=False)
     damaged = models.BooleanField(default=False)
@@ -102,6 +107,8 @@ class Backup(Record):
             models.Index(fields=["tenant", "state", "-taken_at"], name="backup_tenant_state"),
             models.Index(fields=["tenant", "-id"], name="backup_tenant_newest"),
             models.Index(fields=["state", "-id"], name="backup_state_newest"),
+            models.Index(fields=["expires_at"], name="backup_expires"),
+            models.Index(fields=["trashed_at"], condition=models.Q(trashed_at__isnull=False), name="backup_trashed"),
         ]
 
     def __str__(self) -> str:
