@@ -5,12 +5,16 @@ import random
 import secrets
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 from pytest_django.plugin import DjangoDbBlocker
 
+from tests.services.kinds import KINDS, StoreValues
+from tests.services.moto import Moto, moto
 from tests.services.postgres import PostgresServer, servers_for_session
+from tests.services.seaweed import Seaweed, seaweed
 
 SEED_VARIABLE = "LASTRO_TEST_SEED"
 SCALE_VARIABLE = "LASTRO_TEST_SCALE"
@@ -101,6 +105,33 @@ def postgres_database(postgres: PostgresServer) -> Iterator[str]:
     name = postgres.create_database()
     yield postgres.dsn(name)
     postgres.drop_database(name)
+
+
+@pytest.fixture
+def store_values(tmp_path: Path) -> StoreValues:
+    """`store_values("s3")`: the settings (`store add --kind s3 --set …`) of a new empty place, its real server started."""
+    return lambda kind: KINDS[kind](tmp_path)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Seaweed:
+    """A SeaweedFS that all processes of the run share: `values()`, `values(LOCKED, lock_mode=…)`, `bucket(…)`, `deny(…)`."""
+    server = seaweed()
+    if server is None:
+        pytest.skip("no SeaweedFS: install the project's test extra")
+    return server
+
+
+@pytest.fixture
+def s3_store_values(s3_server: Seaweed) -> dict[str, str]:
+    """The settings of an s3 store in a new empty place."""
+    return s3_server.values()
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Moto:
+    """S3 and KMS of moto, shared like the SeaweedFS; it accepts any secret."""
+    return moto()
 
 
 @pytest.fixture(scope="session")

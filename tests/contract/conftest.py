@@ -1,13 +1,10 @@
-"""Where the contract suite finds a place for every kind of store.
+"""Where the contract suite finds a place for every kind of store: the table in tests/services/kinds.py.
 
-A kind that the registry knows and PLACES does not is a failing test, not a silent gap: add a factory
-that starts a real server (tests/services) and gives a Place.
+A kind that the registry knows and the table does not is a failing test, not a silent gap.
 """
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -15,18 +12,12 @@ from engine.ports import Store
 from stores import load_all
 from stores._faulty import FaultyStore
 from stores._retry import RetryStore
-from stores.local import LocalConfig, LocalStore
+from tests.services.kinds import StoreValues, store_made
 
 Place = Callable[[], Store]
 """Opens one more store on the same place, as another process would."""
 
 
-@contextmanager
-def _local(folder: Path) -> Iterator[Place]:
-    yield lambda: LocalStore.make(LocalConfig(path=str(folder / "store")))
-
-
-PLACES: dict[str, Callable[[Path], AbstractContextManager[Place]]] = {"local": _local}
 WRAPPERS: dict[str, Callable[[Store], Store]] = {
     "": lambda store: store,
     "retry-": RetryStore,
@@ -47,20 +38,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+def place(request: pytest.FixtureRequest, store_values: StoreValues) -> Iterator[Place]:
     """Open a store there as often as wanted; all are closed at the end."""
     wrapper, _, kind = request.param.rpartition("-")
     wrap = WRAPPERS[f"{wrapper}-" if wrapper else ""]
     opened: list[Store] = []
-    with PLACES[kind](tmp_path) as open_store:
+    values = store_values(kind)
 
-        def open_one() -> Store:
-            opened.append(wrap(open_store()))
-            return opened[-1]
+    def open_one() -> Store:
+        opened.append(wrap(store_made(kind, values)))
+        return opened[-1]
 
-        yield open_one
-        for store in opened:
-            store.close()
+    yield open_one
+    for store in opened:
+        store.close()
 
 
 @pytest.fixture

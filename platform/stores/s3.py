@@ -1,0 +1,398 @@
+"""Keep objects in a bucket of S3 or of any server that speaks its language.
+
+A create is a conditional put (If-None-Match: *), so the server itself decides between two writers. Every request is
+tried once; stores._retry repeats. Objects are checked on their way up by the server (signed SHA-256 and CRC-32) and on
+their way down by their length; what they hold is authenticated by the engine.
+"""
+
+import datetime
+import time
+from collections.abc import Iterator, Mapping, MutableSequence, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, Self
+
+from engine.errors import ObjectExists, ObjectLocked, ObjectMissing, StoreDenied, StoreError, StoreUnreachable
+from engine.ports import Buffer, ObjectInfo
+from stores import registry
+from stores._keys import check_key, check_prefix, is_key_part
+from stores._s3.config import S3Config, client_of
+from stores._s3.errors import code_of, errors_of, mapped_answer, status_of
+from stores._s3.locks import lock_of, lock_parameters
+from stores._s3.upload import UPLOAD_AGE_MAX, Uploader
+
+MARKER = ".lastro-store"
+MARKER_TEXT = b'{"format": "lastro-store", "version": 1}\n'
+OWN_FOLDERS = ("r/", "probe/", "catalogue/")
+DELETE_BATCH_MAX = 1000
+DELETE_THREADS = 8
+BUCKET_SEEN_SECONDS = 60.0
+"""So long after any answer from the bucket nobody asks whether it is still there."""
+
+
+@registry.register
+class S3Store:
+    """A store in one bucket, below one prefix; versions and locks as the bucket has them."""
+
+    kind: ClassVar[str] = "s3"
+    label: ClassVar[str] = "Amazon S3 or compatible"
+    Config: ClassVar[type] = S3Config
+
+    def __init__(self, config: S3Config) -> None:
+        """Open without asking the server anything. Raises UsageError for settings that the SDK refuses."""
+        self._config, self._bucket, self._root = config, config.bucket, config.root
+        self.lock_days = config.lock_days
+        with self._errors("opening", ""):
+            self._client = client_of(config)
+        self._uploader = Uploader(self._client, self._bucket, self._kept_as)
+        self._seen = -BUCKET_SEEN_SECONDS
+        self._bucket_locks: bool | None = True if config.lock_mode != "none" else None
+
+    @classmethod
+    def make(cls, config: S3Config) -> Self:
+        """Mark the place as a store's and open it; one that is a store already stays as it is.
+
+        Raises StoreError when the place holds anything else, so that nothing of anybody's is mixed up.
+        """
+        store = cls(config)
+        place = {"Bucket": store._bucket, "Key": store._root + MARKER}
+        try:
+            with store._errors("looking for a store", "get_object", key=MARKER):
+                store._client.get_object(**place)
+            return store
+        except ObjectMissing:
+            pass
+        stranger = store._stranger()
+        if stranger is not None:
+            raise StoreError(
+                f"{config.place} holds something else, for example {stranger[:80]}",
+                hint="give the store a folder of its own: --set prefix=lastro",
+            )
+        with store._errors("marking the store", "put_object"):
+            store._client.put_object(**place, Body=MARKER_TEXT)
+        return store
+
+    def put(self, key: str, parts: Sequence[Buffer]) -> None:
+        check_key(key)
+        if self.lock_days == 0:
+            self._write(key, parts)
+            return
+        # In a locked bucket a put would hide the locked version behind a new one: only a free key is written to.
+        try:
+            self._write(key, parts, IfNoneMatch="*")
+        except _Taken:
+            if self._holds(key, parts):
+                return
+            self._check_unlocked(key)
+            self._write(key, parts)
+
+    def create(self, key: str, parts: Sequence[Buffer]) -> None:
+        check_key(key)
+        try:
+            self._write(key, parts, IfNoneMatch="*")
+        except _Taken:
+            if not self._holds(key, parts):
+                raise ObjectExists(f"{key} exists already with other content") from None
+
+    def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        assert offset >= 0 and (length is None or length >= 0), "ranges are not negative"
+        check_key(key)
+        if length == 0:
+            self.stat(key)
+            return b""
+        wanted = {} if offset == 0 and length is None else {"Range": _range(offset, length)}
+        with self._errors(f"reading {key}", "get_object", key=key):
+            try:
+                answer = self._client.get_object(Bucket=self._bucket, Key=self._root + key, **wanted)
+            except self._client.exceptions.ClientError as error:
+                if status_of(error) == 416:
+                    return b""  # The offset is at the end or behind it.
+                raise
+            with answer["Body"] as body:
+                data: bytes = body.read()  # One that breaks off is an error of the SDK.
+        _check_length(key, len(data), answer, offset, length)
+        return data
+
+    def stat(self, key: str) -> ObjectInfo:
+        answer = self._head(key)
+        return ObjectInfo(key=key, size=int(answer["ContentLength"]), modified=_utc(answer["LastModified"]))
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Yield the objects under a prefix, one page of the server's (1,000) in memory at a time."""
+        check_prefix(prefix)
+        after: dict[str, str] = {}
+        last = ""
+        while True:
+            with self._errors(f"listing {prefix or 'the store'}", "list_objects_v2"):
+                page = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._root + prefix, **after)
+            found = page.get("Contents", [])
+            if "KeyCount" in page and page["KeyCount"] != len(found) + len(page.get("CommonPrefixes", [])):
+                raise StoreUnreachable(f"the listing of {prefix} in {self._config.place} broke off")
+            for item in found:
+                key = item["Key"][len(self._root) :]
+                if all(map(is_key_part, key.split("/"))):
+                    # SeaweedFS walks folders: there `a/x` comes before `a-b`. A reader that counts on the order must hear.
+                    if key <= last:
+                        raise StoreError(f"{self._config.place} lists {key} behind {last}: out of order")
+                    last = key
+                    yield ObjectInfo(key=key, size=int(item["Size"]), modified=_utc(item["LastModified"]))
+            if not page.get("IsTruncated"):
+                return
+            if not page.get("NextContinuationToken"):
+                raise StoreUnreachable(f"the listing of {prefix} in {self._config.place} does not say how it goes on")
+            after = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def delete(self, key: str) -> None:
+        """Remove the object; in a bucket with Object Lock its version, so that nothing stays behind.
+
+        In a bucket that only keeps versions the object goes behind a delete marker: what remains is the bucket's to keep.
+        """
+        check_key(key)
+        version = self._deletable(key) if self._has_locks() else {}
+        if version is None:
+            return
+        with self._errors(f"deleting {key}", "delete_version" if version else "delete_object"):
+            self._client.delete_object(Bucket=self._bucket, Key=self._root + key, **version)
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        """Delete up to 1,000 objects a request. Raises ObjectLocked or StoreDenied, with all others gone."""
+        for key in keys:
+            check_key(key)
+        refused: list[StoreError] = []
+        targets = self._targets(keys, refused)
+        for at in range(0, len(targets), DELETE_BATCH_MAX):
+            with self._errors(f"deleting {len(targets)} objects", "delete_objects"):
+                answer = self._client.delete_objects(
+                    Bucket=self._bucket, Delete={"Objects": targets[at : at + DELETE_BATCH_MAX], "Quiet": True}
+                )
+            refused += [self._refusal(each) for each in answer.get("Errors", []) if each.get("Code") != "NoSuchKey"]
+        if refused:
+            raise max(refused, key=_gravity)
+
+    def close(self) -> None:
+        self._uploader.close()
+        self._client.close()
+
+    # ------------------------------------------------------------ locks and versions
+
+    def locked_until(self, key: str) -> datetime.datetime | None:
+        return lock_of(self._head(key))
+
+    def lock(self, key: str, until: datetime.datetime) -> None:
+        head = self._head(key)
+        held = lock_of(head)
+        if held is not None and held >= until:
+            return
+        mode = head.get("ObjectLockMode") or lock_parameters(self._config, until)["ObjectLockMode"]
+        with self._errors(f"locking {key}", "put_object_retention", key=key):
+            self._client.put_object_retention(
+                Bucket=self._bucket,
+                Key=self._root + key,
+                VersionId=head["VersionId"],
+                Retention={"Mode": mode, "RetainUntilDate": until},
+            )
+
+    def purge(self, key: str) -> int:
+        check_key(key)
+        removed = 0
+        refused: list[StoreError] = []
+        for version in self._versions(key):
+            try:
+                with self._errors(f"deleting version {version} of {key}", "delete_version"):
+                    self._client.delete_object(Bucket=self._bucket, Key=self._root + key, VersionId=version)
+                removed += 1
+            except StoreDenied as error:
+                refused.append(self._locked_version(key, version) or error)
+        if refused:
+            raise max(refused, key=_gravity)
+        return removed
+
+    def clear_stale(self, older_than: datetime.timedelta = UPLOAD_AGE_MAX) -> int:
+        """Abort multipart uploads that writers left unfinished so long ago; how many there were."""
+        with self._errors("clearing unfinished uploads", "list_multipart_uploads"):
+            return self._uploader.clear_stale(self._root, older_than)
+
+    # ------------------------------------------------------------ inner parts
+
+    def _errors(self, doing: str, operation: str, *, key: str | None = None) -> AbstractContextManager[None]:
+        return errors_of(self._config.place, doing, operation, key=key)
+
+    def _kept_as(self) -> dict[str, Any]:
+        """How a new object is kept: class, encryption, lock."""
+        config = self._config
+        kept: dict[str, Any] = {}
+        if config.storage_class:
+            kept["StorageClass"] = config.storage_class
+        if config.sse != "none":
+            kept["ServerSideEncryption"] = {"s3": "AES256", "kms": "aws:kms"}[config.sse]
+        if config.sse_key:
+            kept["SSEKMSKeyId"] = config.sse_key
+        if config.lock_days:
+            now = datetime.datetime.now(datetime.UTC)
+            kept |= lock_parameters(config, now + datetime.timedelta(days=config.lock_days))
+        return kept
+
+    def _write(self, key: str, parts: Sequence[Buffer], **condition: str) -> None:
+        operation = "put_locked" if self.lock_days else "put_object"
+        with self._errors(f"writing {key}", operation):
+            try:
+                self._uploader.write(self._root + key, parts, condition)
+            except self._client.exceptions.ClientError as error:
+                if condition and (code_of(error) == "PreconditionFailed" or status_of(error) == 412):
+                    raise _Taken(key) from None
+                raise
+
+    def _holds(self, key: str, parts: Sequence[Buffer]) -> bool:
+        """Whether exactly these bytes are stored: our own earlier try, whose reply was lost, or its twin."""
+        size = sum(memoryview(part).nbytes for part in parts)
+        try:
+            return self.stat(key).size == size and self.get(key) == b"".join(parts)
+        except ObjectMissing:
+            raise StoreUnreachable(f"{key} was taken and is gone again", hint="try again") from None
+
+    def _head(self, key: str) -> Any:
+        check_key(key)
+        with self._errors(f"looking up {key}", "head_object", key=key):
+            try:
+                answer = self._client.head_object(Bucket=self._bucket, Key=self._root + key)
+            except self._client.exceptions.ClientError as error:
+                if status_of(error) == 404:
+                    self._check_bucket()
+                raise
+        self._seen = time.monotonic()
+        return answer
+
+    def _check_bucket(self) -> None:
+        """Raise StoreError when the bucket is gone: the answer to HEAD has no body that would tell that from absence."""
+        if time.monotonic() - self._seen < BUCKET_SEEN_SECONDS:
+            return
+        with self._errors("looking for the bucket", "head_bucket"):
+            self._client.head_bucket(Bucket=self._bucket)
+        self._seen = time.monotonic()
+
+    # ------------------------------------------------------------ deleting
+
+    def _has_locks(self) -> bool:
+        """Whether the bucket was made with Object Lock, asked once; unknown counts as not."""
+        if self._bucket_locks is None:
+            try:
+                with self._errors("looking up Object Lock", "get_object_lock_configuration"):
+                    found = self._client.get_object_lock_configuration(Bucket=self._bucket)
+                self._bucket_locks = found.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") == "Enabled"
+            except StoreUnreachable:
+                raise
+            except StoreError:
+                self._bucket_locks = False
+        return self._bucket_locks
+
+    def _deletable(self, key: str) -> dict[str, str] | None:
+        """The version to delete; None when there is none. Raises ObjectLocked."""
+        try:
+            head = self._head(key)
+        except ObjectMissing:
+            return None
+        until = lock_of(head)
+        if until is not None:
+            raise locked(key, until)
+        return {"VersionId": head["VersionId"]} if head.get("VersionId") else {}
+
+    def _check_unlocked(self, key: str) -> None:
+        try:
+            until = self.locked_until(key)
+        except ObjectMissing:
+            return
+        if until is not None:
+            raise locked(key, until)
+
+    def _targets(self, keys: Sequence[str], refused: MutableSequence[StoreError]) -> Sequence[dict[str, str]]:
+        """What to name in a bulk deletion; locked objects are left out and added to `refused`."""
+        if not self._has_locks():
+            return [{"Key": self._root + key} for key in keys]
+
+        def target(key: str) -> dict[str, str] | None:
+            try:
+                version = self._deletable(key)
+            except ObjectLocked as error:
+                refused.append(error)
+                return None
+            return None if version is None else {"Key": self._root + key, **version}
+
+        with ThreadPoolExecutor(DELETE_THREADS, "s3-look") as pool:
+            return [found for found in pool.map(target, keys) if found is not None]
+
+    def _refusal(self, item: Mapping[str, str]) -> StoreError:
+        """The error of one object in the answer to a bulk deletion."""
+        key = item.get("Key", "")[len(self._root) :]
+        answer = {"Error": dict(item), "ResponseMetadata": {"HTTPStatusCode": 403 if "Denied" in item["Code"] else 500}}
+        return mapped_answer(answer, self._config.place, f"deleting {key}", "delete_objects")
+
+    def _versions(self, key: str) -> Iterator[str]:
+        """Every version of the object and every marker of its deletion."""
+        name = self._root + key
+        more: dict[str, str] = {}
+        while True:
+            with self._errors(f"listing the versions of {key}", "list_object_versions"):
+                page = self._client.list_object_versions(Bucket=self._bucket, Prefix=name, **more)
+            for item in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]:
+                if item["Key"] == name:
+                    yield item["VersionId"]
+            # Sorted by key: what comes after this one's versions belongs to longer names.
+            if not page.get("IsTruncated") or page["NextKeyMarker"] != name:
+                return
+            more = {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page["NextVersionIdMarker"]}
+
+    def _locked_version(self, key: str, version: str) -> ObjectLocked | None:
+        """The error that says until when, if it is a lock that kept the version from being deleted."""
+        try:
+            with self._errors(f"looking up the lock of {key}", "get_object_retention", key=key):
+                head = self._client.head_object(Bucket=self._bucket, Key=self._root + key, VersionId=version)
+        except StoreError:
+            return None
+        until = lock_of(head)
+        return None if until is None else locked(key, until)
+
+    def _stranger(self) -> str | None:
+        """A key under the prefix that is none of ours."""
+        with self._errors("looking at what is there", "list_objects_v2"):
+            page = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._root, MaxKeys=20)
+        for item in page.get("Contents", []):
+            if not item["Key"][len(self._root) :].startswith(OWN_FOLDERS):
+                return str(item["Key"])
+        return None
+
+
+class _Taken(Exception):
+    """A conditional put found the key taken."""
+
+
+def locked(key: str, until: datetime.datetime) -> ObjectLocked:
+    """The error that names the date."""
+    return ObjectLocked(
+        f"{key} is locked until {until:%Y-%m-%d %H:%M} UTC", hint="nothing can delete it before", until=until
+    )
+
+
+def _gravity(error: StoreError) -> tuple[bool, datetime.datetime]:
+    """Which of several refusals to raise: one that is no lock, else the latest date."""
+    until = error.until if isinstance(error, ObjectLocked) else None
+    return until is None, until or datetime.datetime.min.replace(tzinfo=datetime.UTC)
+
+
+def _range(offset: int, length: int | None) -> str:
+    return f"bytes={offset}-" if length is None else f"bytes={offset}-{offset + length - 1}"
+
+
+def _check_length(key: str, size: int, answer: Mapping[str, Any], offset: int, length: int | None) -> None:
+    """Raise StoreUnreachable unless the bytes are all that the answer promised and the request asked for."""
+    said = answer.get("ContentRange", "")
+    total = said.rpartition("/")[2]
+    if total.isdigit():
+        expected = max(0, int(total) - offset) if length is None else max(0, min(length, int(total) - offset))
+    else:
+        expected = int(answer["ContentLength"])
+    if size != expected:
+        raise StoreUnreachable(f"reading {key}: {size} bytes came, {expected} were to come", hint="try again")
+
+
+def _utc(moment: datetime.datetime) -> datetime.datetime:
+    return moment.astimezone(datetime.UTC)
