@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self, cast, get_args
 
-from engine.errors import UsageError
+from engine.errors import NameUnknown, UsageError
 from engine.manifest import Manifest
 from engine.plans import MODES, POLICIES, Policy, RestoreMode
 
@@ -66,7 +66,7 @@ def wish_checked(wish: Wish) -> None:
 
 
 def selection_of(wish: Wish, manifest: Manifest, sources: Sequence[str]) -> Selection:
-    """Find what was named in the backup. Raises UsageError, with names that are close, for what it does not hold.
+    """Find what was named in the backup. Raises NameUnknown, with names that are close, for what it does not hold.
 
     A selective restore leaves out every source of which no module was chosen.
     """
@@ -131,7 +131,7 @@ def _found(noun: str, text: str, names: Mapping[str, Sequence[str]]) -> tuple[st
     known = sorted({name for each in names.values() for name in each})
     close = difflib.get_close_matches(text, [*known, *(f"{s}.{n}" for s, each in names.items() for n in each)], n=3)
     shown = ", ".join(known[:NAMES_SHOWN_MAX]) + (" …" if len(known) > NAMES_SHOWN_MAX else "")
-    raise UsageError(
+    raise NameUnknown(
         f"no {noun} {text[:80]!r}" + (f"; did you mean {' or '.join(close)}?" if close else ""),
         hint=f"the backup has: {shown}" if known else f"the backup has no {noun}s here",
     )
@@ -171,7 +171,7 @@ def _clocks(given: Sequence[str], contents: Contents) -> dict[str, dict[str, str
         columns = contents.tables[source][table]
         if column not in columns:
             close = difflib.get_close_matches(column, columns, n=3)
-            raise UsageError(
+            raise NameUnknown(
                 f"table {table} has no column {column[:80]!r}"
                 + (f"; did you mean {' or '.join(close)}?" if close else ""),
                 hint=f"it has: {', '.join(columns[:NAMES_SHOWN_MAX])}",

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from engine.adapters import resolve_secret, secret_fields
-from engine.errors import UsageError
+from engine.errors import NameUnknown, UsageError
 from tenants import wiring
 from tenants.models import Source
 from tenants.places import target_folder_checked, target_of_others_checked
@@ -76,7 +76,7 @@ def _one(text: str, sources: Mapping[str, Source]) -> list[tuple[str, str, str]]
         raise UsageError("a target is KEY=VALUE or SOURCE.KEY=VALUE", hint="for example --target path=/tmp/copy")
     if dot:
         if name not in sources:
-            raise UsageError(f"the restore has no source {name!r}", hint=f"it has: {', '.join(sorted(sources))}")
+            raise NameUnknown(f"the restore has no source {name!r}", hint=f"it has: {', '.join(sorted(sources))}")
         return [(name, key, value)]
     key = left
     able = [name for name, source in sources.items() if key in wiring.connector_kind(source.kind).target_keys]

@@ -10,9 +10,9 @@ from django.db import IntegrityError, transaction
 
 import audit.services
 from access.models import Account, Scope, Token
-from access.tenancy import tenants_unknown
 from core import clock
 from core.errors import Conflict, NotFound
+from core.tenancy import tenants_unknown
 from engine.errors import UsageError
 
 PASSWORD_BYTES = 18

@@ -30,6 +30,7 @@ from connectors._scratch import FolderScratch
 from engine.adapters import setting
 from engine.errors import (
     DamageError,
+    NameUnknown,
     SourceError,
     SourceUnreachable,
     SourceUnsupported,
@@ -226,7 +227,7 @@ class EventLogConnector(CopyFields, FolderScratch):
     def _plan(self, view: SourceView, request: RestoreRequest, progress: Progress) -> LogPlan:
         for name in request.modules:
             if name not in MODULES:
-                raise UsageError(f"an event log has no module {name!r}", hint=f"its one module is {TREE_NAME}")
+                raise NameUnknown(f"an event log has no module {name!r}", hint=f"its one module is {TREE_NAME}")
         chosen = bool(request.modules) if request.mode == "selective" else _takes_all(request.policies)
         live = read_live(self._path, progress)
         return plan_log(_tree_of(view), view.facts, live, request.mode, progress, all_of_it=chosen)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Protocol
 
-from engine.errors import ObjectDamaged, UsageError
+from engine.errors import NameUnknown, ObjectDamaged, UsageError
 from engine.ports import Buffer, TableView
 from engine.table_diff import copy_shown, row_fields
 from engine.tree_format import Leaf, LeafRef, show_path, sort_key
@@ -79,7 +79,7 @@ class _Cursor:
 
 
 def require_entry(view: TreeView, path: bytes) -> Entry:
-    """The entry at a path. Raises UsageError, naming what is close to it."""
+    """The entry at a path. Raises NameUnknown, naming what is close to it."""
     entry = view.find(path)
     if entry is not None:
         return entry
@@ -94,7 +94,7 @@ def require_entry(view: TreeView, path: bytes) -> Entry:
                 break
         close = get_close_matches(show_path(name), names, CLOSE_NAMES_MAX)
         hint = f"near it: {', '.join(close)}" if close else hint
-    raise UsageError(f"the backup has no {show_path(path)!r}", hint=hint)
+    raise NameUnknown(f"the backup has no {show_path(path)!r}", hint=hint)
 
 
 def file_fetch(view: TreeView, path: bytes, output: Output) -> Entry:

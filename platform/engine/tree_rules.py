@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Literal, NamedTuple, Protocol
 
-from engine.errors import UsageError
+from engine.errors import NameUnknown
 from engine.plans import Policy, RestoreMode
 from engine.tree_format import OTHERS_MODULE, ROOT_MODULE, STAT, Row, Stat, show_path
 from engine.tree_likeness import Likeness, Live, row_is_folder, rows_alike
@@ -88,7 +88,7 @@ class Rules(Protocol):
 
 
 def rules_for(order: TreeOrder, view: TreeView, likeness: Likeness) -> Rules:
-    """Raises UsageError for a module that the backup does not hold."""
+    """Raises NameUnknown for a module that the backup does not hold."""
     if order.mode == "full":
         return Full(likeness)
     if order.mode == "selective":
@@ -142,7 +142,7 @@ class Chosen:
             if not (self._holds(name) or (once is not None and once._holds(name))):
                 close = get_close_matches(name, self._named, CLOSE_NAMES_MAX)
                 hint = f"near it: {', '.join(close)}" if close else f"the backup has {_some(self._named)}"
-                raise UsageError(f"the backup of {view.name} has no module {name!r}", hint=hint)
+                raise NameUnknown(f"the backup of {view.name} has no module {name!r}", hint=hint)
 
     def _holds(self, name: str) -> bool:
         """Beyond a thousand, folders are not listed one by one."""

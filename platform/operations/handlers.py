@@ -84,6 +84,12 @@ def handler_get(kind: str) -> Handler:
         raise UsageError(f"unknown kind of operation {kind!r}", hint=f"known: {known}") from None
 
 
+def kinds() -> list[str]:
+    """All kinds of operations."""
+    autodiscover_modules("handlers")
+    return sorted(_handlers)
+
+
 def hooked_kinds() -> list[str]:
     """Kinds of operations around which hooks may run."""
     autodiscover_modules("handlers")

@@ -88,11 +88,15 @@ KINDS: dict[str, type] = {"http": HttpHook, "command": CommandHook}
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How it went: `status` is an HTTP status, an exit code or a word, `output` text cut to OUTPUT_BYTES_MAX."""
+    """How it went: `status` is an HTTP status, an exit code or a word.
+
+    `output` is what the application said, cut to OUTPUT_BYTES_MAX, `reason` our own words on why it failed.
+    """
 
     passed: bool
     status: str
     output: str = ""
+    reason: str = ""
 
 
 Check = Callable[[], None]
@@ -159,13 +163,13 @@ def _call(hook: HttpHook, about: Mapping[str, str], deadline: float) -> Outcome:
             pool.close()
         return Outcome(200 <= response.status < 300, str(response.status), text)
     except _Refused as error:
-        return Outcome(False, "refused", str(error))
+        return Outcome(False, "refused", reason=str(error))
     except (urllib3.exceptions.HTTPError, OSError) as error:
         timeouts = (urllib3.exceptions.TimeoutError, TimeoutError)
         # Of the library's errors, one for a refused connection is a kind of time-out.
         late = isinstance(error, timeouts) and not isinstance(error, urllib3.exceptions.NewConnectionError)
         words = "timed out" if late else "failed"
-        return Outcome(False, words, f"{type(error).__name__}: {error}"[:500])
+        return Outcome(False, words, reason=f"{type(error).__name__}: {error}"[:500])
 
 
 class _Refused(Exception):
@@ -262,9 +266,9 @@ def _run(hook: CommandHook, about: Mapping[str, str], seconds: float, check: Che
             env=environment,
         )
     except UsageError as error:
-        return Outcome(False, "refused", str(error))
+        return Outcome(False, "refused", reason=str(error))
     except OSError as error:
-        return Outcome(False, "failed", f"cannot start {hook.command}: {error.strerror}")
+        return Outcome(False, "failed", reason=f"cannot start {hook.command}: {error.strerror}")
     output = _Output(process)
     try:
         status = _wait(process, seconds, check)

@@ -11,20 +11,19 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from django.db import IntegrityError, models, transaction
+from django.db import transaction
 
 from audit.services import record
-from core import clock, sealing
-from core.errors import CatalogueError, Conflict, NotFound
-from engine.adapters import parse_config
-from engine.errors import CancelledError, LastroError, UsageError
+from core import clock
+from core.errors import CatalogueError
+from engine.errors import CancelledError, LastroError
 from operations.context import OperationContext
-from operations.handlers import Run, handler_get, hooked_kinds
+from operations.handlers import Run, handler_get
+from operations.hook_runs import RunSaid, output_put
+from operations.hook_settings import hook_config, hook_get
 from operations.models import Hook, HookEvent, HookFailure, HookRun, Operation
 
-TIMEOUT_SECONDS_MAX = 3600
-NAME_CHARS_MAX = 60
-_SHOWN_CHARS = 300
+_REASON_CHARS_MAX = 300
 
 
 class HookFailed(CatalogueError):
@@ -33,87 +32,7 @@ class HookFailed(CatalogueError):
     code = "hook.failed"
 
 
-def hook_add(
-    name: str,
-    *,
-    event: str,
-    operation_kind: str,
-    kind: str,
-    values: Mapping[str, str],
-    actor: str,
-    tenant: str = "",
-    timeout_seconds: int = 60,
-    on_failure: str = HookFailure.STOP,
-    position: int = 0,
-) -> Hook:
-    """Save a hook. Raises UsageError, Conflict for a name that is taken."""
-    if not name or len(name) > NAME_CHARS_MAX or not name.isprintable():
-        raise UsageError(f"{name[:80]!r} cannot be the name of a hook", hint="1 to 60 printable characters")
-    if operation_kind not in hooked_kinds():
-        raise UsageError(
-            f"there are no hooks around {operation_kind[:40]!r}", hint=f"one of: {', '.join(hooked_kinds())}"
-        )
-    from operations.hook_actions import KINDS
-
-    if kind not in KINDS:
-        raise UsageError(f"unknown kind of hook {kind[:40]!r}", hint=f"one of: {', '.join(sorted(KINDS))}")
-    if not 1 <= timeout_seconds <= TIMEOUT_SECONDS_MAX:
-        raise UsageError(f"a time limit is 1 to {TIMEOUT_SECONDS_MAX} seconds")
-    config_class = KINDS[kind]
-    config = parse_config(config_class, sealing.resolved(config_class, values))
-    config.validate()
-    row = Hook(
-        name=name,
-        operation_kind=operation_kind,
-        event=HookEvent(event),
-        tenant=tenant,
-        kind=kind,
-        timeout_seconds=timeout_seconds,
-        on_failure=HookFailure(on_failure),
-        position=position,
-    )
-    resolved = sealing.resolved(config_class, values)
-    kept = sealing.seal(config_class, sealing.given(config_class, config, resolved), owner=f"hook:{row.pk}")
-    row.config, row.sealed = kept.plain, kept.sealed
-    try:
-        with transaction.atomic():
-            row.save(force_insert=True)
-            record(
-                "hook.added",
-                message=f"hook {name}: {event} {operation_kind}, {kind}",
-                actor=actor,
-                tenant=tenant,
-                level="warning",
-                data={"hook": row.pk, "name": name, "config": row.config, "on_failure": on_failure},
-            )
-    except IntegrityError:
-        raise Conflict(f"a hook named {name!r} exists already", hint="choose another name") from None
-    return row
-
-
-def hook_get(name: str) -> Hook:
-    """Find a hook by name. Raises NotFound."""
-    found = Hook.objects.filter(name__iexact=name).first()
-    if found is None:
-        raise NotFound(f"there is no hook {name[:60]!r}", hint="hook list shows them")
-    return found
-
-
-def hook_list(tenant: str = "") -> "models.QuerySet[Hook]":
-    """All hooks, or those that run for a tenant."""
-    rows = Hook.objects.order_by("operation_kind", "-event", "position", "name")
-    return rows.filter(tenant__in=("", tenant)) if tenant else rows
-
-
-def hook_remove(name: str, *, actor: str) -> None:
-    """Remove a hook; what its runs left stays. Raises NotFound."""
-    row = hook_get(name)
-    with transaction.atomic():
-        record("hook.removed", message=f"hook {row.name}", actor=actor, tenant=row.tenant, level="warning")
-        Hook.objects.filter(pk=row.pk).delete()
-
-
-def hook_test(name: str, *, actor: str) -> HookRun:
+def hook_test(name: str, *, actor: str) -> RunSaid:
     """Run a hook now, as for an operation called `test`."""
     row = hook_get(name)
     about = {"event": row.event, "kind": row.operation_kind, "tenant": row.tenant or "test", "operation": "test"}
@@ -156,33 +75,38 @@ def run_hooked(context: OperationContext, work: Run) -> Mapping[str, Any] | None
 
 
 def _before(context: OperationContext, row: Hook) -> None:
-    run = _run_for(context, row, state="", check=context.check)
-    if run.passed:
+    said = _run_for(context, row, state="", check=context.check)
+    if said.run.passed:
         return
     if row.on_failure == HookFailure.STOP:
+        operation = context.operation
         raise HookFailed(
-            f"hook {row.name} {_how(run)}; the {context.operation.kind} was not begun",
-            hint=f"put it right and try it: hook test {row.name}; or take it away: hook remove {row.name}",
+            f"hook {row.name} {_how(said)}; the {operation.kind} was not begun",
+            hint=f"what it said: hook runs --operation {operation.pk}; put it right and try it: hook test {row.name}; "
+            f"or leave it out: hook disable {row.name}",
         )
-    context.warn("hook.failed", f"hook {row.name} {_how(run)}")
+    context.warn("hook.failed", f"hook {row.name} {_how(said)}")
 
 
 def _after(context: OperationContext, rows: list[Hook], state: str) -> None:
     for row in rows:
-        run = _run_for(context, row, state=state, check=lambda: None)
-        if run.passed:
+        said = _run_for(context, row, state=state, check=lambda: None)
+        if said.run.passed:
             continue
-        context.warn("hook.failed", f"hook {row.name} {_how(run)}")
+        context.warn(
+            "hook.failed",
+            f"hook {row.name} {_how(said)}; what it said: hook runs --operation {context.operation.pk}",
+        )
         if row.on_failure == HookFailure.STOP:
             return
 
 
-def _how(run: HookRun) -> str:
-    first = next((line for line in run.output.splitlines() if line.strip()), "")
-    return f"failed ({run.status})" + (f": {first[:_SHOWN_CHARS]}" if first else "")
+def _how(said: RunSaid) -> str:
+    """The status and our own words; the application's are sealed, and shown by `hook runs` alone."""
+    return f"failed ({said.run.status})" + (f": {said.reason}" if said.reason else "")
 
 
-def _run_for(context: OperationContext, row: Hook, *, state: str, check: Callable[[], None]) -> HookRun:
+def _run_for(context: OperationContext, row: Hook, *, state: str, check: Callable[[], None]) -> RunSaid:
     operation: Operation = context.operation
     context.phase(f"hook {row.name}"[:60])
     about = {
@@ -196,19 +120,18 @@ def _run_for(context: OperationContext, row: Hook, *, state: str, check: Callabl
     return _run_one(row, about, operation_id=operation.pk, check=check)
 
 
-def _run_one(row: Hook, about: Mapping[str, str], *, operation_id: str, check: Callable[[], None]) -> HookRun:
+def _run_one(row: Hook, about: Mapping[str, str], *, operation_id: str, check: Callable[[], None]) -> RunSaid:
     # Here: an operation without hooks does not pay for what calling them takes.
-    from operations.hook_actions import KINDS, Outcome, perform
+    from operations.hook_actions import Outcome, perform
 
     began, started_at = time.monotonic(), clock.now()
     try:
-        config = sealing.config_of(KINDS[row.kind], row.config, row.sealed, owner=f"hook:{row.pk}")
-        outcome = perform(config, about, seconds=row.timeout_seconds, check=check)
+        outcome = perform(hook_config(row), about, seconds=row.timeout_seconds, check=check)
     except CancelledError:
         raise
     except LastroError as error:
-        outcome = Outcome(False, error.code, str(error))
-    return HookRun.objects.create(
+        outcome = Outcome(False, error.code, reason=str(error))
+    run = HookRun(
         hook=row,
         hook_name=row.name,
         operation_id=operation_id,
@@ -218,5 +141,8 @@ def _run_one(row: Hook, about: Mapping[str, str], *, operation_id: str, check: C
         duration_ms=round((time.monotonic() - began) * 1000),
         passed=outcome.passed,
         status=outcome.status[:40],
-        output=outcome.output,
     )
+    text = "\n".join(filter(None, (outcome.reason, outcome.output)))
+    output_put(run, text)
+    run.save(force_insert=True)
+    return RunSaid(run, text, outcome.reason[:_REASON_CHARS_MAX])

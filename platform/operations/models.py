@@ -146,6 +146,9 @@ class HookRun(Record):
     passed = models.BooleanField()
     status = models.CharField(max_length=40)
     output = models.TextField(blank=True)
+    """In clear, as kept by versions before `sealed`; empty since."""
+    sealed = models.BinaryField(default=b"")
+    """What it said, sealed under the tenant's key as `hook_run:<id>`; see operations.hook_runs."""
 
     class Meta:
         indexes = [models.Index(fields=["hook", "-id"], name="operations_hookrun_newest")]

@@ -172,7 +172,7 @@ def _own_check(
     else:
         about = {"tenant": source.tenant.slug, "source": source.name, **connector.scratch_place(name, site)}
         outcome = perform(CommandHook(row.ask), about, seconds=row.timeout_seconds, check=context.check)
-        actual, passed, detail, expected = outcome.status, outcome.passed, outcome.output, "0"
+        actual, passed, detail, expected = outcome.status, outcome.passed, outcome.reason or outcome.output, "0"
     return {"name": row.name, "passed": passed, "expected": expected, "actual": actual, "detail": detail, "own": True}
 
 

@@ -8,7 +8,7 @@ from django.db import IntegrityError, transaction
 from audit.services import record
 from core import clock
 from core.errors import Conflict, NotFound, StateConflict
-from engine.errors import LastroError, UsageError
+from engine.errors import LastroError, NameUnknown, UsageError
 from operations.context import OperationContext
 from operations.hook_actions import command_line
 from operations.models import Operation
@@ -57,7 +57,9 @@ def drill_start(
     held = sorted(kept.values_list("name", flat=True))
     unknown = [name for name in sources if name not in held]
     if unknown:
-        raise UsageError(f"backup {backup.pk} does not hold source {unknown[0]!r}", hint=f"it holds: {', '.join(held)}")
+        raise NameUnknown(
+            f"backup {backup.pk} does not hold source {unknown[0]!r}", hint=f"it holds: {', '.join(held)}"
+        )
     with transaction.atomic():
         drill = Drill.objects.create(
             tenant=tenant,

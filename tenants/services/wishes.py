@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from core.errors import ConfirmationNeeded
 from core.rootkey import root_key
-from engine.errors import UsageError
+from engine.errors import NameUnknown, UsageError
 from tenants import wiring
 from tenants.models import Backup, BackupSource, Source, Tenant
 from tenants.selection import Selection, Wish, selection_of, wish_checked
@@ -43,7 +43,7 @@ class Resolved:
 def wish_resolve(backup: Backup, wish: Wish, targets: Sequence[str]) -> Resolved:
     """Look everything up that was named. Reads the manifest, unless all of the backup is wanted.
 
-    Raises UsageError, NotFound for a source or a base that is gone, StoreError when the manifest cannot be read.
+    Raises UsageError, NameUnknown and NotFound for what there is not, StoreError when the manifest cannot be read.
     """
     wish_checked(wish)
     named = _kept(backup, wish.sources)
@@ -69,7 +69,7 @@ def _kept(backup: Backup, names: Sequence[str]) -> list[str]:
     )
     unknown = [name for name in names if name not in kept]
     if unknown:
-        raise UsageError(
+        raise NameUnknown(
             f"backup {backup.pk} does not hold source {unknown[0]!r}", hint=f"it holds: {', '.join(kept) or 'nothing'}"
         )
     return [name for name in kept if not names or name in names]

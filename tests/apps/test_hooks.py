@@ -4,7 +4,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,41 @@ from pytest_django import Settings
 from audit.models import Entry
 from core.errors import Conflict, NotFound
 from core.models import Fact
+from core.rootkey import root_key
+from core.tenancy import tenancy_get, tenants_known_by
 from engine.errors import UsageError
 from operations import services
-from operations.hooks import hook_add, hook_list, hook_remove, hook_test
+from operations.hook_runs import hook_runs, output_of
+from operations.hook_settings import hook_add, hook_enable, hook_list, hook_remove, hook_update
+from operations.hooks import hook_test
 from operations.models import Hook, HookRun, Operation
 from operations.running import operation_run
 from tests.apps.work import handlers  # noqa: F401 - registers the made-up kinds
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class _TwoTenants:
+    """Knows two tenants, whose keys are the root key."""
+
+    def known(self, slugs: Sequence[str]) -> dict[str, bool]:
+        return {slug: True for slug in slugs if slug in ("aurora", "boreal")}
+
+    def seal(self, slug: str, context: str, document: Mapping[str, Any]) -> bytes:
+        return root_key().seal(json.dumps(document).encode(), f"{slug}:{context}")
+
+    def open(self, slug: str, context: str, blob: bytes) -> Any:
+        return json.loads(root_key().open(blob, f"{slug}:{context}"))
+
+
+@pytest.fixture(autouse=True)
+def tenancy() -> Iterator[None]:
+    real = tenancy_get()
+    tenants_known_by(_TwoTenants())
+    root_key.cache_clear()
+    yield
+    tenants_known_by(real)
+    root_key.cache_clear()
 
 
 class _Application(ThreadingHTTPServer):
@@ -128,7 +155,8 @@ def test_a_failing_before_hook_stops_the_work_and_the_after_hooks_still_run(comm
     operation = _run()
     assert operation.state == "failed"
     assert operation.error["code"] == "hook.failed"
-    assert "hook stop failed (3): cannot stop the application" in operation.error["detail"]
+    assert "hook stop failed (3); the test.hooked was not begun" in operation.error["detail"]
+    assert f"hook runs --operation {operation.pk}" in operation.error["hint"]
     assert not _worked(operation)
     assert (commands / "notes").read_text().splitlines()[-1] == "after-aurora-test.hooked failed"
     assert list(HookRun.objects.order_by("id").values_list("hook_name", flat=True)) == ["on", "stop", "off"]
@@ -180,8 +208,8 @@ def test_output_is_bounded_and_a_missing_program_is_named(commands: Path) -> Non
     _hook("gone", command="gone", on_failure="warn", position=1)
     assert _run().state == "warned"
     talked, gone = HookRun.objects.order_by("id")
-    assert (talked.passed, len(talked.output)) == (True, 16 << 10)
-    assert "No such file" in gone.output
+    assert (talked.passed, len(output_of(talked) or "")) == (True, 16 << 10)
+    assert "No such file" in (output_of(gone) or "")
 
 
 def test_a_call_says_what_it_is_about(application: _Application) -> None:
@@ -219,11 +247,12 @@ def test_answers_that_are_no_success(application: _Application) -> None:
     _hook("c", kind="http", url=application_gone, on_failure="warn", position=2)
     assert _run().state == "warned"
     application.answers = [(302, b"")]
-    assert not hook_test("a", actor="ana").passed
+    assert not hook_test("a", actor="ana").run.passed
     assert len(application.asked) == 2
     runs = list(HookRun.objects.order_by("id"))
     assert [(run.hook_name, run.status) for run in runs] == [("a", "500"), ("c", "failed"), ("a", "302")]
-    assert "\x1b" not in runs[0].output and "\x00" not in runs[0].output
+    shown = output_of(runs[0]) or ""
+    assert shown and not {"\x1b", "\x00"} & set(shown)
 
 
 @pytest.mark.parametrize(
@@ -239,8 +268,9 @@ def test_addresses_that_hand_out_credentials_are_refused(url: str) -> None:
 def test_names_that_lead_to_credentials_are_refused(url: str) -> None:
     """Goal: what counts is where a name leads when it is called; spell addresses in ways that only a resolver reads."""
     _hook("metadata", kind="http", url=url, timeout_seconds=2)
-    run = hook_test("metadata", actor="ana")
-    assert (run.passed, run.status) == (False, "refused")
+    said = hook_test("metadata", actor="ana")
+    assert (said.run.passed, said.run.status) == (False, "refused")
+    assert "must not call" in said.reason
 
 
 def test_hooks_that_cannot_be_right_are_refused(commands: Path, settings: Settings) -> None:
@@ -284,3 +314,42 @@ def test_hooks_have_one_name_each_and_can_be_removed(commands: Path) -> None:
         hook_remove("note", actor="ana")
     assert (hook_list().count(), HookRun.objects.get().hook_name) == (0, "note")
     assert Entry.objects.filter(type="hook.removed", user_id="ana").count() == 1
+
+
+def test_what_an_application_says_is_sealed_and_shown_on_request(commands: Path) -> None:
+    """Goal: users' data in a hook's output is nowhere in clear; look through every table, read it back, lose the key."""
+    _hook("stop", command="fail")
+    operation = _run()
+    kept = json.dumps([*map(str, HookRun.objects.values()), *map(str, Entry.objects.values()), operation.error])
+    assert "cannot stop" not in kept
+    (said,) = hook_runs(actor="ben", operation=operation.pk, limit=10)
+    assert said.output == "cannot stop the application\n"
+    assert Entry.objects.filter(type="hook.output_read", user_id="ben", tenant="aurora").count() == 1
+    tenants_known_by(None)
+    assert hook_runs(actor="ben", hook="STOP", limit=10)[0].output == ""
+    for wrong in ({"operation": "opr_none"}, {"hook": "none"}):
+        with pytest.raises(NotFound):
+            hook_runs(actor="ben", limit=10, **wrong)
+
+
+def test_a_hook_can_be_changed_and_left_out(commands: Path, application: _Application) -> None:
+    """Goal: a broken hook is put right at night without losing its token; change one thing at a time."""
+    url = f"{application.url}/on"
+    _hook("on", kind="http", url="http://127.0.0.1:9/", headers="Authorization: Bearer s3cret", timeout_seconds=2)
+    assert _run().error["code"] == "hook.failed"
+    hook_enable("ON", enabled=False, actor="ana")
+    assert (_run().state, application.asked) == ("succeeded", [])
+    changed = hook_update("on", actor="ana", values={"url": url}, on_failure="warn", position=3)
+    assert (changed.timeout_seconds, changed.on_failure, changed.position) == (2, "warn", 3)
+    hook_enable("on", enabled=True, actor="ana")
+    assert _run().state == "succeeded"
+    assert application.asked[0]["headers"]["Authorization"] == "Bearer s3cret"
+    with pytest.raises(UsageError, match="nothing to change"):
+        hook_update("on", actor="ana")
+    with pytest.raises(UsageError, match="no address"):
+        hook_update("on", actor="ana", values={"url": "ftp://x"})
+    with pytest.raises(NotFound, match="no tenant"):
+        _hook("lost", command="note", tenant="nobody")
+    assert hook_list().get().config["url"] == url
+    noted = Entry.objects.filter(type__in=("hook.changed", "hook.enabled", "hook.disabled")).order_by("sequence")
+    assert [entry.type for entry in noted] == ["hook.disabled", "hook.changed", "hook.enabled"]

@@ -8,9 +8,9 @@ from django_q.models import OrmQ
 
 from audit.models import Entry
 from core import clock
-from core.errors import Busy, Conflict, NotFound
+from core.errors import Busy, Conflict, Exit, NotFound, meaning
 from core.models import Fact, StateChange
-from engine.errors import SessionFenced, UsageError
+from engine.errors import LastroError, SessionFenced, UsageError
 from operations import leases, services
 from operations.context import WARNINGS_MAX, OperationContext
 from operations.models import Lease, Operation
@@ -260,5 +260,8 @@ def test_lists_page_without_gaps() -> None:
     _ask()
     rest = operation_list(before=first[-1].pk, limit=10)
     assert [row.pk for row in (*first, *rest)] == made[::-1]
-    assert operation_list(tenant="boreal") == []
+    for wrong in ({"tenant": "boreal"}, {"kind": "nothing"}, {"tenant": "aurora", "before": "opr_0"}):
+        with pytest.raises(LastroError) as refused:
+            operation_list(**wrong)
+        assert meaning(refused.value).exit == Exit.NOT_FOUND
     assert operation_list(states=("queued",), kind="test.quick", limit=1)[0].tenant == "aurora"

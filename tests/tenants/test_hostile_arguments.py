@@ -1,5 +1,6 @@
 """What a hostile or clumsy person can type: never a traceback, never an exit code that is not documented."""
 
+import json
 import os
 import socket
 from collections.abc import Iterator
@@ -225,3 +226,58 @@ def test_a_path_that_is_something_else_is_refused(
         assert code in {int(each) for each in Exit}, argv
         assert "unforeseen" not in said.err, (argv, said.err)
         assert "Traceback" not in said.err
+
+
+NO_SUCH = (
+    ("tenant", "show", "none"), ("source", "list", "none"), ("source", "show", "aurora", "none"),
+    ("module", "list", "none"), ("module", "list", "aurora", "--source", "none"),
+    ("backup", "list", "none"), ("backup", "list", "aurora", "--before", "bkp_none"), ("backup", "show", "bkp_none"),
+    ("backup", "create", "none", "--here"), ("backup", "create", "aurora", "--source", "none", "--here"),
+    ("backup", "browse", "BACKUP", "none"), ("backup", "browse", "BACKUP", "none", "--source", "db"),
+    ("backup", "browse", "BACKUP", "none", "--source", "assets"), ("backup", "browse", "BACKUP", "--source", "none"),
+    ("backup", "diff", "BACKUP", "bkp_none"), ("backup", "diff", "BACKUP", "BACKUP", "--source", "none"),
+    ("backup", "import", "/none.tar.gz", "--tenant", "aurora", "--source", "assets"),
+    ("restore", "list", "none"), ("restore", "plans", "none"), ("restore", "show", "rst_none"),
+    ("restore", "show", "pln_none"), ("restore", "report", "rst_none", "--output", "/none"),
+    ("restore", "undo", "rst_none", "--confirm", "aurora"), ("restore", "run", "pln_none", "--confirm", "aurora"),
+    ("restore", "plan", "bkp_none"), ("restore", "plan", "BACKUP", "--source", "none"),
+    ("restore", "plan", "BACKUP", "--mode", "selective", "--module", "none"),
+    ("restore", "plan", "BACKUP", "--mode", "merge", "--policy", "none=take_backup"),
+    ("restore", "plan", "BACKUP", "--mode", "merge", "--clock", "none=x"),
+    ("restore", "plan", "BACKUP", "--mode", "merge", "--clock", "users=none"),
+    ("restore", "plan", "BACKUP", "--mode", "merge", "--base", "bkp_none"),
+    ("restore", "plan", "BACKUP", "--target", "none.path=/tmp/x"),
+    ("drill", "run", "none"), ("drill", "run", "aurora", "--source", "none"), ("drill", "list", "none"),
+    ("drill", "run", "aurora", "--backup", "bkp_none"), ("drill", "show", "drl_none"), ("drill", "checks", "none"),
+    ("drill", "check-add", "aurora", "x", "--source", "none", "--sql", "SELECT 1", "--expect", "1"),
+    ("drill", "check-remove", "aurora", "none", "--source", "db"), ("drill", "schedule", "none"),
+    ("erasure", "list", "none"), ("erasure", "add", "none", "--source", "db", "--table", "users", "--key", "1", "--confirm", "none"),
+    ("erasure", "add", "aurora", "--source", "none", "--table", "users", "--key", "1", "--confirm", "aurora"),
+    ("erasure", "add", "aurora", "--source", "db", "--table", "none", "--key", "1", "--confirm", "aurora"),
+    ("operation", "list", "none"), ("operation", "list", "--kind", "none"), ("operation", "list", "--before", "opr_none"),
+    ("operation", "show", "opr_none"), ("operation", "cancel", "opr_none"), ("operation", "retry", "opr_none"),
+    ("hook", "list", "--tenant", "none"), ("hook", "show", "none"), ("hook", "set", "none", "--timeout", "5"),
+    ("hook", "enable", "none"), ("hook", "disable", "none"), ("hook", "remove", "none"), ("hook", "test", "none"),
+    ("hook", "runs", "--hook", "none"), ("hook", "runs", "--operation", "opr_none"),
+    ("hook", "add", "x", "--event", "before", "--operation", "backup", "--kind", "http", "--set", "url=http://x/", "--tenant", "none"),
+    ("audit", "list", "--tenant", "none"), ("audit", "export", "--tenant", "none"),
+    ("store", "test", "none"), ("tenant", "add", "new", "--name", "x", "--store", "none"),
+)  # fmt: skip
+"""Every verb that takes a name, with one that nothing has."""
+
+
+def test_a_name_that_nothing_has_ends_with_4_and_a_hint(house: House, capsys: pytest.CaptureFixture[str]) -> None:
+    """Goal: scripts tell "there is no such" from a wrong command line everywhere; name what there is not."""
+    tenant = house.tenant()
+    house.files(tenant)
+    house.database(tenant, rows=2)
+    backup = house.backup(tenant)
+    wrong = []
+    for call in NO_SUCH:
+        noun, *argv = [backup.pk if word == "BACKUP" else word for word in call]
+        command = load_command_class(get_commands()[noun], noun)
+        code = command.run([*argv, "--json", "--no-input"], noun=noun)
+        said = json.loads(capsys.readouterr().out)
+        if code != Exit.NOT_FOUND or not (said.get("error") or {}).get("hint"):
+            wrong.append((*call, code, said))
+    assert not wrong, "\n".join(map(str, wrong))

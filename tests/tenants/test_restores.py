@@ -14,7 +14,7 @@ from connectors.files import FilesConnector
 from core.errors import Busy, ConfirmationNeeded, Conflict, NotFound
 from engine.errors import SourceChanged, SourceDenied, SourceError, TargetError, UsageError
 from engine.ports import Check
-from operations.hooks import hook_add
+from operations.hook_settings import hook_add
 from operations.models import Hook, Operation
 from operations.services import operation_retry, operation_run
 from tenants.models import Backup, Restore, Source, Validation

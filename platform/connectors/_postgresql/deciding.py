@@ -16,7 +16,7 @@ from connectors._postgresql.connection import Connection
 from connectors._postgresql.difference import Extra, leave
 from connectors._postgresql.quoting import ident
 from connectors._postgresql.staging import Pair
-from engine.errors import UsageError
+from engine.errors import NameUnknown
 from engine.plans import CLOCK_COLUMNS, Policy
 
 CLOCK_TYPES = {"date", "timestamp", "timestamptz"}
@@ -38,7 +38,7 @@ def clock_of(pair: Pair, clocks: Mapping[str, str]) -> str:
     given = clocks.get(pair.view.name, clocks.get(pair.table.name, ""))
     if given:
         if given not in pair.columns:
-            raise UsageError(
+            raise NameUnknown(
                 f"{pair.table.display} has no column {given!r} to tell newer rows by",
                 hint="name a column that the table and the backup both have",
             )

@@ -22,7 +22,7 @@ from connectors._sqlite.scope import Scope
 from connectors._sqlite.scoping import adopt, scope_of, where_of
 from connectors._sqlite.stored import StoredSchema
 from connectors._sqlite.windows import compare, windows
-from engine.errors import SchemaMismatch, TargetError, UsageError
+from engine.errors import NameUnknown, SchemaMismatch, TargetError
 from engine.plans import ChangeDigest, Dependency, Drift, Preview
 from engine.ports import RestoreRequest, SourceView, TableView
 from engine.progress import Progress
@@ -62,7 +62,7 @@ class Planner:
     progress: Progress
 
     def plan(self) -> Plan:
-        """Decide. Raises SchemaMismatch, TargetError and UsageError for what a restore would refuse."""
+        """Decide. Raises SchemaMismatch, TargetError and NameUnknown for what a restore would refuse."""
         self.progress.phase("compare schema")
         self.connection.execute(f"PRAGMA temp.cache_size = -{CACHE_KIB}")
         plan = self._schema()
@@ -172,7 +172,7 @@ class Planner:
                     f"table {view.name} has no clock column (--clock names one): where both sides differ its rows stay"
                 )
             elif clock.lower() not in {each.lower() for each in found.columns}:
-                raise UsageError(f"table {view.name} has no column {clock} to compare by", hint="name another clock")
+                raise NameUnknown(f"table {view.name} has no column {clock} to compare by", hint="name another clock")
             else:
                 plan.facts.setdefault("clocks", {})[view.name] = clock
         fields = judge.Fields.of(

@@ -6,6 +6,7 @@ from audit.selectors import LIST_MAX, Filter, entries, entry_list
 from audit.verification import audit_verify
 from core.cli import Answer, Argument, Call, NounCommand, Verb, argument, count, moment
 from core.errors import Exit
+from core.tenancy import tenant_checked
 
 _FILTERS: tuple[Argument, ...] = (
     argument("--tenant", default="", metavar="SLUG"),
@@ -34,6 +35,8 @@ def _filter(call: Call) -> Filter:
 
 def list_(call: Call) -> Answer:
     rows = entry_list(_filter(call), limit=call.options.limit)
+    if not rows:
+        tenant_checked(call.options.tenant)
     return Answer(
         {"data": [entry_json(row) for row in rows]},
         text=[
@@ -58,6 +61,8 @@ def verify(call: Call) -> Answer:
 
 
 def export_(call: Call) -> None:
+    if not entry_list(_filter(call), limit=1):
+        tenant_checked(call.options.tenant)
     for piece in export(entries(_filter(call)), format=call.options.format):
         call.terminal.raw(piece)
 
