@@ -21,6 +21,7 @@ from engine.errors import (
     UsageError,
 )
 from engine.faults import kill_point
+from engine.keys import Keyring
 from engine.manifest import FORMAT_VERSION, Manifest
 from engine.ports import Connector, DocumentPart, SourceReader, TablePart, TreePart
 from engine.progress import Progress
@@ -89,7 +90,7 @@ def backup_run(
         raise UsageError("two sources have the same name", hint="a restore finds a source by its name")
     started = time.monotonic()
     begun_at = datetime.datetime.now(datetime.UTC)
-    parents = _usable_parents(request, inputs)
+    parents = _usable_parents(request, inputs, repository.keyring)
     domain = repository.domain(encrypted=request.encrypt)
     failed: list[dict[str, str]] = []
     session = domain.session(compress=request.compress)
@@ -131,14 +132,17 @@ def _refuse_overtaken(repository: Repository, session: Session, manifest: Manife
         raise
 
 
-def _usable_parents(request: BackupRequest, inputs: Sequence[SourceInput]) -> dict[str, Manifest]:
+def _usable_parents(request: BackupRequest, inputs: Sequence[SourceInput], keyring: Keyring) -> dict[str, Manifest]:
     """Source name -> the backup it is compared with."""
     given = {source.name: request.parent for source in inputs} if request.parents is None else request.parents
     return {
         name: parent
         for name, parent in given.items()
-        # Encrypted and plain chunks never mix, so there is nothing to build on.
-        if parent is not None and bool(parent.document["metadata"]["encrypted"]) == request.encrypt
+        # Encrypted and plain chunks never mix, so there is nothing to build on; and after a compromise nothing new
+        # may rest on chunks that were named and sealed by keys that got out.
+        if parent is not None
+        and bool(parent.document["metadata"]["encrypted"]) == request.encrypt
+        and int(parent.document["metadata"].get("id_epoch", 1)) == keyring.id_epoch
     }
 
 
@@ -328,6 +332,7 @@ def _document(
             "encrypted": request.encrypt,
             "encryption_algorithm": "AES-256-GCM" if request.encrypt else None,
             "key_id": repository.keyring.key_id if request.encrypt else None,
+            **({"id_epoch": repository.keyring.id_epoch} if repository.keyring.later_id_keys else {}),
         },
         "checksums": category_checksums(sources),
     }

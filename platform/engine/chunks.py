@@ -3,7 +3,7 @@
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from blake3 import blake3
@@ -13,7 +13,7 @@ from engine.index import Place, Segment
 from engine.index_set import IndexSet
 from engine.keys import Keyring
 from engine.pack import pack_envelope, read_frame
-from engine.ports import Store
+from engine.ports import Buffer, Store
 from engine.sealed import KIND_AT, Envelope, Kind
 
 CACHE_BYTES_MAX = 24 << 20
@@ -23,12 +23,19 @@ _FRAME = slice(32, 44)
 _PART, _PART_AT = struct.Struct(">II"), 44
 
 
+def bears_id(data: Buffer, chunk_id: bytes, id_keys: Sequence[bytes]) -> bool:
+    """Whether the id is that of these bytes under any of the id keys: old chunks keep the names they were given."""
+    return any(blake3(data, key=key).digest() == chunk_id for key in id_keys)
+
+
 class ChunkReader:
     """Thread-safe. Decoded frames are kept in a small least-recently-used cache."""
 
-    def __init__(self, store: Store, prefix: str, keyring: Keyring, index: IndexSet, *, id_key: bytes) -> None:
+    def __init__(
+        self, store: Store, prefix: str, keyring: Keyring, index: IndexSet, *, id_keys: Sequence[bytes]
+    ) -> None:
         self._store, self._prefix, self._keyring, self._index = store, prefix, keyring, index
-        self._id_key = id_key
+        self._id_keys = id_keys
         self._lock = threading.Lock()
         self._frames: OrderedDict[tuple[str, int], bytes] = OrderedDict()
         self._frames_bytes = 0
@@ -105,7 +112,7 @@ class ChunkReader:
     def _chunk(self, place: Place, chunk_id: bytes) -> bytes:
         payload = self.frame(place)
         data = payload[place.offset : place.offset + place.length] if len(payload) != place.length else payload
-        if blake3(data, key=self._id_key).digest() != chunk_id:
+        if not bears_id(data, chunk_id, self._id_keys):
             raise ObjectDamaged(f"pack {place.pack[:16]}: chunk {chunk_id.hex()[:16]} is not what was written")
         return data
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 from cryptography.exceptions import InvalidTag
@@ -25,7 +25,8 @@ SALT_BYTES = 32
 _ROOT_MAGIC = b"LRK1"
 _TEXT_PREFIX = "lastro-root-v1:"
 _ZERO_NONCE = bytes(12)
-KEYRING_VERSION = 1
+KEYRING_VERSION = 2
+"""Written only where a version-1 reader would miss something: when there is more than one id key."""
 
 
 def derive(secret: bytes, *, salt: bytes, info: bytes, length: int = KEY_BYTES) -> bytes:
@@ -36,12 +37,13 @@ def derive(secret: bytes, *, salt: bytes, info: bytes, length: int = KEY_BYTES) 
 class RootKey:
     """The one secret an installation must not lose; 32 random bytes."""
 
-    __slots__ = ("_secret", "key_id")
+    __slots__ = ("_secret", "former", "key_id")
 
-    def __init__(self, secret: bytes) -> None:
+    def __init__(self, secret: bytes, *, former: "RootKey | None" = None) -> None:
+        """`former` is the key that this one takes the place of: it still opens, and seals nothing any more."""
         if len(secret) != KEY_BYTES:
             raise UsageError("the root key must be 32 bytes", hint="create one with RootKey.generate()")
-        self._secret = secret
+        self._secret, self.former = secret, former
         self.key_id = hashlib.sha256(b"lastro root key id\0" + secret).hexdigest()[:16]
 
     def __repr__(self) -> str:
@@ -51,6 +53,10 @@ class RootKey:
     def generate(cls) -> Self:
         """A new key from the operating system's randomness."""
         return cls(os.urandom(KEY_BYTES))
+
+    def succeeding(self, former: "RootKey") -> "RootKey":
+        """This key, opening what `former` sealed, too: what a rotation works with."""
+        return RootKey(self._secret, former=former)
 
     def to_text(self) -> str:
         """`lastro-root-v1:<64 hex>:<8 hex of SHA-256>`; the last part catches a mistyped key."""
@@ -82,6 +88,8 @@ class RootKey:
         if blob[:4] != _ROOT_MAGIC or len(blob) < 4 + 8 + SALT_BYTES + 16:
             raise ObjectDamaged(f"{context}: not a sealed secret")
         if blob[4:12].hex() != self.key_id:
+            if self.former is not None and blob[4:12].hex() == self.former.key_id:
+                return self.former.open(blob, context)
             raise WrongKey(
                 f"{context} was sealed by root key {blob[4:12].hex()}, this is {self.key_id}",
                 hint="give the right root key, or restore it from the recovery kit",
@@ -94,6 +102,11 @@ class RootKey:
             raise ObjectDamaged(f"{context}: the sealed secret was altered") from None
 
 
+def sealed_by(blob: bytes) -> str:
+    """Id of the root key that sealed a secret; empty for what is none."""
+    return blob[4:12].hex() if blob[:4] == _ROOT_MAGIC else ""
+
+
 @dataclass(frozen=True)
 class Keyring:
     """All keys of one repository, unwrapped; never leaves the process unsealed."""
@@ -101,9 +114,12 @@ class Keyring:
     tenant_id: str
     repository_id: str
     id_key: bytes = field(repr=False)
+    """The first id key: it names chunks until another one does, and the subjects of the erasure ledger for ever."""
     signing_seed: bytes = field(repr=False)
     epochs: Mapping[int, bytes] = field(repr=False)
     """Data key per epoch; the highest epoch writes, all of them read."""
+    later_id_keys: Mapping[int, bytes] = field(default_factory=dict, repr=False)
+    """Id keys that took the place of the one before, by the epoch they began with: one for each compromise."""
 
     @classmethod
     def create(cls, root: RootKey, *, tenant_id: str, repository_id: str) -> Self:
@@ -114,6 +130,30 @@ class Keyring:
     @property
     def epoch(self) -> int:
         return max(self.epochs)
+
+    @property
+    def id_epoch(self) -> int:
+        """The epoch with which the present id key began: backups of another one share no chunk with new ones."""
+        return max(self.later_id_keys, default=1)
+
+    def rotated(self, *, compromised: bool = False) -> Self:
+        """The same keyring with a new epoch that writes from now on; `compromised` replaces the id key, too.
+
+        Old chunks then have other ids than equal new ones, so that no later backup rests on what was sealed by a
+        key that got out. They stay readable by the keys they were made with.
+        """
+        epoch = self.epoch + 1
+        ids = {**self.later_id_keys, **({epoch: os.urandom(32)} if compromised else {})}
+        return replace(self, epochs={**self.epochs, epoch: os.urandom(32)}, later_id_keys=ids)
+
+    def includes(self, other: "Keyring") -> bool:
+        """Whether this opens all that the other one opens: same repository, same keys, perhaps more of them."""
+        return (
+            (self.tenant_id, self.repository_id) == (other.tenant_id, other.repository_id)
+            and (self.id_key, self.signing_seed) == (other.id_key, other.signing_seed)
+            and self.epochs.items() >= other.epochs.items()
+            and self.later_id_keys.items() >= other.later_id_keys.items()
+        )
 
     @property
     def key_id(self) -> str:
@@ -136,9 +176,10 @@ class Keyring:
     def _verifier(self) -> Ed25519PublicKey:
         return Ed25519PublicKey.from_public_bytes(self.public_key)
 
-    def chunk_id_key(self, domain: str) -> bytes:
-        """Key of the BLAKE3 that names chunks; encrypted and plain chunks never share ids."""
-        return derive(self.id_key, salt=b"", info=b"lastro/v1/chunk-id\0" + domain.encode())
+    def chunk_id_keys(self, domain: str) -> tuple[bytes, ...]:
+        """Keys of the BLAKE3 that names chunks, the present one first; encrypted and plain chunks never share ids."""
+        keys = [self.id_key, *(key for _, key in sorted(self.later_id_keys.items()))]
+        return tuple(derive(key, salt=b"", info=b"lastro/v1/chunk-id\0" + domain.encode()) for key in reversed(keys))
 
     def to_bytes(self, root: RootKey) -> bytes:
         """The keyring object: JSON with each secret sealed by the root key."""
@@ -148,7 +189,7 @@ class Keyring:
 
         document = {
             "format": "lastro-keyring",
-            "version": KEYRING_VERSION,
+            "version": KEYRING_VERSION if self.later_id_keys else 1,
             "tenant_id": self.tenant_id,
             "repository_id": self.repository_id,
             "root_key_id": root.key_id,
@@ -157,7 +198,20 @@ class Keyring:
             "signing_seed": wrap("signing", self.signing_seed),
             "epochs": {str(n): wrap(f"epoch-{n}", key) for n, key in sorted(self.epochs.items())},
         }
+        if self.later_id_keys:
+            document["id_keys"] = {str(n): wrap(f"id-{n}", key) for n, key in sorted(self.later_id_keys.items())}
         return json.dumps(document, indent=1, sort_keys=True).encode()
+
+    @classmethod
+    def of(cls, blob: bytes, root: RootKey, *, tenant_id: str, repository_id: str) -> Self:
+        """The keyring that must be this repository's. Raises what `from_bytes` does, WrongKey for another's."""
+        keyring = cls.from_bytes(blob, root)
+        if (keyring.tenant_id, keyring.repository_id) != (tenant_id, repository_id):
+            raise WrongKey(
+                f"the keyring in the place of {repository_id}'s is that of {keyring.repository_id}",
+                hint="somebody put it there; key verify shows which places are right, key repair puts them right",
+            )
+        return keyring
 
     @classmethod
     def from_bytes(cls, blob: bytes, root: RootKey) -> Self:
@@ -166,7 +220,7 @@ class Keyring:
             document = json.loads(blob)
             if document["format"] != "lastro-keyring":
                 raise ValueError
-            if document["version"] != KEYRING_VERSION:
+            if not 1 <= int(document["version"]) <= KEYRING_VERSION:
                 raise RepositoryNewer(
                     f"keyring version {document['version']}, this reader knows {KEYRING_VERSION}", hint="upgrade Lastro"
                 )
@@ -181,6 +235,7 @@ class Keyring:
                 id_key=unwrap("id", document["id_key"]),
                 signing_seed=unwrap("signing", document["signing_seed"]),
                 epochs={int(n): unwrap(f"epoch-{n}", text) for n, text in document["epochs"].items()},
+                later_id_keys={int(n): unwrap(f"id-{n}", text) for n, text in document.get("id_keys", {}).items()},
             )
             if not keyring.epochs:
                 raise ValueError

@@ -274,7 +274,8 @@ def _rewrite(work: _Work, plan: _Plan, progress: Progress) -> int:
             progress.check()
             lane = lanes["data" if "/data/" in plan.drop[pack][0] else "meta"]
             chunk = work.reader.get(chunk_id)
-            lane.add_small(chunk) if len(chunk) < SMALL_BYTES else lane.add(chunk)
+            add = lane.add_small if len(chunk) < SMALL_BYTES else lane.add
+            add(chunk, named=chunk_id)
             progress.advance(items=1, bytes=len(chunk))
         lanes["data"].flush()
         session.finish()

@@ -62,7 +62,8 @@ def _store_again(domain: Domain, names: set[str], progress: Progress) -> tuple[i
             except DamageError:
                 lost += 1
                 continue
-            lane.add_small(chunk) if len(chunk) < SMALL_BYTES else lane.add(chunk)
+            add = lane.add_small if len(chunk) < SMALL_BYTES else lane.add
+            add(chunk, named=chunk_id)
             saved += 1
             progress.advance(items=1, bytes=len(chunk))
         lane.flush()

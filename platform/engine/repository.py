@@ -81,6 +81,11 @@ def _ranges(numbers: Iterable[int]) -> list[list[int]]:
     return ranges
 
 
+def keyring_key(repository_id: str) -> str:
+    """Where a store that keeps keys has the keyring of a repository."""
+    return f"r/{repository_id}/keyring"
+
+
 def _number_key(number: int) -> str:
     return f"{number:010d}"
 
@@ -93,7 +98,7 @@ class Domain:
         self.encrypted = encrypted
         self.cipher = CIPHER_AES_GCM if encrypted else CIPHER_NONE
         self.prefix = repository.prefix + ("" if encrypted else "plain/")
-        self.id_key = repository.keyring.chunk_id_key(name)
+        self.id_keys = repository.keyring.chunk_id_keys(name)
         self.index = IndexSet(
             repository.store,
             f"{self.prefix}index/",
@@ -108,7 +113,7 @@ class Domain:
     def reader(self) -> ChunkReader:
         """A new reader with a cache of its own."""
         return ChunkReader(
-            self._repository.store, self.prefix, self._repository.keyring, self.index, id_key=self.id_key
+            self._repository.store, self.prefix, self._repository.keyring, self.index, id_keys=self.id_keys
         )
 
     def session(self, *, compress: bool = True, workers: int | None = None, rewriting: bool = False) -> Session:
@@ -120,7 +125,7 @@ class Domain:
             self.prefix,
             self._repository.keyring,
             self.index,
-            id_key=self.id_key,
+            id_key=self.id_keys[0],
             cipher=self.cipher,
             compress=compress,
             workers=workers,
@@ -152,10 +157,13 @@ class Repository:
         repository_id: str,
         tenant_id: str,
         keyring: Keyring,
-        root: RootKey,
+        root: RootKey | None,
         cache: Path | None = None,
     ) -> Self:
-        """Write config and keyring; repeating it with the same keyring succeeds. Raises ObjectExists."""
+        """Write config and keyring; repeating it with the same keyring succeeds. Raises ObjectExists.
+
+        Without `root` the keyring is left out: it lies elsewhere, because this store could not delete it.
+        """
         if (keyring.repository_id, keyring.tenant_id) != (repository_id, tenant_id):
             raise UsageError("the keyring belongs to another repository or tenant")
         repository = cls(store, keyring, cache=cache)
@@ -169,7 +177,8 @@ class Repository:
         # The config decides between two creators: the keyring of a repository that exists is never replaced.
         store.create(f"{repository.prefix}config", [json.dumps(config, indent=1, sort_keys=True).encode()])
         kill_point("repository.config_stored")
-        store.put(f"{repository.prefix}keyring", [keyring.to_bytes(root)])
+        if root is not None:
+            store.put(keyring_key(repository_id), [keyring.to_bytes(root)])
         return repository
 
     @classmethod

@@ -49,22 +49,23 @@ class Lane:
         self._bundle_chunks: list[tuple[bytes, int, int]] = []
         self._bundle_bytes = 0
 
-    def add(self, data: Buffer, *, fast: bool = False) -> bytes:
+    def add(self, data: Buffer, *, fast: bool = False, named: bytes | None = None) -> bytes:
         """Store one chunk of at most 8 MiB in a frame of its own, unless it is known; its id.
 
-        `fast` compresses in 0.55 of level 3's time to 1.18 of its size (over rows of a database).
+        `fast` compresses in 0.55 of level 3's time to 1.18 of its size (over rows of a database). `named` is the id
+        of a chunk that is stored anew: it may have been named by an id key of before a compromise, and keeps its name.
         """
         assert len(data) <= CHUNK_BYTES_MAX
-        chunk_id = blake3(data, key=self._session.id_key).digest()
+        chunk_id = named or blake3(data, key=self._session.id_key).digest()
         if self._session.claim(chunk_id):
             self._frame(data, [(chunk_id, 0, len(data))], fast=fast)
         return chunk_id
 
-    def add_small(self, data: Buffer) -> bytes:
+    def add_small(self, data: Buffer, *, named: bytes | None = None) -> bytes:
         """Like `add`, bundled with its neighbours into one frame."""
         if len(data) >= BUNDLE_BYTES[self._kind]:
-            return self.add(data)
-        chunk_id = blake3(data, key=self._session.id_key).digest()
+            return self.add(data, named=named)
+        chunk_id = named or blake3(data, key=self._session.id_key).digest()
         if self._session.claim(chunk_id):
             self._bundle_up(chunk_id, bytes(data))
         return chunk_id
@@ -118,15 +119,15 @@ class MetaLane(Lane):
         super().__init__(session, Kind.META_PACK)
         self._lock = threading.RLock()
 
-    def add(self, data: Buffer, *, fast: bool = False) -> bytes:
+    def add(self, data: Buffer, *, fast: bool = False, named: bytes | None = None) -> bytes:
         """See Lane.add."""
         with self._lock:
-            return super().add(data, fast=fast)
+            return super().add(data, fast=fast, named=named)
 
-    def add_small(self, data: Buffer) -> bytes:
+    def add_small(self, data: Buffer, *, named: bytes | None = None) -> bytes:
         """See Lane.add_small."""
         with self._lock:
-            return super().add_small(data)
+            return super().add_small(data, named=named)
 
     def add_many(self, pieces: Sequence[bytes]) -> list[bytes]:
         """See Lane.add_many."""

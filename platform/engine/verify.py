@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
-from blake3 import blake3
-
-from engine.chunks import ChunkReader
+from engine.chunks import ChunkReader, bears_id
 from engine.errors import ChunkMissing, DamageError, ObjectDamaged, ObjectMissing
 from engine.heap import share_heap
 from engine.index import Place, Segment
@@ -210,5 +208,5 @@ def check_pack_bytes(repository: Repository, domain: Domain, name: str, blob: by
         payload = read_frame(envelope, frame.offset, view[frame.offset : frame.offset + frame.length], label)
         content = memoryview(payload)
         for chunk_id, offset, length in frame.chunks:
-            if blake3(content[offset : offset + length], key=domain.id_key).digest() != chunk_id:
+            if not bears_id(content[offset : offset + length], chunk_id, domain.id_keys):
                 raise ObjectDamaged(f"{label}: chunk {chunk_id.hex()[:16]} is not what was written")
