@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -34,6 +35,8 @@ class Environment:
     session_hours: int
     plan_hours: int
     undo_days: int
+    trash_days: int
+    retention_zone: str
     log_level: str
     log_stderr: bool
 
@@ -72,6 +75,14 @@ class _Reader:
             raise ImproperlyConfigured(f"{name}: {value!r} is not a whole number from {least} to {most}")
         return int(value)
 
+    def zone(self, name: str, default: str) -> str:
+        value = self.text(name, default)
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError) as error:
+            raise ImproperlyConfigured(f"{name}: there is no time zone {value!r}; for example Europe/Lisbon") from error
+        return value
+
     def names(self, name: str, default: str = "") -> tuple[str, ...]:
         return tuple(part for part in (part.strip() for part in self.text(name, default).split(",")) if part)
 
@@ -103,6 +114,8 @@ def read(variables: Mapping[str, str] = os.environ) -> Environment:
         session_hours=reader.number("LASTRO_SESSION_HOURS", 12, least=1, most=720),
         plan_hours=reader.number("LASTRO_PLAN_HOURS", 24, least=1, most=720),
         undo_days=reader.number("LASTRO_UNDO_DAYS", 30, least=1, most=3_650),
+        trash_days=reader.number("LASTRO_TRASH_DAYS", 7, least=0, most=3_650),
+        retention_zone=reader.zone("LASTRO_RETENTION_ZONE", "UTC"),
         log_level=reader.choice("LASTRO_LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
         log_stderr=reader.flag("LASTRO_LOG_STDERR"),
     )
