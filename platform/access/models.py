@@ -65,3 +65,41 @@ class Token(Record):
         if self.revoked_at is not None or (self.expires_at is not None and self.expires_at <= at):
             return False
         return bool(self.account.is_active and self.account.is_master)
+
+
+class ApprovalState(models.TextChoices):
+    REQUESTED = "requested"
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    USED = "used"
+
+
+class Approval(Record):
+    """One destructive action that a second master has to agree to before it is done.
+
+    `digest` binds it to exactly what was asked for: another reason, another tenant is another action.
+    """
+
+    id_prefix = "apr"
+
+    area = models.CharField(max_length=20)
+    """What `LASTRO_FOUR_EYES` names: `keys`, `restores` …"""
+    action = models.CharField(max_length=60)
+    tenant = models.CharField(max_length=63, blank=True)
+    details = models.JSONField(default=dict)
+    """What the action would do, as the approver reads it; no secrets."""
+    digest = models.CharField(max_length=64)
+    state = models.CharField(max_length=10, choices=ApprovalState.choices, default=ApprovalState.REQUESTED)
+    requested_by = models.CharField(max_length=150)
+    decided_by = models.CharField(max_length=150, blank=True)
+    decided_at = models.DateTimeField(null=True)
+    decision_reason = models.CharField(max_length=500, blank=True)
+    expires_at = models.DateTimeField()
+    used_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["-id"]
+        indexes = [
+            models.Index(fields=["digest", "state"], name="access_approval_digest"),
+            models.Index(fields=["state", "-id"], name="access_approval_newest"),
+        ]

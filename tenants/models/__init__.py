@@ -4,6 +4,15 @@ from tenants.models.adoption import CatalogueStore, Installation, RecoveryKit, R
 from tenants.models.backup import Backup, BackupSource, BackupState, BackupType, Origin
 from tenants.models.copies import BackupCopy, BackupPresence, Copy, CopyFinding, CopyHealth
 from tenants.models.drill import Drill, DrillCheck, DrillState
+from tenants.models.keys import (
+    CertificateState,
+    DestroyedKey,
+    KeyEpoch,
+    KeyringPlace,
+    KeyringState,
+    RootRotation,
+    ShredCertificate,
+)
 from tenants.models.plan import PlanState, RestorePlan
 from tenants.models.restore import (
     Restore,
@@ -26,16 +35,21 @@ __all__ = [
     "BackupType",
     "CatalogueStore",
     "Category",
+    "CertificateState",
     "ClockWitness",
     "Copy",
     "CopyFinding",
     "CopyHealth",
     "Criticality",
     "DeletionFreeze",
+    "DestroyedKey",
     "Drill",
     "DrillCheck",
     "DrillState",
     "Installation",
+    "KeyEpoch",
+    "KeyringPlace",
+    "KeyringState",
     "Module",
     "Origin",
     "PlanState",
@@ -48,6 +62,8 @@ __all__ = [
     "RestoreSourceState",
     "RestoreState",
     "RetentionPolicy",
+    "RootRotation",
+    "ShredCertificate",
     "Source",
     "StoreConfig",
     "Tenant",
