@@ -1,9 +1,9 @@
 """The only places where the state of a backup, a restore or a plan changes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from core.transitions import transition
+from core.transitions import transition, transition_many
 from tenants.models import Backup, BackupState, Drill, DrillState, PlanState, Restore, RestorePlan, RestoreState
 
 _BACKUP: Mapping[str, frozenset[str]] = {
@@ -12,8 +12,9 @@ _BACKUP: Mapping[str, frozenset[str]] = {
     BackupState.FAILED: frozenset({BackupState.SUCCEEDED, BackupState.WARNED}),
     BackupState.SUCCEEDED: frozenset({BackupState.EXPIRED, BackupState.DELETED}),
     BackupState.WARNED: frozenset({BackupState.EXPIRED, BackupState.DELETED}),
-    BackupState.EXPIRED: frozenset(),
-    BackupState.DELETED: frozenset(),
+    # Taken back from the trash. What left the trash stays ended: callers ask for `trashed_at`.
+    BackupState.EXPIRED: frozenset({BackupState.SUCCEEDED, BackupState.WARNED}),
+    BackupState.DELETED: frozenset({BackupState.SUCCEEDED, BackupState.WARNED}),
 }
 
 _ENDS = frozenset({RestoreState.FAILED, RestoreState.CANCELLED})
@@ -54,6 +55,11 @@ def drill_transition(drill: Drill, *, to: DrillState, actor: str = "", reason: s
 def backup_transition(backup: Backup, *, to: BackupState, actor: str = "", reason: str = "", **fields: Any) -> None:
     """Move a backup on; StateConflict when it is no longer where the caller saw it."""
     transition(backup, to=to, allowed=_BACKUP, actor=actor, reason=reason, **fields)
+
+
+def backups_transition(ids: Sequence[str], *, to: BackupState, actor: str, reason: str, **fields: Any) -> list[str]:
+    """Move many backups on; the ids of those that were still where they may be moved from."""
+    return transition_many(Backup, ids, to=to, allowed=_BACKUP, actor=actor, reason=reason, **fields)
 
 
 def restore_transition(restore: Restore, *, to: RestoreState, actor: str = "", reason: str = "", **fields: Any) -> None:

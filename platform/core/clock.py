@@ -1,8 +1,12 @@
 """The one source of time for rows and rules; tests hold it still."""
 
 import datetime
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 from django.db import DEFAULT_DB_ALIAS, connections
 
@@ -12,6 +16,36 @@ def _system() -> datetime.datetime:
 
 
 _source: Callable[[], datetime.datetime] = _system
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the running system says of the time, whatever its wall clock is set to."""
+
+    boot_id: str
+    """Another one after every start."""
+    running: datetime.timedelta
+    """Since the start, sleep included."""
+
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_RUNNING = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def _system_machine() -> Machine:
+    try:
+        boot_id = _BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:  # Not Linux: the start is told by what runs since it.
+        boot_id = "unknown"
+    return Machine(boot_id[:64], datetime.timedelta(seconds=time.clock_gettime(_RUNNING)))
+
+
+_machine_source: Callable[[], Machine] = _system_machine
+
+
+def machine() -> Machine:
+    """The clock that nobody can set, to hold the wall clock against."""
+    return _machine_source()
 
 
 def now() -> datetime.datetime:
@@ -35,18 +69,27 @@ def catalogue_now() -> datetime.datetime:
     return at.astimezone(datetime.UTC)
 
 
+class Advance(Protocol):
+    """Moves a held clock on: time passes, and with `step` only the wall clock is set, by somebody or something."""
+
+    def __call__(self, by: datetime.timedelta, *, step: bool = False) -> None: ...
+
+
 @contextmanager
-def held(at: datetime.datetime) -> Iterator[Callable[[datetime.timedelta], None]]:
+def held(at: datetime.datetime) -> Iterator[Advance]:
     """Hold the clock at a time, for tests; the value yielded moves it on."""
-    global _source
-    current = at
+    global _source, _machine_source
+    current, running = at, datetime.timedelta(hours=1)
 
-    def advance(by: datetime.timedelta) -> None:
-        nonlocal current
+    def advance(by: datetime.timedelta, *, step: bool = False) -> None:
+        nonlocal current, running
         current += by
+        if not step:
+            running += by
 
-    before, _source = _source, lambda: current
+    before = _source, _machine_source
+    _source, _machine_source = lambda: current, lambda: Machine("held", running)
     try:
         yield advance
     finally:
-        _source = before
+        _source, _machine_source = before
