@@ -17,6 +17,7 @@ from engine.manifest import Manifest
 from engine.ports import Connector, ScratchSite, Store
 from engine.repository import Repository
 from tenants.models import Backup, Restore, RestorePlan, Source, StoreConfig, Tenant
+from tenants.store_wrapping import store_wrapped
 
 
 def data_folder() -> Path:
@@ -50,7 +51,7 @@ def store_open(row: StoreConfig) -> Iterator[Store]:
     adapter: Any = store_kind(row.kind)
     store: Store = adapter(sealing.config_of(adapter.Config, row.config, row.sealed, owner=f"store:{row.pk}"))
     try:
-        yield store
+        yield store_wrapped(row, store)
     finally:
         store.close()
 

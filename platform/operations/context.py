@@ -1,6 +1,9 @@
 """What a handler gets: the operation, its progress, and the question whether to go on."""
 
+import contextvars
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +27,24 @@ class Snapshot:
     items_done: int = 0
     items_total: int | None = None
     warnings: list[dict[str, str]] = field(default_factory=list)
+
+
+_current: contextvars.ContextVar["OperationContext | None"] = contextvars.ContextVar("operation_context", default=None)
+
+
+def current_context() -> "OperationContext | None":
+    """The operation that this thread works on; None outside of one (a command that only looks)."""
+    return _current.get()
+
+
+@contextmanager
+def working_on(context: "OperationContext") -> Iterator[None]:
+    """Make it the current one for the block, in this thread."""
+    token = _current.set(context)
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
 
 class OperationContext:

@@ -18,7 +18,7 @@ from core.logs import operation_named, redact
 from engine.errors import CancelledError, LastroError
 from engine.faults import kill_point
 from operations import leases
-from operations.context import OperationContext
+from operations.context import OperationContext, working_on
 from operations.dispatch import dispatch_next, put_off
 from operations.handlers import handler_get
 from operations.heartbeat import Heartbeat, Watch, progress_fields
@@ -106,7 +106,7 @@ def _refuse(operation_id: str, busy: Busy) -> None:
 
 def _work(context: OperationContext, *, watch: Watch | None) -> Operation:
     try:
-        with Heartbeat(context, watch=watch):
+        with Heartbeat(context, watch=watch), working_on(context):
             handler = handler_get(context.operation.kind)
             result = run_hooked(context, handler.run) if handler.hooks else handler.run(context)
     except CancelledError as error:

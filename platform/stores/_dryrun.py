@@ -1,15 +1,18 @@
 """Read from a store and write nothing."""
 
 import threading
-from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from typing import ClassVar, TypeVar, cast
 
 from engine.errors import ObjectExists, ObjectMissing, StoreDenied
-from engine.ports import Buffer, ObjectInfo, Store
+from engine.ports import Buffer, Store
 from stores._keys import check_key
+from stores._wrapper import Doing, StoreWrapper
+
+T = TypeVar("T")
 
 
-class DryRunStore:
+class DryRunStore(StoreWrapper):
     """A store that is only read: the same code path runs, and nothing is changed.
 
     Writes raise StoreDenied. With `pretend` they are counted and answered as if they had been done
@@ -20,7 +23,7 @@ class DryRunStore:
     kind: ClassVar[str] = "dryrun"
 
     def __init__(self, store: Store, *, pretend: bool = False) -> None:
-        self.inner = store
+        super().__init__(store)
         self.pretend = pretend
         self.objects_written = 0
         self.bytes_written = 0
@@ -43,22 +46,18 @@ class DryRunStore:
         if present != b"".join(parts):
             raise ObjectExists(f"{key} exists already with other content")
 
-    def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
-        return self.inner.get(key, offset, length)
+    def delete_many(self, keys: Sequence[str]) -> None:
+        """Count them, or refuse."""
+        for key in keys:
+            self.delete(key)
 
-    def stat(self, key: str) -> ObjectInfo:
-        return self.inner.stat(key)
-
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        return self.inner.list(prefix)
-
-    def delete(self, key: str) -> None:
-        self._refuse("delete", key)
+    def _call(self, doing: Doing, key: str, call: Callable[[], T]) -> T:
+        if doing == "read":
+            return call()
+        self._refuse(doing, key)
         with self._lock:
-            self.objects_deleted += 1
-
-    def close(self) -> None:
-        self.inner.close()
+            self.objects_deleted += doing == "delete"
+        return cast(T, 1)  # `purge` tells how many versions there were; nothing else has an answer.
 
     def _refuse(self, doing: str, key: str) -> None:
         check_key(key)

@@ -2,11 +2,12 @@
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import ClassVar, TypeVar
 
 from engine.errors import StoreError
-from engine.ports import Buffer, ObjectInfo, Store
+from engine.ports import ObjectInfo, Store
+from stores._wrapper import Doing, StoreWrapper
 
 T = TypeVar("T")
 
@@ -24,7 +25,7 @@ def _carry_on() -> None:
     """Nobody wants to stop."""
 
 
-class RetryStore:
+class RetryStore(StoreWrapper):
     """A store whose retryable errors are tried again; refusals, absence and a full disk pass at once.
 
     Repeating is safe for every operation: `create` with the same bytes succeeds by contract. Waits are
@@ -49,7 +50,7 @@ class RetryStore:
         sleep: Callable[[float], None] = time.sleep,
         draw: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        self.inner = store
+        super().__init__(store)
         self._deadline_seconds = deadline_seconds
         self._wait_first_seconds = wait_first_seconds
         self._wait_seconds_max = wait_seconds_max
@@ -59,18 +60,6 @@ class RetryStore:
         self._clock = clock
         self._sleep = sleep
         self._draw = draw
-
-    def put(self, key: str, parts: Sequence[Buffer]) -> None:
-        self._try(lambda: self.inner.put(key, parts))
-
-    def create(self, key: str, parts: Sequence[Buffer]) -> None:
-        self._try(lambda: self.inner.create(key, parts))
-
-    def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
-        return self._try(lambda: self.inner.get(key, offset, length))
-
-    def stat(self, key: str) -> ObjectInfo:
-        return self._try(lambda: self.inner.stat(key))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         last = ""
@@ -86,17 +75,11 @@ class RetryStore:
             except StoreError as error:
                 patience.wait_or_raise(error)
 
-    def delete(self, key: str) -> None:
-        self._try(lambda: self.inner.delete(key))
-
-    def close(self) -> None:
-        self.inner.close()
-
-    def _try(self, operation: Callable[[], T]) -> T:
+    def _call(self, doing: Doing, key: str, call: Callable[[], T]) -> T:
         patience = _Patience(self)
         while True:
             try:
-                return operation()
+                return call()
             except StoreError as error:
                 patience.wait_or_raise(error)
 

@@ -67,6 +67,7 @@ class LocalStore:
     kind: ClassVar[str] = "local"
     label: ClassVar[str] = "Local folder"
     Config: ClassVar[type] = LocalConfig
+    remote: ClassVar[bool] = False
 
     def __init__(self, config: LocalConfig) -> None:
         """Open a folder that `make` has made, and clear what killed writers left more than a day ago.

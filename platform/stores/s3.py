@@ -7,7 +7,7 @@ their way down by their length; what they hold is authenticated by the engine.
 
 import datetime
 import time
-from collections.abc import Iterator, Mapping, MutableSequence, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Self
@@ -19,13 +19,14 @@ from stores._keys import check_key, check_prefix, is_key_part
 from stores._s3.config import S3Config, client_of
 from stores._s3.errors import code_of, errors_of, mapped_answer, status_of
 from stores._s3.locks import lock_of, lock_parameters
-from stores._s3.upload import UPLOAD_AGE_MAX, Uploader
+from stores._s3.upload import UPLOAD_AGE_MAX, Uploader, begin_sending
 
 MARKER = ".lastro-store"
 MARKER_TEXT = b'{"format": "lastro-store", "version": 1}\n'
 OWN_FOLDERS = ("r/", "probe/", "catalogue/")
 DELETE_BATCH_MAX = 1000
 DELETE_THREADS = 8
+PACED_READ_BYTES = 64 << 10
 BUCKET_SEEN_SECONDS = 60.0
 """So long after any answer from the bucket nobody asks whether it is still there."""
 
@@ -44,6 +45,7 @@ class S3Store:
         self.lock_days = config.lock_days
         with self._errors("opening", ""):
             self._client = client_of(config)
+        self._client.meta.events.register("before-send.s3", begin_sending)
         self._uploader = Uploader(self._client, self._bucket, self._kept_as)
         self._seen = -BUCKET_SEEN_SECONDS
         self._bucket_locks: bool | None = True if config.lock_mode != "none" else None
@@ -71,6 +73,15 @@ class S3Store:
         with store._errors("marking the store", "put_object"):
             store._client.put_object(**place, Body=MARKER_TEXT)
         return store
+
+    @property
+    def pace(self) -> Callable[[int], None] | None:
+        """stores._throttle.PacedStore: asked before every piece of a body, both ways."""
+        return self._uploader.pace
+
+    @pace.setter
+    def pace(self, pace: Callable[[int], None] | None) -> None:
+        self._uploader.pace = pace
 
     def put(self, key: str, parts: Sequence[Buffer]) -> None:
         check_key(key)
@@ -108,8 +119,9 @@ class S3Store:
                 if status_of(error) == 416:
                     return b""  # The offset is at the end or behind it.
                 raise
-            with answer["Body"] as body:
-                data: bytes = body.read()  # One that breaks off is an error of the SDK.
+            with answer["Body"] as body:  # One that breaks off is an error of the SDK.
+                data = body.read() if self.pace is None else _read_paced(body, self.pace)
+        self._seen = time.monotonic()
         _check_length(key, len(data), answer, offset, length)
         return data
 
@@ -392,6 +404,14 @@ def _check_length(key: str, size: int, answer: Mapping[str, Any], offset: int, l
         expected = int(answer["ContentLength"])
     if size != expected:
         raise StoreUnreachable(f"reading {key}: {size} bytes came, {expected} were to come", hint="try again")
+
+
+def _read_paced(body: Any, pace: Callable[[int], None]) -> bytes:
+    pieces = []
+    while piece := body.read(PACED_READ_BYTES):
+        pace(len(piece))
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 def _utc(moment: datetime.datetime) -> datetime.datetime:

@@ -209,7 +209,7 @@ def test_long_keys(store: Store) -> None:
 
 def test_one_of_many_creators_wins(place: Place) -> None:
     """Goal: the commit is decided by the store; let threads with stores of their own race for the same keys."""
-    racers, keys = 4, 25
+    racers, keys = 4, 25 if place().kind == "local" else 4  # A contested key can take SeaweedFS a second.
     stores = [place() for _ in range(racers)]
     start = threading.Barrier(racers)
 

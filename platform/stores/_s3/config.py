@@ -1,6 +1,8 @@
 """The settings of an s3 store, checked before anything is opened, and the client that they make."""
 
+import functools
 import re
+import threading
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -101,23 +103,35 @@ def client_of(config: S3Config) -> Any:
 
     A signed body is checked by every S3 server against its SHA-256, so that a damaged or cut upload is refused.
     """
-    import botocore.session  # 0.15 s, and 0.08 s for the client
     from botocore.config import Config
 
-    return botocore.session.get_session().create_client(
-        "s3",
-        region_name=config.region,
-        endpoint_url=config.endpoint or None,
-        aws_access_key_id=config.access_key or None,
-        aws_secret_access_key=config.secret_key or None,
-        config=Config(
-            connect_timeout=config.connect_seconds,
-            read_timeout=config.read_seconds,
-            max_pool_connections=POOL_CONNECTIONS,
-            retries={"total_max_attempts": 1, "mode": "standard"},
-            s3={"addressing_style": "path" if config.path_style else "auto", "payload_signing_enabled": True},
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-            tcp_keepalive=True,
-        ),
+    options = Config(
+        connect_timeout=config.connect_seconds,
+        read_timeout=config.read_seconds,
+        max_pool_connections=POOL_CONNECTIONS,
+        retries={"total_max_attempts": 1, "mode": "standard"},
+        s3={"addressing_style": "path" if config.path_style else "auto", "payload_signing_enabled": True},
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        tcp_keepalive=True,
     )
+    with _session_lock:  # Making a client changes its session.
+        return _session().create_client(
+            "s3",
+            region_name=config.region,
+            endpoint_url=config.endpoint or None,
+            aws_access_key_id=config.access_key or None,
+            aws_secret_access_key=config.secret_key or None,
+            config=options,
+        )
+
+
+_session_lock = threading.Lock()
+
+
+@functools.cache
+def _session() -> Any:
+    """The SDK's session of this process: importing it takes 0.15 s, its first client 0.1 s, every further one 4 ms."""
+    import botocore.session
+
+    return botocore.session.get_session()

@@ -2,6 +2,7 @@
 
 import base64
 import datetime
+import io
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ class Uploader:
 
     def __init__(self, client: Any, bucket: str, kept_as: Callable[[], dict[str, Any]]) -> None:
         self._client, self._bucket, self._kept_as = client, bucket, kept_as
+        self.pace: Callable[[int], None] | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
 
@@ -36,7 +38,12 @@ class Uploader:
         body = b"".join(parts)
         # Given, the checksum goes in a header; left to the SDK it becomes a trailer that not every server takes.
         self._client.put_object(
-            Bucket=self._bucket, Key=key, Body=body, ChecksumCRC32=checksum(body), **self._kept_as(), **condition
+            Bucket=self._bucket,
+            Key=key,
+            Body=self._body(body),
+            ChecksumCRC32=checksum(body),
+            **self._kept_as(),
+            **condition,
         )
 
     def clear_stale(self, prefix: str, older_than: datetime.timedelta) -> int:
@@ -61,6 +68,9 @@ class Uploader:
 
     # ------------------------------------------------------------ inner parts
 
+    def _body(self, body: bytes) -> "bytes | PacedBody":
+        return body if self.pace is None else PacedBody(body, self.pace)
+
     def _write_parts(self, key: str, parts: Sequence[Buffer], size: int, condition: Mapping[str, str]) -> None:
         place = {"Bucket": self._bucket, "Key": key}
         began = self._client.create_multipart_upload(**place, ChecksumAlgorithm="CRC32", **self._kept_as())
@@ -80,7 +90,9 @@ class Uploader:
         def send(number: int, piece: bytes) -> dict[str, Any]:
             try:
                 digest = checksum(piece)
-                answer = self._client.upload_part(**place, PartNumber=number, Body=piece, ChecksumCRC32=digest)
+                answer = self._client.upload_part(
+                    **place, PartNumber=number, Body=self._body(piece), ChecksumCRC32=digest
+                )
                 return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumCRC32": digest}
             finally:
                 room.release()
@@ -105,6 +117,29 @@ class Uploader:
 
     def _abort(self, key: str, upload_id: str) -> None:
         self._client.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload_id)
+
+
+class PacedBody(io.BytesIO):
+    """A body that asks before every piece. `begin` is called when it has been signed and is to be sent."""
+
+    def __init__(self, body: bytes, pace: Callable[[int], None]) -> None:
+        super().__init__(body)
+        self._pace, self._sending = pace, False
+
+    def begin(self) -> None:
+        self._sending = True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        piece = super().read(size)
+        if self._sending and piece:
+            self._pace(len(piece))
+        return piece
+
+
+def begin_sending(request: Any, **rest: Any) -> None:
+    """Handler of the SDK's event `before-send`: the reading until now was for the signature."""
+    if isinstance(request.body, PacedBody):
+        request.body.begin()
 
 
 def checksum(body: bytes) -> str:
