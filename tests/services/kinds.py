@@ -15,6 +15,7 @@ import stores
 from engine.adapters import parse_config
 from engine.ports import Store
 from tests.services.seaweed import seaweed
+from tests.services.sshd import sshd
 
 StoreValues = Callable[[str], dict[str, str]]
 """Given a kind, the settings of a new place; the fixture `store_values`."""
@@ -32,7 +33,14 @@ def _s3(folder: Path) -> dict[str, str]:
     return server.values()
 
 
-KINDS: dict[str, Callable[[Path], dict[str, str]]] = {"local": _local, "s3": _s3}
+def _sftp(folder: Path) -> dict[str, str]:
+    server = sshd()
+    if server is None:
+        pytest.skip("no sshd: run `make services`")
+    return server.values()
+
+
+KINDS: dict[str, Callable[[Path], dict[str, str]]] = {"local": _local, "s3": _s3, "sftp": _sftp}
 
 
 def store_made(kind: str, values: Mapping[str, str]) -> Store:

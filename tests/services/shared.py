@@ -113,7 +113,8 @@ def _mutex(folder: Path) -> Iterator[None]:
         yield
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Run in the child before it becomes the server: it ends with this process."""
     ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
 
 
@@ -121,7 +122,7 @@ def guard(folder: Path, command: Sequence[str]) -> int:
     """Run the server until it ends by itself or nobody holds the users' lock any more."""
     server = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, env={**os.environ, "GOMEMLIMIT": "400MiB"},
-        preexec_fn=_die_with_parent,  # noqa: PLW1509 - one prctl call, and this process has no threads
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl call, and this process has no threads
     )  # fmt: skip
     with open(folder / "users") as users:
         while server.poll() is None:
