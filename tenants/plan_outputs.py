@@ -8,6 +8,7 @@ from tenants.outputs import moment
 from tenants.previews import FILE_COUNTS, estimate, loss_sentences, undo_sentences
 from tenants.selectors import sources_not_held
 from tenants.services.plans import plan_previews
+from tenants.services.undos import undoable_now
 
 
 def plan_head(row: RestorePlan) -> dict[str, Any]:
@@ -58,4 +59,5 @@ def plan(row: RestorePlan) -> dict[str, Any]:
         "warnings": [f"source {source['name']}: {text}" for source in sources for text in source["warnings"]],
         "sources": sources,
         "not_in_backup": sources_not_held(row, row.sources),
+        "left_of_undone": [name for name in undoable_now(row.undoes) if name not in row.sources] if row.undoes else [],
     }

@@ -138,6 +138,8 @@ def _end(data: Mapping[str, Any]) -> Iterator[str]:
         return
     if data["not_in_backup"]:
         yield f"not in this backup, and left as it is: {', '.join(data['not_in_backup'])}"
+    if data["left_of_undone"]:
+        yield f"not part of this, and still to be undone afterwards: {', '.join(data['left_of_undone'])}"
     yield from (data["loss"] or ["nothing newer would be overwritten" if data["undoes"] else "nothing would be lost"])
     yield _time(data["estimate"])
     if data["estimate"]["staged_bytes"]:

@@ -6,7 +6,7 @@ from tenants.models import Restore
 from tenants.outputs import error_of, moment
 from tenants.selectors import sources_not_held
 from tenants.services.restore_recording import checks_of, report_of, validation_record
-from tenants.services.undos import undo_until
+from tenants.services.undos import sources_put_back, undo_until, undoable_now
 
 
 def restore_head(row: Restore) -> dict[str, Any]:
@@ -45,6 +45,9 @@ def restore(row: Restore) -> dict[str, Any]:
     return {
         **restore_head(row),
         "not_in_backup": sources_not_held(row, [each.name for each in sources]),
+        "undoable": undoable_now(row),
+        "undone": sources_put_back(row),
+        "left_of_undone": undoable_now(row.undoes) if row.undoes is not None else [],
         "checks": checks_of(validation) if validation else [],
         "validation": validation.status if validation else None,
         "validation_record": record,

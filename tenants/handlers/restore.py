@@ -35,6 +35,7 @@ from tenants.services.restore_recording import (
     restore_failed,
     restore_finished,
 )
+from tenants.services.undos import sources_left
 from tenants.transitions import restore_transition
 
 SAFETY_TAG = "safety"
@@ -185,7 +186,8 @@ def _judge(context: OperationContext, restore: Restore, duration_ms: int) -> Non
         raise RestoreUnproven(checks, hint="the safety backup holds the state before this restore")
     for check in failed:
         context.warn("restore.check_failed", f"source {check['source']}: {check['name']}: {check['detail']}")
-    restore_finished(context, restore, checks, duration_ms=duration_ms)
+    is_whole = restore.undoes is not None and not sources_left(restore.undoes)
+    restore_finished(context, restore, checks, duration_ms=duration_ms, undone_whole=is_whole)
 
 
 def _standing(restore: Restore) -> str:

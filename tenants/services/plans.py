@@ -1,7 +1,6 @@
 """Plans of restores: asked for, made by a worker, used once."""
 
 import datetime
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +29,9 @@ class PlanExpired(StalePlan):
     """The plan is older than plans may be."""
 
     code = "plan.expired"
+
+
+_STALE = (StalePlan.code, PlanExpired.code)
 
 
 def plan_start(
@@ -146,8 +148,9 @@ def plan_usable(plan: RestorePlan) -> None:
     """Raise unless the plan can be run: PlanExpired, or Conflict for one that is used, failed or not ready."""
     if plan.state == PlanState.USED:
         by = Restore.objects.filter(plan=plan).order_by("-id").first()
-        is_failed = by is not None and by.state == RestoreState.FAILED
-        retry = f"; operation retry {by.operation_id} runs that again" if by is not None and is_failed else ""
+        # A stale plan is as stale when it is run again; whatever else failed may succeed.
+        is_worth = by is not None and by.state == RestoreState.FAILED and by.error_code not in _STALE
+        retry = f"; operation retry {by.operation_id} runs that again" if by is not None and is_worth else ""
         raise Conflict(
             f"plan {plan.pk} was used{f' by {by.pk}, which is {by.state}' if by is not None else ''}",
             hint=f"plan again: {plan_command(plan)}{retry}",
@@ -244,22 +247,10 @@ def _same_targets(plan: RestorePlan, targets: Targets) -> bool:
 
 
 def plan_command(of: RestorePlan | Restore) -> str:
-    """The command that makes a new plan of the same; secret targets are left for the operator to give again."""
-    if of.undoes_id:
-        return f"restore undo {of.undoes_id} --plan"
-    words = ["restore", "plan", of.backup_id, "--mode", of.mode]
-    sources = of.sources if isinstance(of, RestorePlan) else list(of.sources.values_list("name", flat=True))
-    for name in sorted(sources):
-        words += ["--source", name]
-    for source, modules in of.wishes.get("modules", {}).items():
-        for module in modules:
-            words += ["--module", f"{source}.{module}"]
-    for flag, wishes in (("--policy", "policies"), ("--clock", "clocks")):
-        for pair in _pairs(of.wishes.get(wishes, {})):
-            words += [flag, pair]
-    if of.base_id:
-        words += ["--base", of.base_id]
-    for source, own in of.targets.items():
-        for key, value in own.items():
-            words += ["--target", f"{source}.{key}={value}"]
-    return shlex.join(words)
+    """The command that makes a new plan of the same, secret targets included."""
+    if of.undoes is None:
+        return f"restore plan {of.pk}"
+    names = of.sources if isinstance(of, RestorePlan) else list(of.sources.values_list("name", flat=True))
+    is_part = set(names) != set(of.undoes.sources.values_list("name", flat=True))
+    chosen = "".join(f" --source {name}" for name in sorted(names)) if is_part else ""
+    return f"restore undo {of.undoes_id} --plan{chosen}"

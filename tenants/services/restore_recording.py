@@ -92,9 +92,17 @@ def report_json(row: RestoreSource, report: RestoreReport) -> dict[str, Any]:
 
 
 def restore_finished(
-    context: OperationContext, restore: Restore, checks: Sequence[Mapping[str, Any]], *, duration_ms: int
+    context: OperationContext,
+    restore: Restore,
+    checks: Sequence[Mapping[str, Any]],
+    *,
+    duration_ms: int,
+    undone_whole: bool = False,
 ) -> None:
-    """Record a restore that came to its end, with the validation record that proves it; an undone one learns of it."""
+    """Record a restore that came to its end, with the validation record that proves it.
+
+    The restore that it undid becomes undone when `undone_whole`; with sources left it stays as it is.
+    """
     actor, tenant = context.operation.actor, restore.tenant.slug
     with transaction.atomic():
         context.fence()
@@ -109,14 +117,23 @@ def restore_finished(
             warnings=context.warnings,
         )
         if restore.undoes is not None:
-            restore_transition(restore.undoes, to=RestoreState.UNDONE, actor=actor, reason=f"by {restore.pk}")
+            if undone_whole:
+                restore_transition(restore.undoes, to=RestoreState.UNDONE, actor=actor, reason=f"by {restore.pk}")
+            names = sorted(restore.sources.values_list("name", flat=True))
             record(
                 "restore.undone",
-                message=f"restore {restore.undoes_id} of {tenant} was undone by {restore.pk}",
+                message=f"restore {restore.undoes_id} of {tenant} was undone by {restore.pk}"
+                + ("" if undone_whole else f" in part: {', '.join(names)}"),
                 actor=actor,
                 tenant=tenant,
                 level="warning",
-                data={"restore": restore.undoes_id, "undo": restore.pk, "reason": restore.reason},
+                data={
+                    "restore": restore.undoes_id,
+                    "undo": restore.pk,
+                    "sources": names,
+                    "whole": undone_whole,
+                    "reason": restore.reason,
+                },
             )
         record(
             "restore.finished",

@@ -79,13 +79,13 @@ class House:
         self.run(operation, ok=ok)
         return restore_get(restore.pk)
 
-    def undo(self, restore: Restore, *, ok: bool = True) -> Restore:
-        undo, operation = undo_start(restore, confirmed=restore.tenant.slug, actor=ACTOR, here=True)
+    def undo(self, restore: Restore, *, ok: bool = True, **wish: Any) -> Restore:
+        undo, operation = undo_start(restore, confirmed=restore.tenant.slug, actor=ACTOR, here=True, **wish)
         self.run(operation, ok=ok)
         return restore_get(undo.pk)
 
-    def undo_plan(self, restore: Restore, *, ok: bool = True) -> RestorePlan:
-        plan, operation = undo_plan_start(restore, actor=ACTOR, here=True)
+    def undo_plan(self, restore: Restore, *, ok: bool = True, **wish: Any) -> RestorePlan:
+        plan, operation = undo_plan_start(restore, actor=ACTOR, here=True, **wish)
         self.run(operation, ok=ok)
         return plan_get(plan.pk)
 

@@ -23,6 +23,7 @@ from tenants.plan_text import plan_text
 from tenants.reports import restore_report_html
 from tenants.services.backups import prune_start
 from tenants.services.plans import PlanExpired
+from tenants.services.replans import plan_again_start
 from tenants.services.restore_recording import report_of
 from tests.tenants.conftest import ACTOR, House
 
@@ -69,9 +70,15 @@ def test_a_stale_plan_changes_nothing_and_says_how_to_go_on(house: House, conten
     restore = house.run_plan(plan, ok=False)
     assert (restore.state, restore.error_code) == ("failed", "plan.stale")
     assert restore.error.startswith("source assets: ")
-    assert f"restore plan {backup.pk} --mode full --source assets" in restore.error_hint
+    assert restore.error_hint.endswith(f"restore plan {restore.pk}")
     assert Operation.objects.get(pk=restore.operation_id).error["exit"] == 10
     assert content(folder) == before
+    with pytest.raises(Conflict, match=f"used by {restore.pk}, which is failed") as used:
+        house.run_plan(plan)
+    assert used.value.hint == f"plan again: restore plan {plan.pk}"
+    again, operation = plan_again_start(restore, actor=ACTOR, here=True)
+    house.run(operation)
+    assert house.run_plan(again).state == "succeeded"
 
 
 def test_an_expired_plan_is_refused(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +89,7 @@ def test_an_expired_plan_is_refused(house: House, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(clock, "now", lambda: late)
     with pytest.raises(PlanExpired) as refused:
         house.run_plan(plan)
-    assert f"restore plan {backup.pk}" in refused.value.hint
+    assert refused.value.hint == f"plan again: restore plan {plan.pk}"
     assert not Restore.objects.exists()
     assert "it has expired" in plan_text(plan_outputs.plan(plan))
     house.run(prune_start(plan.tenant, dry_run=False, actor=ACTOR, here=True))

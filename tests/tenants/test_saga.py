@@ -267,7 +267,7 @@ def test_what_somebody_changed_meanwhile_is_left_to_people(hotel: Hotel, monkeyp
     ended = hotel.again(restore)
     assert ended.error["code"] == "restore.incomplete"
     assert "restored: assets, bookings; to be looked at: crm" in ended.error["detail"]
-    assert f"restore plan {hotel.backup.pk}" in ended.error["hint"]
+    assert f"restore plan {restore.pk}" in ended.error["hint"]
     assert hotel.now() == now
     hotel.house.restore(hotel.backup)
     assert hotel.now() == hotel.wanted

@@ -2,7 +2,9 @@
 
 import datetime
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,11 @@ import pytest
 from connectors.files import FilesConnector, PreparedFiles
 from core import clock
 from core.errors import ConfirmationNeeded, Conflict
-from engine.errors import CommitUnknown, UsageError
+from engine.errors import CommitUnknown, NameUnknown, UsageError
+from tenants import plan_outputs, restore_outputs
 from tenants.models import Restore
 from tenants.services.sources import source_add
-from tenants.services.undos import undo_start
+from tenants.services.undos import undo_start, undoable_now
 from tests.connectors.eventlog_samples import encode, log_files, make_events, segment_path, write_log
 from tests.tenants.conftest import ACTOR, House
 
@@ -177,3 +180,59 @@ def test_undo_is_refused_where_it_cannot_be(house: House, monkeypatch: pytest.Mo
     with pytest.raises(Conflict, match="the term"):
         house.undo(restore)
     assert Restore.objects.count() == 2
+
+
+def _two_sources(house: House, content: Content) -> tuple[Any, Path, Path]:
+    """A restore of a folder and a database, in both of which something had been changed."""
+    tenant = house.tenant()
+    folder = house.folder(house.files(tenant))
+    database = house.folder(house.database(tenant, rows=5))
+    backup = house.backup(tenant)
+    (folder / "a").write_text("changed")
+    with sqlite3.connect(database) as connection:
+        connection.execute("UPDATE users SET name = 'changed'")
+    return house.restore(backup), folder, database
+
+
+def _names(database: Path) -> set[str]:
+    with closing(sqlite3.connect(database)) as connection:
+        return {name for (name,) in connection.execute("SELECT name FROM users")}
+
+
+def test_one_source_alone_can_be_undone_and_the_others_later(house: House, content: Content) -> None:
+    """Goal: one source goes back, the rest stays and stays undoable; undo the database, then all that is left."""
+    restore, folder, database = _two_sources(house, content)
+    assert undoable_now(restore) == ["assets", "db"]
+    plan = house.undo_plan(restore, sources=("db",))
+    assert plan_outputs.plan(plan)["left_of_undone"] == ["assets"]
+    undo = house.run_plan(plan)
+    assert (_names(database), (folder / "a").read_text()) == ({"changed"}, "one")
+    restore.refresh_from_db()
+    shown = restore_outputs.restore(restore)
+    assert (shown["state"], shown["undoable"], shown["undone"]) == ("succeeded", ["assets"], {"db": undo.pk})
+    assert restore_outputs.restore(undo)["left_of_undone"] == ["assets"]
+    with pytest.raises(Conflict, match=f"put back already, by {undo.pk}"):
+        house.undo(restore, sources=("db",))
+    with pytest.raises(NameUnknown, match="no source 'none'"):
+        house.undo(restore, sources=("none",))
+    with sqlite3.connect(database) as connection:
+        connection.execute("INSERT INTO users VALUES (77, 'newer')")
+    rest = house.undo(restore)
+    assert list(rest.sources.values_list("name", flat=True)) == ["assets"]
+    assert ((folder / "a").read_text(), _names(database)) == ("changed", {"changed", "newer"})
+    restore.refresh_from_db()
+    assert (restore.state, restore_outputs.restore(rest)["left_of_undone"]) == ("undone", [])
+
+
+def test_an_undo_of_a_part_can_be_undone(house: House, content: Content) -> None:
+    """Goal: every step has its way back; undo one source, undo that, and refuse it where somebody wrote since."""
+    restore, folder, database = _two_sources(house, content)
+    undo = house.undo(restore, sources=("assets",))
+    assert ((folder / "a").read_text(), _names(database)) == ("changed", {f"u{n}" for n in range(5)})
+    house.undo(undo)
+    assert (folder / "a").read_text() == "one"
+    with sqlite3.connect(database) as connection:
+        connection.execute("UPDATE users SET name = 'newest' WHERE id = 1")
+    refused = house.undo(restore, ok=False, sources=("db",))
+    assert (refused.error_code, _names(database) >= {"newest"}) == ("plan.stale", True)
+    assert refused.error_hint.endswith(f"restore undo {restore.pk} --plan --source db")

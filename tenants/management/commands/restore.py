@@ -26,11 +26,37 @@ def _plan(call: Call) -> Answer:
     from tenants.services.plans import plan_start
 
     options = call.options
+    if options.backup.startswith((_PLAN_IDS, _RESTORE_IDS)):
+        return _plan_again(call)
     backup = backup_usable(options.backup)
     wish = _wish(options, mode=options.mode or "full")
     here = _here_unless_asked(call)
     plan, operation = plan_start(backup, wish, wish.targets, actor=call.actor, reason=options.reason, here=here)
     return _planned(call, plan.pk, operation)
+
+
+def _plan_again(call: Call) -> Answer:
+    """The same once more: what is said beside it could only contradict it."""
+    from engine.errors import UsageError
+    from tenants.plan_selectors import plan_get
+    from tenants.selectors import restore_get
+    from tenants.services.replans import plan_again_start
+
+    options = call.options
+    what = options.backup
+    chosen = [name for name in _CHOSEN if getattr(options, name)]
+    if chosen:
+        raise UsageError(
+            f"--{chosen[0]} does not go with {what}, which says it all",
+            hint=f"leave it out, or plan from a backup: restore plan BACKUP --{chosen[0]} …",
+        )
+    of: Any = plan_get(what) if what.startswith(_PLAN_IDS) else restore_get(what)
+    here = _here_unless_asked(call)
+    plan, operation = plan_again_start(of, actor=call.actor, reason=options.reason, here=here)
+    return _planned(call, plan.pk, operation)
+
+
+_CHOSEN = ("mode", "source", "module", "policy", "clock", "base", "target")
 
 
 def _here_unless_asked(call: Call) -> bool:
@@ -87,7 +113,7 @@ def _run(call: Call) -> Answer:
     return followed(call, operation, data=lambda ended: _of(restore.pk), text=_restored)
 
 
-_PLAN_IDS = "pln_"
+_PLAN_IDS, _RESTORE_IDS = "pln_", "rst_"
 
 
 def _undo(call: Call) -> Answer:
@@ -99,12 +125,21 @@ def _undo(call: Call) -> Answer:
     restore = restore_get(options.restore)
     if options.plan:
         here = _here_unless_asked(call)
-        plan, planning = undo_plan_start(restore, actor=call.actor, reason=options.reason, here=here)
+        plan, planning = undo_plan_start(
+            restore, sources=tuple(options.source or ()), actor=call.actor, reason=options.reason, here=here
+        )
         return _planned(call, plan.pk, planning)
     slug = restore.tenant.slug
-    call.confirm(slug, what=f"put the data of {slug} back to what it was before {restore.pk}")
+    chosen = f" ({', '.join(options.source)})" if options.source else ""
+    call.confirm(slug, what=f"put the data of {slug}{chosen} back to what it was before {restore.pk}")
     undo, operation = undo_start(
-        restore, confirmed=slug, actor=call.actor, reason=options.reason, here=options.here, prove=options.prove
+        restore,
+        confirmed=slug,
+        sources=tuple(options.source or ()),
+        actor=call.actor,
+        reason=options.reason,
+        here=options.here,
+        prove=options.prove,
     )
     return followed(call, operation, data=lambda ended: _of(undo.pk), text=_restored)
 
@@ -147,9 +182,13 @@ def _restored(data: Mapping[str, Any]) -> list[str]:
     lines.append(f"  checks: {passed} of {len(data['checks'])} passed")
     if data["safety_backup"]:
         lines.append(f"  the state before is kept in {data['safety_backup']}")
-    if data["undo_until"]:
+    lines += [f"  {name} was put back to before, by {by}" for name, by in data["undone"].items()]
+    if data["undo_until"] and data["undoable"]:
         until = data["undo_until"][:16].replace("T", " ")
         lines.append(f"  to go back, until {until} UTC: restore undo {data['id']} --confirm {data['tenant']}")
+    if data["left_of_undone"]:
+        lines.append(f"  still as {data['undoes']} made them: {', '.join(data['left_of_undone'])}")
+        lines.append(f"  to undo these too: restore undo {data['undoes']} --confirm {data['tenant']}")
     return lines
 
 
@@ -252,7 +291,10 @@ class Command(NounCommand):
             "plan",
             _plan,
             "say what a restore would do, and keep it to be run; changes nothing, and needs no worker: --here is the default",
-            (argument("backup", metavar="BACKUP"), *_CHOICE),
+            (
+                argument("backup", metavar="BACKUP|PLAN|RESTORE", help="of a plan or a restore: the same again"),
+                *_CHOICE,
+            ),
             long=True,
         ),
         Verb(
@@ -276,6 +318,7 @@ class Command(NounCommand):
             (
                 argument("restore", metavar="RESTORE"),
                 argument("--plan", action="store_true", help="only say what that would do, and keep it to be run"),
+                argument("--source", action="append", metavar="S", help="only this source (repeatable)"),
                 _PROVE,
                 argument("--reason", default="", help="why; kept in the audit log"),
             ),
