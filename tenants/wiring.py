@@ -17,6 +17,7 @@ from engine.manifest import Manifest
 from engine.ports import Connector, ScratchSite, Store
 from engine.repository import Repository
 from tenants.models import Backup, Restore, RestorePlan, Source, StoreConfig, Tenant
+from tenants.owning import guard_of
 from tenants.store_wrapping import store_wrapped
 
 
@@ -71,7 +72,9 @@ def repository_open(tenant: Tenant) -> Iterator[Repository]:
     with store_open(tenant.store) as store:
         if not tenant.repository_ready:
             repository_create(tenant, store)
-        yield Repository.open(store, repository_id=tenant.repository_id, keyring=keyring, cache=cache_folder())
+        repository = Repository.open(store, repository_id=tenant.repository_id, keyring=keyring, cache=cache_folder())
+        repository.guard = guard_of(tenant, store)
+        yield repository
 
 
 def repository_present(store: Store, repository_id: str) -> bool:

@@ -22,6 +22,7 @@ LastroError
 │   ├── WrongKey
 │   ├── SessionFenced     another session closed this session's number
 │   ├── TakenOver         another installation has become the owner of the store
+│   ├── RepositoryAhead   it holds backups that the catalogue knows nothing of
 │   └── BackupMissing
 ├── DamageError           stored bytes are not what was written
 │   ├── ObjectDamaged
@@ -148,6 +149,10 @@ class SessionFenced(RepositoryError):
 
 class TakenOver(RepositoryError):
     code = "repository.taken_over"
+
+
+class RepositoryAhead(RepositoryError):
+    code = "repository.ahead"
 
 
 class BackupMissing(RepositoryError):

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.chunks import ChunkReader
-from engine.errors import ChunkMissing, ObjectDamaged, SessionFenced
+from engine.errors import ChunkMissing, ObjectDamaged, RepositoryAhead, SessionFenced
 from engine.faults import kill_point
 from engine.index import Segment
 from engine.progress import Progress
@@ -124,19 +124,21 @@ def prune(
     dry_run: bool,
     progress: Progress,
     grace: datetime.timedelta = datetime.timedelta(0),
+    known: Mapping[int, str] | None = None,
 ) -> PruneReport:
     """End the backups numbered in `forget` (number -> reason) and free what only they needed.
 
     `head` is the highest number the catalogue knows: up to it the chain must be whole. Raises
     ManifestDamaged for a gap and ChunkMissing or ObjectDamaged when a kept backup cannot be followed;
-    nothing is deleted then.
+    nothing is deleted then. `known` are the digests of all manifests that the catalogue has recorded, by number: any
+    other one in the store raises RepositoryAhead, because the catalogue may have been restored from an older one.
     """
     progress.phase("mark")
     head = repository.head_from(max(head, repository.head()))
     if not dry_run:
         repository.guard.check()
     works = [_begin(repository, domain, dry_run, head, progress) for domain in (repository.sealed, repository.plain)]
-    ended, kept = _mark(repository, works, forget, head, progress)
+    ended, kept = _mark(repository, works, forget, head, known, progress)
     if not dry_run:
         progress.check()
         repository.end({number: forget[number] for number in ended}, head=head, kept=kept)
@@ -162,7 +164,12 @@ def _begin(repository: Repository, domain: Domain, dry_run: bool, head: int, pro
 
 
 def _mark(
-    repository: Repository, works: list[_Work], forget: Mapping[int, str], head: int, progress: Progress
+    repository: Repository,
+    works: list[_Work],
+    forget: Mapping[int, str],
+    head: int,
+    known: Mapping[int, str] | None,
+    progress: Progress,
 ) -> tuple[tuple[int, ...], Sequence[int]]:
     """Follow every kept backup, one manifest at a time; the numbers of those to be ended, and of those kept."""
     by_domain = {work.domain.encrypted: work for work in works}
@@ -171,6 +178,12 @@ def _mark(
         progress.check()
         if manifest.kind != "manifest":
             continue
+        if known is not None and known.get(manifest.number) != manifest.sha256:
+            raise RepositoryAhead(
+                f"the store holds a backup under number {manifest.number} that the catalogue does not know; "
+                "nothing was deleted",
+                hint="was the catalogue restored? take over what the store knows: store reconcile",
+            )
         if manifest.number in forget:
             ended.append(manifest.number)
             continue

@@ -12,6 +12,7 @@ from tenants.handlers.backup import tenant_resource
 from tenants.models import BackupState
 from tenants.selectors import backup_get
 from tenants.services.backups import backup_deletable
+from tenants.services.reconciling import reconciled_checked
 from tenants.transitions import backup_transition
 
 
@@ -24,6 +25,7 @@ def run(context: OperationContext) -> Mapping[str, Any]:
         backup_deletable(backup)
         with wiring.repository_open(backup.tenant) as repository:
             context.check()
+            reconciled_checked(backup.tenant, repository)
             repository.forget(cast(int, backup.number), context.operation.reason or "deleted by an operator")
         with transaction.atomic():
             context.fence()

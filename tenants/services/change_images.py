@@ -12,6 +12,7 @@ from engine.images import image_drop, images_list
 from engine.repository import Repository
 from operations.context import OperationContext
 from tenants.models import RestoreSource, RestoreState, Tenant
+from tenants.services.reconciling import images_kept
 
 ORPHAN_AGE = datetime.timedelta(days=1)
 """A running restore writes its image before a row names it."""
@@ -33,6 +34,7 @@ def change_images_prune(
     The row forgets its image before the image goes: what a kill leaves between is an orphan.
     """
     wanted, over = _named(tenant)
+    wanted |= images_kept(tenant)
     expired = orphaned = 0
     for name, newest in list(_stored(repository)):
         context.check()

@@ -8,6 +8,7 @@ from engine.faults import kill_point
 from engine.repository import Repository
 from operations.context import OperationContext
 from tenants.models import Backup, Tenant
+from tenants.owning import behind_put
 from tenants.services.recording import backup_adopted
 
 NUMBERS_AHEAD_MAX = 10_000
@@ -32,6 +33,9 @@ def numbers_close(context: OperationContext, tenant: Tenant, repository: Reposit
             hint="is this another installation's repository? nothing was written",
         )
     last = max(tenant.number_reserved, head)
+    if head > tenant.number_reserved:
+        # Backups go on, deletions do not: what else the catalogue has forgotten is not written here.
+        behind_put(tenant, f"it held number {head}, this catalogue had given out {tenant.number_reserved}")
     known = set(
         Backup.objects.filter(
             tenant=tenant, number__gt=tenant.numbers_closed, number__lte=last, state__in=_CLOSED_STATES
