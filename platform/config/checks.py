@@ -14,6 +14,7 @@ from engine.errors import LastroError
 # damage a database in WAL mode. Fixed in 3.51.3 and in these older lines.
 _SQLITE_FIXED = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
 
+FOUR_EYES_AREAS = ("keys", "restores")
 _LOCAL_HOSTS = {"localhost", "127.0.0.1", "[::1]"}
 
 
@@ -61,11 +62,16 @@ def _keys() -> list[CheckMessage]:
             RootKey.from_text(ENVIRONMENT.root_key)
         except LastroError as error:
             found.append(Error(f"LASTRO_ROOT_KEY: {error.message}", hint=error.hint, id="lastro.E001"))
-    if ENVIRONMENT.database_url.startswith("postgres") and not (ENVIRONMENT.secret_key and ENVIRONMENT.root_key):
+    unknown = sorted(set(ENVIRONMENT.four_eyes) - set(FOUR_EYES_AREAS))
+    if unknown:
+        message = f"LASTRO_FOUR_EYES names {unknown[0]!r}, which nothing asks for: it protects nothing"
+        found.append(Error(message, hint=f"known: {', '.join(FOUR_EYES_AREAS)}", id="lastro.E003"))
+    shared_root = ENVIRONMENT.root_key or ENVIRONMENT.kms_key_id
+    if ENVIRONMENT.database_url.startswith("postgres") and not (ENVIRONMENT.secret_key and shared_root):
         found.append(
             Warning(
                 "the catalogue can be shared by several hosts, but a key is kept in this host's data folder",
-                hint="give LASTRO_SECRET_KEY_FILE and LASTRO_ROOT_KEY_FILE, the same on every host",
+                hint="give LASTRO_SECRET_KEY_FILE and LASTRO_ROOT_KEY_FILE (or LASTRO_KMS_KEY_ID), the same on every host",
                 id="lastro.W002",
             )
         )

@@ -22,6 +22,12 @@ class Environment:
     database_url: str = field(repr=False)
     secret_key: str = field(repr=False)
     root_key: str = field(repr=False)
+    root_key_old: str = field(repr=False)
+    kms_key_id: str
+    kms_endpoint: str
+    kms_region: str
+    four_eyes: tuple[str, ...]
+    approval_hours: int
     allowed_hosts: tuple[str, ...]
     trusted_origins: tuple[str, ...]
     tls: bool
@@ -101,6 +107,12 @@ def read(variables: Mapping[str, str] = os.environ) -> Environment:
         database_url=reader.secret("LASTRO_DATABASE_URL"),
         secret_key=reader.secret("LASTRO_SECRET_KEY"),
         root_key=reader.secret("LASTRO_ROOT_KEY"),
+        root_key_old=reader.secret("LASTRO_ROOT_KEY_OLD"),
+        kms_key_id=reader.text("LASTRO_KMS_KEY_ID"),
+        kms_endpoint=reader.text("LASTRO_KMS_ENDPOINT"),
+        kms_region=reader.text("LASTRO_KMS_REGION"),
+        four_eyes=reader.names("LASTRO_FOUR_EYES"),
+        approval_hours=reader.number("LASTRO_APPROVAL_HOURS", 24, least=1, most=720),
         allowed_hosts=reader.names("LASTRO_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]"),
         trusted_origins=reader.names("LASTRO_TRUSTED_ORIGINS"),
         tls=reader.flag("LASTRO_TLS"),

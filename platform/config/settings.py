@@ -26,6 +26,12 @@ except OSError as error:
     raise ImproperlyConfigured(f"LASTRO_DATA: cannot use {ENVIRONMENT.data}: {error.strerror}") from error
 
 LASTRO_ROOT_KEY = ENVIRONMENT.root_key
+LASTRO_ROOT_KEY_OLD = ENVIRONMENT.root_key_old
+LASTRO_KMS_KEY_ID = ENVIRONMENT.kms_key_id
+LASTRO_KMS_ENDPOINT = ENVIRONMENT.kms_endpoint
+LASTRO_KMS_REGION = ENVIRONMENT.kms_region
+LASTRO_FOUR_EYES = ENVIRONMENT.four_eyes
+LASTRO_APPROVAL_HOURS = ENVIRONMENT.approval_hours
 LASTRO_HEARTBEAT_SECONDS = ENVIRONMENT.heartbeat_seconds
 LASTRO_WORKERS = ENVIRONMENT.workers
 LASTRO_DRILL_FOLDER = ENVIRONMENT.drill_folder

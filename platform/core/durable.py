@@ -41,7 +41,7 @@ def read_or_create(path: Path, make: Callable[[], bytes]) -> bytes:
             return path.read_bytes()
     finally:
         draft.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     return path.read_bytes()
 
 
@@ -55,7 +55,8 @@ def _write_new(path: Path, content: bytes) -> None:
         os.close(handle)
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(handle)

@@ -58,6 +58,10 @@ class RootKey:
         """This key, opening what `former` sealed, too: what a rotation works with."""
         return RootKey(self._secret, former=former)
 
+    def secret_bytes(self) -> bytes:
+        """The 32 bytes, for who wraps them elsewhere."""
+        return self._secret
+
     def to_text(self) -> str:
         """`lastro-root-v1:<64 hex>:<8 hex of SHA-256>`; the last part catches a mistyped key."""
         body = self._secret.hex()
@@ -105,6 +109,14 @@ class RootKey:
 def sealed_by(blob: bytes) -> str:
     """Id of the root key that sealed a secret; empty for what is none."""
     return blob[4:12].hex() if blob[:4] == _ROOT_MAGIC else ""
+
+
+def keyring_root_id(blob: bytes) -> str:
+    """Id of the root key that wraps a keyring, as it says itself; empty for what is none."""
+    try:
+        return str(json.loads(blob)["root_key_id"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
 
 
 @dataclass(frozen=True)
