@@ -11,7 +11,9 @@ import datetime
 import hashlib
 import json
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import zstandard
@@ -27,7 +29,10 @@ SEGMENT_BYTES = 4 << 20
 SEGMENT_BYTES_MAX = 256 << 20
 """A segment holds whole batches of lines, and a single line may be as long as a row."""
 _NAME = re.compile("[A-Za-z0-9_.-]{1,160}")
-_LEVEL = 3
+_LEVEL = 1
+"""An image is kept for days, and a transaction is open while it is written."""
+_AHEAD = 2
+"""Segments that wait for the thread which writes them."""
 
 
 def _prefix(repository: Repository, image: str) -> str:
@@ -49,6 +54,8 @@ class ImageWriter:
         self._pending_bytes = 0
         self._sha256 = hashlib.sha256()
         self._compressor = zstandard.ZstdCompressor(level=_LEVEL)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="image")
+        self._writing: deque[Future[None]] = deque()
         self.segments = 0
         self.bytes = 0
         self.rows_written = 0
@@ -71,6 +78,8 @@ class ImageWriter:
     def close(self) -> None:
         """Write the rest and the head, durably."""
         self._flush()
+        self._wait(0)
+        self._thread.shutdown()
         head = {
             "version": IMAGE_VERSION,
             "image": self.image,
@@ -92,14 +101,23 @@ class ImageWriter:
     def _flush(self) -> None:
         if not self._pending:
             return
-        plain = b"".join(self._pending)
-        self._pending, self._pending_bytes = [], 0
+        pieces, self._pending, self._pending_bytes = self._pending, [], 0
+        self._wait(_AHEAD - 1)
+        self._writing.append(self._thread.submit(self._write, pieces, self.segments))
+        self.segments += 1
+
+    def _write(self, pieces: list[bytes], number: int) -> None:
+        plain = b"".join(pieces)
         self._sha256.update(plain)
         self.bytes += len(plain)
         packed = self._compressor.compress(plain)
-        key = f"{self._prefix}{self.segments:06d}"
+        key = f"{self._prefix}{number:06d}"
         self._repository.store.create(key, seal_object(self._repository.keyring, Kind.IMAGE, packed))
-        self.segments += 1
+
+    def _wait(self, left: int) -> None:
+        """Wait until no more than `left` segments are unwritten. Raises what writing one has raised."""
+        while len(self._writing) > left:
+            self._writing.popleft().result()
 
 
 class ImageReader:

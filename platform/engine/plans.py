@@ -144,7 +144,8 @@ class ChangeDigest:
 
     Tables (or one section for files) come in the manifest's order, changes in an order that the connector keeps
     the same on every run against the same data. Each is a line `change TAB before TAB after` in which before and after are
-    row text (or a path's record) without newlines and with escaped tabs, or empty.
+    row text (or a path's record) without newlines and with escaped tabs, or empty. What a row becomes may be told by its key
+    instead, where the section's columns end with the digest of a stored table that holds it.
     """
 
     def __init__(self) -> None:

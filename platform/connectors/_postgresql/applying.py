@@ -42,6 +42,8 @@ class Applying:
         kill_point("pg.restore.loaded")
         work.progress.phase("apply")
         differences = planned.parents_first
+        loaded = [difference.pair.view for difference in differences if difference.pair.straight]
+        work.progress.total(bytes=sum(v.byte_count for v in loaded), items=sum(v.row_count for v in loaded))
         before = self._fingerprint()
         ledger = Ledger(self._connection)
         quiet = self._quiet()
@@ -80,13 +82,15 @@ class Applying:
     def _apply(self, differences: Sequence[Difference], ledger: Ledger, *, quiet: bool) -> None:
         if quiet:
             run(self._connection, "SET CONSTRAINTS ALL DEFERRED")
-            Applier(self._connection, differences, ledger).apply(deletions_last=False)
+            Applier(self._connection, differences, ledger, self._work.progress).apply(deletions_last=False)
             return
         reason: Exception | None = None
         for deletions_last in (False, True):
             with ledger.attempt() as attempt:
                 try:
-                    Applier(self._connection, differences, ledger).apply(deletions_last=deletions_last)
+                    Applier(self._connection, differences, ledger, self._work.progress).apply(
+                        deletions_last=deletions_last
+                    )
                 except (psycopg.IntegrityError, ConcurrentChange) as error:
                     reason = error
                     attempt.undo()
@@ -136,7 +140,7 @@ class Applying:
         for pair in pairs:
             for sequence in facts.get(pair.table.oid, ()):
                 if sequence["column"] in pair.columns:
-                    advance_past_rows(self._connection, pair.stage, sequence, at_most=self._drawn(pair, sequence))
+                    advance_past_rows(self._connection, pair.restored, sequence, at_most=self._drawn(pair, sequence))
         view = self._view
         own = self._work.config.layout != "rows" and self._work.request.mode != "selective"
         if view is not None and own and SEQUENCES in view.documents:

@@ -14,8 +14,9 @@ from connectors._postgresql.connection import Connection, run
 from connectors._postgresql.difference import Difference
 from connectors._postgresql.neighbours import Ledger
 from connectors._postgresql.quoting import ident, idents
-from connectors._postgresql.staging import Pair, lost_partitions
+from connectors._postgresql.staging import Pair, copy_in, lost_partitions
 from engine.errors import SchemaMismatch
+from engine.progress import Progress
 
 
 class ConcurrentChange(Exception):
@@ -29,6 +30,7 @@ class Applier:
     connection: Connection
     differences: Sequence[Difference]
     ledger: Ledger
+    progress: Progress
     replaced: set[int] = field(default_factory=set)
 
     def apply(self, *, deletions_last: bool) -> None:
@@ -79,6 +81,9 @@ class Applier:
 
     def _insert(self, difference: Difference) -> None:
         pair = difference.pair
+        if pair.straight:
+            self._insert_straight(difference)
+            return
         if pair.key is None and pair.plain:
             self._insert_and_keep(difference)
             return
@@ -92,6 +97,15 @@ class Applier:
             difference.change.insert,
             what="insert",
         )
+
+    def _insert_straight(self, difference: Difference) -> None:
+        """COPY gives identity columns the values that it is given, and OVERRIDING SYSTEM VALUE is not asked of it."""
+        pair, count = difference.pair, difference.change.insert
+        columns = [column.name for column in pair.view.columns]
+        touched = copy_in(self.connection, pair.table.quoted, columns, pair.view, self.progress, bare=True)
+        if touched != count:
+            raise ConcurrentChange(f"{pair.table.display}: insert {touched} rows instead of {count}")
+        self.ledger.plan(pair.table.oid, "insert", count)
 
     def _insert_and_keep(self, difference: Difference) -> None:
         """Insert rows that have no key, and keep what became of them: nothing would find them again."""

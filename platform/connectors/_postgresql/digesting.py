@@ -21,6 +21,8 @@ def keep_before(connection: Connection, difference: Difference, *, hold: bool) -
     Raises ConcurrentChange when one of them is no longer what was compared.
     """
     pair, change = difference.pair, difference.change
+    if pair.straight:
+        return
     columns = idents(pair.plain, of="t")
     query = (
         f"CREATE TEMPORARY TABLE {pair.before} ON COMMIT DROP AS SELECT {columns} FROM {pair.table.source} AS t"
@@ -54,13 +56,21 @@ def key_order(pair: Pair, alias: str, *, numbered: bool = False) -> str:
 
 
 def take_digest(connection: Connection, differences: Sequence[Difference], progress: Progress) -> str:
-    """engine.plans.ChangeDigest over every change: deletions, updates, insertions, each in key order."""
+    """engine.plans.ChangeDigest over every change: deletions, updates, insertions, each in key order.
+
+    What a row becomes is the backup's row of its key: the backup's digest of the table and the key stand for it, where the
+    table has a digest. Where every row of the backup is inserted, and nothing else done, all keys are one line.
+    """
     digest = ChangeDigest()
     for difference in differences:
         if not difference.any:
             continue
         pair = difference.pair
-        digest.section(pair.view.name, (*pair.plain, "", *pair.columns))
+        types = (pair.table.column(name).type for name in pair.columns)
+        digest.section(pair.view.name, (*pair.plain, "", *pair.columns, "", *types, pair.view.sha256 or ""))
+        if _is_all(difference):
+            digest.lines([b"all"])
+            continue
         for query in _queries(difference):
             with contextlib.closing(read_lines(connection, query)) as batches:
                 for lines in batches:
@@ -69,30 +79,40 @@ def take_digest(connection: Connection, differences: Sequence[Difference], progr
     return digest.hexdigest()
 
 
+def _is_all(difference: Difference) -> bool:
+    """Whether the backup's whole table comes back and nothing of the target's goes."""
+    pair, change = difference.pair, difference.change
+    return bool(pair.view.sha256) and (change.insert, change.update, change.delete) == (pair.view.row_count, 0, 0)
+
+
 def _queries(difference: Difference) -> list[str]:
     pair, change = difference.pair, difference.change
     was = f"ROW({idents(pair.plain, of='b')})::text"
-    becomes = f"ROW({idents(pair.columns, of='s')})::text"
     queries = []
     if pair.key is None:
+        # The made-up key holds the digest of the whole row.
         if change.delete:
-            queries.append(f"SELECT 'D', {was} COLLATE \"C\" AS text, '' FROM {pair.before} AS b ORDER BY text")
+            queries.append(f"SELECT 'D', {was} COLLATE \"C\" AS text FROM {pair.before} AS b ORDER BY text")
         if change.insert:
-            queries.append(
-                f"SELECT 'I', '', {becomes} FROM {pair.diff} AS d JOIN {pair.stage} AS s ON {pair.on_stage('s')}"
-                " WHERE d.change = 'I' ORDER BY d.k0, d.k1"
-            )
+            queries.append(f"SELECT 'I', d.k0, d.k1 FROM {pair.diff} AS d WHERE d.change = 'I' ORDER BY d.k0, d.k1")
         return queries
     before = f"{pair.before} AS b JOIN {pair.diff} AS d ON {pair.on_diff('b')}"
     if change.delete:
-        queries.append(f"SELECT 'D', {was}, '' FROM {before} WHERE d.change = 'D' ORDER BY {key_order(pair, 'b')}")
-    staged = f"JOIN {pair.stage} AS s ON {pair.on_diff('s')}"
-    if change.update:
-        queries.append(
+        queries.append(f"SELECT 'D', {was} FROM {before} WHERE d.change = 'D' ORDER BY {key_order(pair, 'b')}")
+    if pair.view.sha256:
+        keys = ", ".join(f"d.k{n}" for n in range(len(pair.key.columns)))
+        order = key_order(pair, "d", numbered=True)
+        update = f"SELECT 'U', {keys}, {was} FROM {before} WHERE d.change = 'U' ORDER BY {order}"
+        insert = f"SELECT 'I', {keys} FROM {pair.diff} AS d WHERE d.change = 'I' ORDER BY {order}"
+    else:
+        becomes = f"ROW({idents(pair.columns, of='s')})::text"
+        staged = f"JOIN {pair.stage} AS s ON {pair.on_diff('s')}"
+        update = (
             f"SELECT 'U', {was}, {becomes} FROM {before} {staged} WHERE d.change = 'U' ORDER BY {key_order(pair, 'b')}"
         )
-    if change.insert:
-        queries.append(
-            f"SELECT 'I', '', {becomes} FROM {pair.diff} AS d {staged} WHERE d.change = 'I' ORDER BY {key_order(pair, 's')}"
+        insert = (
+            f"SELECT 'I', {becomes} FROM {pair.diff} AS d {staged} WHERE d.change = 'I' ORDER BY {key_order(pair, 's')}"
         )
+    queries += [update] if change.update else []
+    queries += [insert] if change.insert else []
     return queries

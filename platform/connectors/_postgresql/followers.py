@@ -12,10 +12,10 @@ NEXTVAL_STEPS_MAX = 200_000
 
 
 def advance_past_rows(
-    connection: Connection, stage: str, sequence: Mapping[str, Any], *, at_most: int | None = None
+    connection: Connection, restored: str, sequence: Mapping[str, Any], *, at_most: int | None = None
 ) -> None:
-    """Move the sequence of a column to the highest value that the column holds in `stage`, but not beyond `at_most`."""
-    highest = value(connection, f"SELECT max({ident(sequence['column'])})::int8 FROM {stage}")
+    """Move the sequence of a column to the highest value that the column holds in `restored` (a FROM item), but not beyond `at_most`."""
+    highest = value(connection, f"SELECT max({ident(sequence['column'])})::int8 FROM {restored}")
     if highest is not None:
         wanted = highest if at_most is None else min(highest, at_most)
         advance(connection, sequence["schema"], sequence["name"], wanted)

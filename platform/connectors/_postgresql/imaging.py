@@ -9,7 +9,7 @@ from connectors._postgresql.connection import Connection
 from connectors._postgresql.difference import Difference
 from connectors._postgresql.part import read_lines
 from connectors._postgresql.quoting import idents
-from connectors._postgresql.staging import Pair
+from connectors._postgresql.staging import Pair, bare_lines
 from engine.ports import ImageSink
 
 SOURCE_SETTINGS = ("layout", "schema", "tenant_column", "tenant_value")
@@ -23,8 +23,15 @@ def write_image(
 ) -> None:
     """Write every changed row, parents first; inside the transaction that has applied the differences."""
     for difference in differences:
+        pair = difference.pair
+        if pair.straight and not pair.added and difference.any:
+            # The table was read back and has the backup's digest: these are its rows.
+            sink.table(_header(config, pair, "after", columns=[column.name for column in pair.view.columns]))
+            for lines in bare_lines(pair.view):
+                sink.rows(lines)
+            continue
         for rows_of, query in _sections(difference):
-            sink.table(_header(config, difference.pair, rows_of))
+            sink.table(_header(config, pair, rows_of, columns=pair.plain))
             with contextlib.closing(read_lines(connection, query)) as batches:
                 for lines in batches:
                     sink.rows(lines)
@@ -36,6 +43,12 @@ def _sections(difference: Difference) -> Iterator[tuple[Rows, str]]:
         yield "before", f"SELECT {idents(pair.plain)} FROM {pair.before}"
     if not (change.insert or change.update):
         return
+    if pair.straight:
+        yield (
+            "after",
+            f"{pair.scope.with_clause}SELECT {idents(pair.plain, of='t')} FROM {pair.table.source} AS t{pair.scope.where}",
+        )
+        return
     if pair.key is None:
         source = pair.made if pair.plain else f"(SELECT FROM {pair.diff} WHERE change = 'I') AS made"
         yield "after", f"SELECT {idents(pair.plain)} FROM {source}"
@@ -44,15 +57,15 @@ def _sections(difference: Difference) -> Iterator[tuple[Rows, str]]:
     yield "after", f"SELECT {idents(pair.plain, of='t')} FROM {live}"
 
 
-def _header(config: PostgresqlConfig, pair: Pair, rows_of: Rows) -> Mapping[str, Any]:
+def _header(config: PostgresqlConfig, pair: Pair, rows_of: Rows, *, columns: Sequence[str]) -> Mapping[str, Any]:
     table = pair.table
     return {
         "name": table.display,
         "module": pair.view.module,
         "schema": table.schema,
         "table": table.name,
-        "columns": list(pair.plain),
-        "types": [table.column(name).type for name in pair.plain],
+        "columns": list(columns),
+        "types": [table.column(name).type for name in columns],
         "key": list(pair.key.columns) if pair.key is not None else [],
         "rows": rows_of,
         "source": {name: getattr(config, name) for name in SOURCE_SETTINGS},

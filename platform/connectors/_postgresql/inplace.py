@@ -26,6 +26,7 @@ from connectors._postgresql.config import PostgresqlConfig
 from connectors._postgresql.connection import Connection, connect, errors
 from connectors._postgresql.imaging import write_image
 from connectors._postgresql.planning import Planned, Planning, Work
+from connectors._postgresql.straight import NotStraight, refused
 from connectors._postgresql.undoing import UndoPlanning
 from engine.errors import TargetError, UsageError
 from engine.faults import kill_point
@@ -83,7 +84,9 @@ def prepared_change(
     """Plan and apply in a transaction, again when the tenant's own writes came in between, and hold it open."""
     for attempt in range(1, ATTEMPTS_MAX + 1):
         try:
-            prepared = _attempt(config, request, progress, plan, view)
+            prepared = _attempt(config, request, progress, plan, view, straight=attempt == 1)
+        except NotStraight:
+            continue
         except ConcurrentChange as error:
             if attempt == ATTEMPTS_MAX:
                 raise TargetError(
@@ -101,14 +104,21 @@ def prepared_change(
 
 
 def _attempt(
-    config: PostgresqlConfig, request: RestoreRequest, progress: Progress, plan: Plan, view: SourceView | None
+    config: PostgresqlConfig,
+    request: RestoreRequest,
+    progress: Progress,
+    plan: Plan,
+    view: SourceView | None,
+    *,
+    straight: bool,
 ) -> "PreparedChange":
     with contextlib.ExitStack() as stack, errors("target", config.conninfo):
         connection = stack.enter_context(contextlib.closing(connect_target(config)))
         try:
-            work = Work(config, request, progress, connection, holds=True)
-            planned = plan(work)
-            report = Applying(work, planned, view, lambda: connect_target(config)).run()
+            work = Work(config, request, progress, connection, holds=True, may_go_straight=straight)
+            with _straight_first(work):
+                planned = plan(work)
+                report = Applying(work, planned, view, lambda: connect_target(config)).run()
             prepared = PreparedChange(work, planned, report)
         except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected) as error:
             raise ConcurrentChange(error.diag.message_primary or "deadlock") from None
@@ -119,6 +129,17 @@ def _attempt(
             raise ConcurrentChange(error.diag.message_primary or "a value was taken") from None
         stack.pop_all()
         return prepared
+
+
+@contextlib.contextmanager
+def _straight_first(work: Work) -> Iterator[None]:
+    """What an attempt that loads straight cannot do, or cannot explain, is left to one that compares."""
+    try:
+        yield
+    except Exception as error:
+        if work.goes_straight and refused(error):
+            raise NotStraight(str(error)) from None
+        raise
 
 
 class PreparedChange:

@@ -68,10 +68,10 @@ def _on(link: ForeignKey, parent: str, child: str) -> str:
 
 
 def _touched(link: ForeignKey, writes: Difference) -> str:
-    """The live rows that were inserted or updated, as a FROM item `c`; of tables without a key those of the source."""
+    """The live rows that were inserted or updated, as a FROM item `c`; where no key tells them, those of the source."""
     pair = writes.pair
     source = link.child_part or pair.table.source
-    if pair.key is None:
+    if pair.key is None or pair.straight:
         return f"({pair.scope.with_clause}SELECT t.* FROM {source} AS t{pair.scope.where}) AS c"
     on = pair.on_diff("t")
     return f"(SELECT t.* FROM {source} AS t JOIN {pair.diff} AS d ON {on} WHERE d.change <> 'D') AS c"

@@ -10,7 +10,7 @@ from connectors._postgresql.planning import Planned
 from connectors._postgresql.quoting import ident
 from connectors._postgresql.reader import is_utf8
 from connectors._postgresql.rowtext import RowText
-from connectors._postgresql.staging import Pair
+from connectors._postgresql.staging import Pair, same_text
 from engine.errors import TargetError
 from engine.ports import Check
 from engine.table_runs import table_digest
@@ -32,6 +32,8 @@ def check_outcome(connection: Connection, planned: Planned) -> Check:
         else:
             expected[name] = actual[name] = f"{change.insert + change.update + change.delete} rows changed"
             _check_changes(connection, difference)
+        if pair.straight and expected[name] != actual[name]:
+            raise ConcurrentChange(f"{pair.table.display} does not hold the backup's rows after the restore")
         if planned.whole and (expected[name] != actual[name] or not wanted or not same_text(pair)):
             rest = remaining(connection, pair)
             if rest != difference.left:
@@ -94,11 +96,3 @@ def schema_check(pairs: Sequence[Pair]) -> Check:
         f"{p.view.name}: removed {', '.join(p.removed) or 'none'}, added {', '.join(p.added) or 'none'}" for p in drift
     )
     return Check("schema_compatibility", True, expected, actual, detail)
-
-
-def same_text(pair: Pair) -> bool:
-    """Whether the target prints rows with the columns and types of the backup, so that digests can be equal."""
-    if pair.removed:
-        return False
-    types = {column.name: column.type for column in pair.table.columns}
-    return all(types.get(column.name) == column.type for column in pair.view.columns)

@@ -26,6 +26,7 @@ from connectors._postgresql.rights import require_rights
 from connectors._postgresql.scope import Selection
 from connectors._postgresql.silencing import silence
 from connectors._postgresql.staging import Pair, check_required, load_stage, pair_up
+from connectors._postgresql.straight import everything, goes_straight
 from engine.errors import SchemaMismatch, StalePlan, TargetError
 from engine.plans import Dependency
 from engine.ports import RestoreRequest, SourceView, TableView
@@ -44,6 +45,10 @@ class Work:
     progress: Progress
     connection: Connection
     holds: bool
+    may_go_straight: bool = False
+    """Tables without a row of the source may be loaded without a comparison (see `straight`)."""
+    goes_straight: bool = False
+    """Some are."""
     warnings: list[str] = field(default_factory=list)
 
     def warn(self, message: str) -> None:
@@ -141,7 +146,7 @@ class Planning:
         if missing:
             (missing if work.holds else missing.without_partitions()).create(self._connection, work.warn)
             catalogue, selection = work.read_schema()
-        pairs = self._pair(selection, views)
+        pairs = self._straightened(self._pair(selection, views))
         self._stage(pairs)
         work.progress.phase("compare")
         if work.holds and not self._request.prove:
@@ -222,13 +227,22 @@ class Planning:
 
     # -------------------------------------------------------- staging
 
+    def _straightened(self, pairs: list[Pair]) -> list[Pair]:
+        """Mark the pairs that need no staging. Nothing of a backup must be withheld then: that is found by comparing."""
+        whole = self._request.mode == "full" and all(pair.view.sha256 for pair in pairs)
+        if not (whole and self._work.may_go_straight):
+            return pairs
+        found = [dataclasses.replace(pair, straight=goes_straight(self._connection, pair)) for pair in pairs]
+        self._work.goes_straight = any(pair.straight for pair in found)
+        return found
+
     def _stage(self, pairs: Sequence[Pair]) -> None:
         progress = self._work.progress
         progress.phase("load")
         bases = self._bases(pairs)
-        views = [pair.view for pair in pairs] + [base.view for base in bases.values()]
-        progress.total(bytes=sum(v.byte_count for v in views), items=sum(v.row_count for v in views))
-        for pair in [*pairs, *bases.values()]:
+        staged = [pair for pair in (*pairs, *bases.values()) if not pair.straight]
+        progress.total(bytes=sum(p.view.byte_count for p in staged), items=sum(p.view.row_count for p in staged))
+        for pair in staged:
             self._load(pair)
         if self._request.mode == "merge":
             for pair in pairs:
@@ -285,7 +299,8 @@ class Planning:
             oids = [scope.table.oid for scope in planned.selection.scopes]
             self._uniques = read_uniques(self._connection, oids)
         for pair in pairs:
-            self._compute(pair, planned.linked)
+            if not pair.straight:
+                self._compute(pair, planned.linked)
         by_oid = {pair.table.oid: pair for pair in pairs}
         withheld = any(pair.view.sha256 == "" for pair in pairs)
         if mode != "full" or withheld:
@@ -293,6 +308,9 @@ class Planning:
             planned.dependencies = references.run()
         compared = {pair.number for pair in pairs}
         for pair in sorted(by_oid.values(), key=lambda pair: pair.number):
+            if pair.straight:
+                planned.differences.append(everything(pair, planned.linked.foreign_keys))
+                continue
             difference = count(
                 self._connection,
                 pair,

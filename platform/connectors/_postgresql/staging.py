@@ -58,6 +58,8 @@ class Pair:
     ordinal: str
     touched: str = ""
     """A query for the keys (or marks and ordinals) that an undo is limited to; "": every row of the scope."""
+    straight: bool = False
+    """Its rows go straight into the target, which has none (see `straight`): nothing is staged or compared."""
 
     @property
     def plain(self) -> tuple[str, ...]:
@@ -78,6 +80,13 @@ class Pair:
     @property
     def stage(self) -> str:
         return f"lastro_stage_{self.number}"
+
+    @property
+    def restored(self) -> str:
+        """A FROM item with the backup's rows: where they are staged, or where they went straight."""
+        scope, columns = self.scope, idents(self.columns, of="t")
+        live = f"({scope.with_clause}SELECT {columns} FROM {self.table.source} AS t{scope.where}) AS restored"
+        return live if self.straight else self.stage
 
     @property
     def diff(self) -> str:
@@ -165,6 +174,14 @@ def pair_up(view: StoredRows, scope: Scope, number: int) -> Pair:
     )
 
 
+def same_text(pair: Pair) -> bool:
+    """Whether the target prints rows with the columns and types of the backup, so that digests can be equal."""
+    if pair.removed:
+        return False
+    types = {column.name: column.type for column in pair.table.columns}
+    return all(types.get(column.name) == column.type for column in pair.view.columns)
+
+
 def check_required(pair: Pair) -> None:
     """Raise SchemaMismatch when rows cannot be inserted because a new column needs a value."""
     for name in pair.added:
@@ -199,20 +216,35 @@ def load_stage(connection: Connection, pair: Pair, progress: Progress) -> None:
     run(connection, f"ANALYZE {pair.stage}")
 
 
+def bare_lines(view: StoredRows) -> Iterator[list[bytes]]:
+    """The view's rows as the source had them, without what was made up for their key."""
+    made_up = view.key.synthetic
+    for lines in view.rows():
+        yield [line.split(b"\t", made_up)[made_up] for line in lines] if made_up else lines
+
+
 def copy_in(
-    connection: Connection, quoted_table: str, columns: Sequence[str], view: StoredRows, progress: Progress
-) -> None:
-    """COPY every row of the view into a table; SchemaMismatch naming the table when a value does not fit."""
+    connection: Connection,
+    quoted_table: str,
+    columns: Sequence[str],
+    view: StoredRows,
+    progress: Progress,
+    *,
+    bare: bool = False,
+) -> int:
+    """COPY every row of the view into a table and say how many; SchemaMismatch naming the table when a value does not fit.
+
+    `bare`: without what was made up for a key.
+    """
     try:
-        with (
-            connection.cursor() as cursor,
-            cursor.copy(f"COPY {quoted_table} ({idents(columns)}) FROM STDIN".encode()) as copy,
-        ):
-            for lines in view.rows():
-                block = b"\n".join(lines) + b"\n" if lines else b""
-                copy.write(block)
-                progress.advance(bytes=len(block), items=len(lines))
-                progress.check()
+        with connection.cursor() as cursor:
+            with cursor.copy(f"COPY {quoted_table} ({idents(columns)}) FROM STDIN".encode()) as copy:
+                for lines in bare_lines(view) if bare else view.rows():
+                    block = b"\n".join(lines) + b"\n" if lines else b""
+                    copy.write(block)
+                    progress.advance(bytes=len(block), items=len(lines))
+                    progress.check()
+            return cursor.rowcount
     except psycopg.DataError as error:
         raise SchemaMismatch(
             f"{view.name}: {translate(error, 'target').message}",

@@ -76,8 +76,8 @@ def check_uniqueness(connection: Connection, differences: Iterable[Difference]) 
 
 
 def _check(connection: Connection, constraint: _Constraint, pair: Pair) -> None:
-    if pair.key is None:
-        # Written rows without a key cannot be told from the others; they are all the source's own.
+    if pair.key is None or pair.straight:
+        # Written rows without a key cannot be told from the others; they are all the source's own. Or there are no others.
         ctes, written = pair.scope.with_clause, pair.scope.condition or "true"
     else:
         ctes, written = "", f"EXISTS (SELECT FROM {pair.diff} AS d WHERE d.change <> 'D' AND {pair.on_diff('t')})"
