@@ -36,6 +36,10 @@ class FolderScratch:
         """Raises SourceUnsupported: there is nothing here that answers SQL."""
         raise SourceUnsupported("this source answers no SQL", hint="use a check of kind command")
 
+    def question_try(self, question: str, *, seconds: int) -> str | None:
+        """Raises SourceUnsupported: there is nothing here that answers SQL."""
+        raise SourceUnsupported("this source answers no SQL", hint="use a check of kind command")
+
     def scratch_place(self, name: str, site: ScratchSite) -> dict[str, str]:
         """`path` of what was restored, for commands that look at it."""
         return {"path": self._scratch_path(name, site)}

@@ -87,6 +87,12 @@ class PostgresqlConnector(CopyFields):
 
         return ask(self._config, name, site, question, seconds=seconds)
 
+    def question_try(self, question: str, *, seconds: int) -> str | None:
+        """Ask the live tables in a read-only transaction; where they are shared by tenants, only have it planned."""
+        from connectors._postgresql.scratch import question_try
+
+        return question_try(self._config, question, seconds=seconds)
+
     def scratch_place(self, name: str, site: ScratchSite) -> Mapping[str, str]:
         """`dsn`, and `schema` where it is one."""
         from connectors._postgresql.scratch import scratch_target

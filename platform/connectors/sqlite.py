@@ -43,7 +43,7 @@ from connectors._sqlite.read import Layout, SqliteView
 from connectors._sqlite.scope import Scope, scope_find
 from connectors._sqlite.undo import Undo
 from engine.adapters import setting
-from engine.errors import SourceError, SourceUnsupported, TargetOccupied, UsageError
+from engine.errors import SourceError, SourceUnreachable, SourceUnsupported, TargetOccupied, UsageError
 from engine.plans import Preview
 from engine.ports import (
     ImageView,
@@ -321,6 +321,18 @@ class SqliteConnector(FolderScratch):
         from connectors._sqlite.scratch import ask
 
         return ask(self._scratch_path(name, site), question, seconds=seconds)
+
+    def question_try(self, question: str, *, seconds: int) -> str | None:
+        """Ask the live file, opened read-only; where it is shared by tenants, only see whether SQLite understands."""
+        from connectors._sqlite.scratch import ask, compiled
+
+        path = self._config.path
+        if not os.path.exists(path):
+            raise SourceUnreachable(f"there is no {path}", hint="is its disk mounted?")
+        if self._config.layout == "rows":
+            compiled(path, question)
+            return None
+        return ask(path, question, seconds=seconds)
 
     def export(self, view: SourceView, folder: str, progress: Progress) -> list[str]:
         """Write `<source>.sql.gz`, readable by `gunzip -c … | sqlite3 new.db`."""

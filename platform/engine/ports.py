@@ -513,6 +513,12 @@ class Connector(Protocol):
         Raises UsageError for what is no such statement, TargetError after `seconds`, SourceUnsupported.
         """
 
+    def question_try(self, question: str, *, seconds: int) -> str | None:
+        """What the live source answers to such a question; None when it was only compiled, as its tables are shared.
+
+        Nothing is written. Raises as `scratch_ask`, and SourceError when the source cannot be reached.
+        """
+
     def scratch_place(self, name: str, site: ScratchSite) -> Mapping[str, str]:
         """What a command needs to look at the target: `path`, or `dsn` (with its password) and `schema`."""
 

@@ -196,9 +196,21 @@ def _end(drill: Drill, to: DrillState, **fields: Any) -> None:
 
 
 def check_add(
-    source: Source, name: str, *, kind: str, ask: str, expected: str = "", timeout_seconds: int = 60, actor: str
-) -> DrillCheck:
-    """Keep a check. Raises UsageError for one that cannot be right, Conflict for a name that is taken."""
+    source: Source,
+    name: str,
+    *,
+    kind: str,
+    ask: str,
+    expected: str = "",
+    timeout_seconds: int = 60,
+    actor: str,
+    tried: bool = True,
+) -> tuple[DrillCheck, str | None]:
+    """Keep a check, and say what the live source answers to its question now; None when that is not known.
+
+    Of tables that tenants share, the question is only compiled; commands and with `tried` false nothing is tried. Raises
+    UsageError for one that cannot be right or asked, SourceError, TargetError, Conflict for a name that is taken.
+    """
     if not name or len(name) > 60 or not name.isprintable():
         raise UsageError(f"{name[:80]!r} cannot be the name of a check", hint="1 to 60 printable characters")
     if not 1 <= timeout_seconds <= TIMEOUT_SECONDS_MAX:
@@ -215,6 +227,7 @@ def check_add(
         raise UsageError("the expected answer is longer than 64 KiB", hint="ask for a count or a digest")
     if DrillCheck.objects.filter(source=source).count() >= CHECKS_MAX:
         raise UsageError(f"source {source.name} has {CHECKS_MAX} checks already")
+    answer = _tried(source, ask, timeout_seconds) if tried and kind == CheckKind.SQL else None
     try:
         with transaction.atomic():
             row = DrillCheck.objects.create(
@@ -234,7 +247,17 @@ def check_add(
             )
     except IntegrityError:
         raise Conflict(f"source {source.name} has a check {name!r} already", hint="remove it first") from None
-    return row
+    return row, answer
+
+
+def _tried(source: Source, ask: str, seconds: int) -> str | None:
+    try:
+        answer = wiring.connector_open(source).question_try(ask, seconds=seconds)
+    except LastroError as error:
+        hint = f"{error.hint}; " if error.hint else ""
+        error.hint = f"{hint}nothing was saved; --no-try saves it untried"
+        raise
+    return answer.strip() if answer is not None else None
 
 
 def _asks(source: Source) -> tuple[str, ...]:

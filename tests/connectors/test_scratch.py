@@ -58,6 +58,33 @@ def test_a_database_of_its_own(postgres_database: str, site: ScratchSite) -> Non
     assert query(postgres_database, f"select 1 from pg_database where datname = '{NAME}'") == []
 
 
+def test_a_question_is_tried_on_the_live_tables(postgres_database: str) -> None:
+    """Goal: a tenant's own tables answer, shared ones are only planned; ask both, with names that are not there."""
+    execute(
+        postgres_database,
+        """create schema app; create table app.note(id int primary key, tenant int, v text);
+        insert into app.note select g, 1 + g % 2, 'n' || g from generate_series(1, 100) g;
+        create function app.loud() returns int language plpgsql as $$ begin raise exception 'was asked'; end $$""",
+    )
+    own = PostgresqlConnector(schema_of(postgres_database, "app"))
+    assert own.question_try("select count(*), true from note;", seconds=5) == "100\tt"
+    shared = PostgresqlConnector(rows_of(postgres_database))
+    assert shared.question_try("select count(*) from note", seconds=5) is None
+    assert shared.question_try("select loud() from note", seconds=5) is None
+    for connector in (own, shared):
+        for question in (
+            "select count(*) from nowhere",
+            "select v + 1 from note",
+            "delete from note",
+            "select 1; select 2",
+        ):
+            with pytest.raises(UsageError, match="cannot be asked"):
+                connector.question_try(question, seconds=5)
+    with pytest.raises(TargetError, match="longer than 1 s"):
+        own.question_try("select pg_sleep(60)", seconds=1)
+    assert query(postgres_database, "select count(*) from app.note") == [(100,)]
+
+
 @pytest.mark.parametrize(
     "question",
     [

@@ -14,12 +14,13 @@ from django_q.scheduler import scheduler
 from audit.models import Entry
 from core import clock
 from core.errors import Conflict, NotFound
-from engine.errors import UsageError
+from engine.errors import SourceUnreachable, UsageError
 from operations.selectors import operation_get
 from tenants import outputs
 from tenants.diagnosis import diagnose
 from tenants.models import Drill, Tenant, Validation
 from tenants.services import drill_schedules, drills
+from tenants.services.sources import source_update
 from tenants.tasks import drill_scheduled
 from tests.tenants.conftest import ACTOR, House
 
@@ -96,7 +97,7 @@ def test_a_wrong_answer_fails_the_drill(house: House, ask: str, said: str) -> No
     """Goal: a drill that does not prove what it must is a failure that everybody sees; ask what cannot be right."""
     tenant = house.tenant()
     source = house.database(tenant)
-    drills.check_add(source, "odd", kind="sql", ask=ask, expected="7", timeout_seconds=1, actor=ACTOR)
+    drills.check_add(source, "odd", kind="sql", ask=ask, expected="7", timeout_seconds=1, actor=ACTOR, tried=False)
     house.backup(tenant)
     found = _drill(house, tenant, ok=False)
     assert (found["status"], found["operation"].state) == ("failed", "failed")
@@ -243,3 +244,33 @@ def test_a_drill_comes_by_the_clock(house: House) -> None:
     for bad in ("", "x", "* * * *", "* * * * * *", "61 * * * *"):
         with pytest.raises(UsageError):
             drill_schedules.drill_schedule_put(tenant, bad, actor=ACTOR)
+
+
+def test_a_question_is_tried_when_it_is_added(house: House) -> None:
+    """Goal: a typing error shows at once, not in the drill of Sunday night; ask nonsense, something wrong, something right."""
+    tenant = house.tenant()
+    source = house.database(tenant, rows=3)
+    for ask in ("SELECT count(*) FROM usrs", "DELETE FROM users", "SELECT 1; SELECT 2"):
+        with pytest.raises(UsageError, match="cannot be asked") as refused:
+            drills.check_add(source, "odd", kind="sql", ask=ask, expected="1", actor=ACTOR)
+        assert refused.value.hint.endswith("--no-try saves it untried")
+    assert drills.checks_of(tenant) == []
+    _, answer = drills.check_add(
+        source, "odd", kind="sql", ask="SELECT count(*) = 3 FROM users", expected="t", actor=ACTOR
+    )
+    assert answer == "1"
+    _, answer = drills.check_add(
+        source, "later", kind="sql", ask="SELECT nothing", expected="", actor=ACTOR, tried=False
+    )
+    assert answer is None
+    os.rename(source.config["path"], house.data / "away")
+    with pytest.raises(SourceUnreachable):
+        drills.check_add(source, "gone", kind="sql", ask="SELECT 1", expected="1", actor=ACTOR)
+    os.rename(house.data / "away", source.config["path"])
+    shared, _ = source_update(
+        source, values={"layout": "rows", "tenant_column": "name", "tenant_value": "u1"}, actor=ACTOR
+    )
+    _, answer = drills.check_add(shared, "all", kind="sql", ask="SELECT count(*) FROM users", expected="1", actor=ACTOR)
+    assert answer is None
+    with pytest.raises(UsageError, match="no such table"):
+        drills.check_add(shared, "none", kind="sql", ask="SELECT count(*) FROM usrs", expected="1", actor=ACTOR)

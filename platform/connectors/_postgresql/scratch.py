@@ -5,6 +5,7 @@ in the source's own database. Names are the caller's and unique, so that what a 
 """
 
 import contextlib
+from collections.abc import Sequence
 
 import psycopg
 from psycopg.conninfo import make_conninfo
@@ -13,11 +14,13 @@ from psycopg.pq.abc import PGresult
 from connectors._postgresql.config import PostgresqlConfig
 from connectors._postgresql.connection import (
     Connection,
+    Side,
     begin,
     clean_message,
     connect,
     errors,
     parse_dsn,
+    rows,
     run,
     translate,
     value,
@@ -48,22 +51,48 @@ def ask(config: PostgresqlConfig, name: str, site: ScratchSite, question: str, *
     """
     database = needs_database(config, site)
     dsn = scratch_target(config, name, site).get("dsn", config.conninfo)
+    path = (config.schema or "public") if database else name
+    return _asked(dsn, [path, "public"], question, side="target", seconds=seconds)
+
+
+def question_try(config: PostgresqlConfig, question: str, *, seconds: int) -> str | None:
+    """Ask the live tables; None when these are shared by tenants: then the question is planned, and not asked.
+
+    Raises as `ask`, SourceError when the server cannot be reached.
+    """
+    if config.layout != "rows":
+        return _asked(config.conninfo, [config.schema or "public", "public"], question, side="source", seconds=seconds)
+    _asked(config.conninfo, [], question, side="source", seconds=seconds, only_plan=True)
+    return None
+
+
+def _asked(dsn: str, path: Sequence[str], question: str, *, side: Side, seconds: int, only_plan: bool = False) -> str:
     if "\0" in question:
         raise UsageError("the question holds NUL")
-    with contextlib.closing(connect(dsn, side="target", statement_timeout=seconds)) as connection:
+    with contextlib.closing(connect(dsn, side=side, statement_timeout=seconds)) as connection:
         begin(connection, "REPEATABLE READ", read_only=True)
-        path = (config.schema or "public") if database else name
-        run(connection, f"SET LOCAL search_path = {ident(path)}, public")
+        # A throw-away schema holds the tables of all schemas in scope side by side; live, they lie in their own.
+        names = [*path] or [str(name) for (name,) in rows(connection, _SCHEMAS)]
+        run(connection, f"SET LOCAL search_path = {', '.join(map(ident, names))}")
         try:
-            answer = _answer(connection, question)
+            answer = b"" if only_plan else _answer(connection, question)
+            if only_plan:
+                _declared(connection, question)
         except psycopg.errors.QueryCanceled:
             raise TargetError(f"the question took longer than {seconds} s") from None
         except psycopg.OperationalError as error:
-            raise translate(error, "target", dsn) from None
+            raise translate(error, side, dsn) from None
         except psycopg.Error as error:
             message = clean_message(error, dsn)
             raise UsageError(f"the question cannot be asked: {message}", hint="one SELECT that reads") from None
     return answer.decode("utf-8", "replace").removesuffix("\n")
+
+
+_SCHEMAS = """
+    SELECT nspname FROM pg_namespace
+    WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' AND has_schema_privilege(oid, 'USAGE')
+    ORDER BY nspname <> 'public', nspname LIMIT 200
+"""
 
 
 def _answer(connection: Connection, question: str) -> bytes:
@@ -71,8 +100,7 @@ def _answer(connection: Connection, question: str) -> bytes:
 
     A COPY around the question could be left by a parenthesis, and goes on to `TO PROGRAM` then.
     """
-    declare = f"DECLARE lastro_question NO SCROLL CURSOR FOR {question.strip().rstrip(';')}"
-    _checked(connection.pgconn.exec_params(declare.encode(), None))
+    _declared(connection, question)
     answer = b""
     while True:
         result = _checked(connection.pgconn.exec_params(b"FETCH 500 FROM lastro_question", None))
@@ -83,6 +111,11 @@ def _answer(connection: Connection, question: str) -> bytes:
                 raise UsageError("the answer is longer than 64 KiB", hint="ask for a count or a digest")
         if result.ntuples == 0:
             return answer
+
+
+def _declared(connection: Connection, question: str) -> None:
+    declare = f"DECLARE lastro_question NO SCROLL CURSOR FOR {question.strip().rstrip(';')}"
+    _checked(connection.pgconn.exec_params(declare.encode(), None))
 
 
 def _checked(result: PGresult) -> PGresult:

@@ -40,6 +40,11 @@ def ask(path: str, question: str, *, seconds: int) -> str:
     return "\n".join(lines)
 
 
+def compiled(path: str, question: str) -> None:
+    """See whether SQLite understands the question, without asking it. Raises UsageError."""
+    ask(path, f"EXPLAIN {question}", seconds=1)
+
+
 def _only_reading(action: int, *_about: str | None) -> int:
     """Neither ATTACH nor PRAGMA nor anything that writes."""
     return sqlite3.SQLITE_OK if action in _READING else sqlite3.SQLITE_DENY

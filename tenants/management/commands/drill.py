@@ -111,7 +111,7 @@ def _check_add(call: Call) -> Answer:
     if options.sql and options.expect is None:
         raise UsageError("what must the answer be?", hint="--expect ANSWER")
     source = selectors.source_get(selectors.tenant_get(options.tenant), options.source)
-    row = check_add(
+    row, answer = check_add(
         source,
         options.name,
         kind="sql" if options.sql else "command",
@@ -119,10 +119,23 @@ def _check_add(call: Call) -> Answer:
         expected=options.expect or "",
         timeout_seconds=options.timeout,
         actor=call.actor,
+        tried=not options.no_try,
     )
     return Answer(
-        outputs.drill_check(row), [f"Check {row.name} is asked in each drill. Try it: drill run {options.tenant}"]
+        {**outputs.drill_check(row), "answer_now": answer}, _check_text(row, answer, tried=not options.no_try)
     )
+
+
+def _check_text(row: Any, answer: str | None, *, tried: bool) -> list[str]:
+    lines = [f"Check {row.name} is asked in each drill: drill run {row.source.tenant.slug}"]
+    if answer is not None and answer != row.expected.strip():
+        lines.append(f"The live source answers {_short(answer)} now, not {_short(row.expected.strip())}.")
+        lines.append("If that is not what the next backup should answer, remove the check and add it anew.")
+    elif answer is not None:
+        lines.append(f"The live source answers {_short(answer)} now, as it should.")
+    elif tried and row.kind == "sql":
+        lines.append("Its tables are shared by tenants, so that it was understood, but not asked of the live source.")
+    return lines
 
 
 def _check_remove(call: Call) -> Answer:
@@ -186,6 +199,7 @@ class Command(NounCommand):
                     "--command", default="", metavar="NAME", help="a command of the allow-list that must exit with 0"
                 ),
                 argument("--timeout", type=int, default=60, metavar="SECONDS"),
+                argument("--no-try", action="store_true", help="do not ask the live source once first"),
             ),
         ),
         Verb("check-remove", _check_remove, "ask no more", (_TENANT, _NAME, _SOURCE)),
