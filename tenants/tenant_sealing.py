@@ -7,6 +7,7 @@ from typing import Any
 
 import zstandard
 
+from core.errors import Conflict
 from core.rootkey import root_key
 from engine.compression import decompress
 from engine.errors import ObjectDamaged
@@ -18,9 +19,26 @@ DOCUMENT_BYTES_MAX = 256 << 20
 _LEVEL = 3
 
 
+class KeysDestroyed(Conflict):
+    """The tenant was shredded: nothing of it can be read, nothing new be written."""
+
+    code = "keys.destroyed"
+
+
+def keys_present(tenant: Tenant) -> None:
+    """Raise KeysDestroyed for a tenant that was shredded."""
+    if tenant.shredded_at is not None:
+        raise KeysDestroyed(
+            f"the keys of tenant {tenant.slug} were destroyed on {tenant.shredded_at:%Y-%m-%d %H:%M} UTC: "
+            "none of its backups can be read again, and none be taken",
+            hint=f"what was destroyed: key certificate show {tenant.slug}",
+        )
+
+
 def keyring_of(tenant: Tenant) -> Keyring:
-    """The tenant's keyring, opened by the root key."""
-    return Keyring.from_bytes(bytes(tenant.keyring), root_key())
+    """The tenant's keyring, opened by the root key. Raises KeysDestroyed, WrongKey, ObjectDamaged."""
+    keys_present(tenant)
+    return Keyring.of(bytes(tenant.keyring), root_key(), tenant_id=tenant.pk, repository_id=tenant.repository_id)
 
 
 def document_seal(keyring: Keyring, context: str, document: Mapping[str, Any]) -> bytes:

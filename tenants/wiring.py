@@ -10,15 +10,15 @@ from django.conf import settings
 import connectors
 import stores
 from core import sealing
-from core.rootkey import root_key
-from engine.errors import ManifestDamaged, ObjectMissing
-from engine.keys import Keyring
+from engine.errors import LastroError, ManifestDamaged, ObjectMissing, UsageError
 from engine.manifest import Manifest
 from engine.ports import Connector, ScratchSite, Store
 from engine.repository import Repository
+from tenants.keyring_places import may_keep, place_failed, place_put, stores_keeping
 from tenants.models import Backup, Restore, RestorePlan, Source, StoreConfig, Tenant
 from tenants.owning import guard_of
 from tenants.store_wrapping import store_wrapped
+from tenants.tenant_sealing import keyring_of
 
 
 def data_folder() -> Path:
@@ -67,8 +67,7 @@ def store_make(row: StoreConfig) -> None:
 @contextmanager
 def repository_open(tenant: Tenant) -> Iterator[Repository]:
     """Open the tenant's repository for the block; one that a killed `tenant add` left out is made now."""
-    root = root_key()
-    keyring = Keyring.from_bytes(bytes(tenant.keyring), root)
+    keyring = keyring_of(tenant)
     with store_open(tenant.store) as store:
         if not tenant.repository_ready:
             repository_create(tenant, store)
@@ -87,17 +86,39 @@ def repository_present(store: Store, repository_id: str) -> bool:
 
 
 def repository_create(tenant: Tenant, store: Store) -> None:
-    """Put keyring and config of the tenant's repository into the store; repeating it is safe."""
-    root = root_key()
-    Repository.create(
-        store,
-        repository_id=tenant.repository_id,
-        tenant_id=tenant.pk,
-        keyring=Keyring.from_bytes(bytes(tenant.keyring), root),
-        root=root,
-    )
+    """Put keyring and config of the tenant's repository into the store; repeating it is safe.
+
+    The keyring goes elsewhere when this store may not keep it, and there before anything can be sealed by it. Raises
+    UsageError when no store keeps keys, StoreError when none of those that do can be reached.
+    """
+    keyring = keyring_of(tenant)
+    Repository.create(store, repository_id=tenant.repository_id, tenant_id=tenant.pk, keyring=keyring, root=None)
+    if may_keep(tenant.store, store):
+        place_put(tenant, tenant.store, store)
+    else:
+        _keyring_elsewhere(tenant)
     Tenant.objects.filter(pk=tenant.pk).update(repository_ready=True)
     tenant.repository_ready = True
+
+
+def _keyring_elsewhere(tenant: Tenant) -> None:
+    """Put the keyring into the first store that keeps keys and can be reached."""
+    failed: LastroError | None = None
+    for row in stores_keeping():
+        try:
+            with store_open(row) as other:
+                if may_keep(row, other):
+                    place_put(tenant, row, other)
+                    return
+        except LastroError as error:
+            place_failed(tenant, row, error)
+            failed = failed or error
+    if failed is not None:
+        raise failed
+    raise UsageError(
+        f"no store keeps the keys of {tenant.slug}: {tenant.store.name} locks what is put into it, or is not to keep keys",
+        hint="a key that cannot be deleted cannot be shredded; add a store without locks: store add NAME --kind …",
+    )
 
 
 def manifest_of(repository: Repository, backup: Backup) -> Manifest:
