@@ -28,6 +28,13 @@ def store(row: StoreConfig) -> dict[str, Any]:
         "kind": row.kind,
         "settings": sealing.shown(row.config, row.sealed),
         "default": row.is_default,
+        "offsite": row.offsite,
+        "medium": row.medium or row.kind,
+        "paid": row.paid,
+        "keeps_keys": row.keeps_keys,
+        "bytes_per_second": row.bytes_per_second,
+        "tested_at": moment(row.tested_at),
+        "tested": row.tested.get("status"),
     }
 
 

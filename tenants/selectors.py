@@ -28,6 +28,11 @@ def store_list() -> list[StoreConfig]:
     return list(StoreConfig.objects.order_by("name"))
 
 
+def store_usage(row: StoreConfig) -> dict[str, int]:
+    """How many tenants take their backups into the store, and how many keep a copy there."""
+    return {"tenants": row.tenants.count(), "copies": row.copies.filter(position__gt=0).count()}
+
+
 def source_get(tenant: Tenant, name: str) -> Source:
     """Find a source of the tenant. Raises NotFound."""
     try:

@@ -16,7 +16,7 @@ from tenants import wiring
 from tenants.models import Backup, Criticality, Tenant
 from tenants.models.backup import GOOD_STATES
 from tenants.rules import slug_checked, title_checked, version_checked
-from tenants.services.stores import store_default, store_get
+from tenants.services.stores import primary_checked, store_default, store_get
 
 
 def tenant_add(
@@ -32,6 +32,7 @@ def tenant_add(
     if Tenant.objects.filter(slug=slug).exists():
         raise _taken(slug)
     store_row = store_get(store_name) if store_name else store_default()
+    primary_checked(store_row)
     tenant = Tenant(slug=slug, name=title, criticality=criticality, store=store_row, repository_id=new_id("rep"))
     root = root_key()
     keyring = Keyring.create(root, tenant_id=tenant.pk, repository_id=tenant.repository_id)

@@ -272,10 +272,14 @@ class Overwriting(LocalStore):
 
 
 def test_the_probe_finds_a_store_that_overwrites(tmp_path: Path) -> None:
-    """Goal: no repository on a store that cannot decide; probe one, and see that it is left clean."""
+    """Goal: no repository on a store that cannot decide; probe one, and see that it may hold copies and is left clean."""
     store = Overwriting.make(LocalConfig(path=str(tmp_path / "store")))
-    with pytest.raises(StoreError, match="conditional create"):
-        probe_store(store)
+    probe = probe_store(store)
+    assert not probe.conditional
+    assert probe.usable
+    assert [(step.name, "cannot be a primary" in step.hint) for step in probe.steps if step.state == "missing"] == [
+        ("refuse", True)
+    ]
     assert list(store.list("")) == []
 
 
@@ -283,4 +287,13 @@ def test_the_probe_finds_a_store_that_overwrites(tmp_path: Path) -> None:
 def test_the_probe_finds_other_lies(fault: str, inner: LocalStore) -> None:
     """Goal: bad stores are met on saving, not on restoring; probe through each fault."""
     with pytest.raises(StoreError):
-        probe_store(FaultyStore(inner, [Fault(fault, operations=frozenset({"create", "get", "list"}))]))  # type: ignore[arg-type]
+        probe_store(FaultyStore(inner, [Fault(fault, operations=frozenset({"create", "get", "list"}))])).require()  # type: ignore[arg-type]
+
+
+def test_the_probe_tells_what_append_only_credentials_lack(inner: LocalStore) -> None:
+    """Goal: a store that may not delete is a store; refuse every deletion, and read what the probe says."""
+    probe = probe_store(FaultyStore(inner, [Fault("denied", times=99, operations=frozenset({"delete"}))]))
+    assert probe.usable
+    assert probe.conditional
+    assert not probe.deletes
+    assert [step.name for step in probe.steps if step.state == "missing"] == ["delete"]

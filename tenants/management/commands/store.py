@@ -1,9 +1,12 @@
 """`store`: where backups are kept."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from core.cli import Answer, Call, NounCommand, Verb, argument
+from core.cli import Answer, Argument, Call, NounCommand, Verb, argument
+from core.errors import Exit
+
+_ABOUT = ("offsite", "medium", "paid", "keeps_keys", "bandwidth")
 
 
 def _add(call: Call) -> Answer:
@@ -13,9 +16,30 @@ def _add(call: Call) -> Answer:
 
     options = call.options
     row = store_add(
-        options.name, kind=options.kind, values=settings_of(options.set), actor=call.actor, test=not options.no_test
+        options.name,
+        kind=options.kind,
+        values=settings_of(options.set),
+        about=_about(call),
+        actor=call.actor,
+        test=not options.no_test,
     )
-    return Answer(outputs.store(row), [f"Store {row.name} ({row.kind}) is there."])
+    return Answer(outputs.store(row), [f"Store {row.name} ({row.kind}) is there.", *_steps(row.tested)])
+
+
+def _set(call: Call) -> Answer:
+    from tenants import outputs
+    from tenants.commanding import settings_of
+    from tenants.services.stores import store_get, store_update
+
+    options = call.options
+    row = store_update(
+        store_get(options.name),
+        values=settings_of(options.set),
+        about=_about(call),
+        actor=call.actor,
+        test=not options.no_test,
+    )
+    return Answer(outputs.store(row), [f"Store {row.name} is changed.", *(_steps(row.tested) if options.set else [])])
 
 
 def _list(call: Call) -> Mapping[str, Any]:
@@ -26,12 +50,37 @@ def _list(call: Call) -> Mapping[str, Any]:
     return {"data": [outputs.store(row) for row in selectors.store_list()]}
 
 
-def _test(call: Call) -> Mapping[str, Any]:
-    from tenants.services.stores import store_get, store_test
+def _show(call: Call) -> Mapping[str, Any]:
+    from tenants import outputs
+    from tenants.selectors import store_usage
+    from tenants.services.stores import store_get
 
     row = store_get(call.options.name)
-    probe = store_test(row)
-    return {"name": row.name, "status": "ok", "conditional": probe.conditional, "free_bytes": probe.free_bytes}
+    return {**outputs.store(row), **store_usage(row), "test": row.tested}
+
+
+def _test(call: Call) -> Answer:
+    from tenants.services.stores import probe_output, store_get, store_probe
+
+    row = store_get(call.options.name)
+    found = probe_output(store_probe(row))
+    exits = {"ok": Exit.OK, "limited": Exit.WARNED, "failed": Exit.FAILED}
+    return Answer({"name": row.name, **found}, _steps(found), exit=exits[found["status"]])
+
+
+def _remove(call: Call) -> Answer:
+    from engine.errors import StoreError
+    from tenants.services.stores import store_get, store_objects_present, store_remove
+
+    row = store_get(call.options.name)
+    try:
+        left = "; the repositories in it stay as they are" if store_objects_present(row) else ""
+    except StoreError:
+        left = "; it cannot be reached, and whatever is in it stays"
+    if left:
+        call.confirm(row.name, what=f"forget store {row.name}{left}")
+    store_remove(row, actor=call.actor)
+    return Answer({"name": row.name, "removed": True}, [f"Store {row.name} is forgotten{left}."])
 
 
 def _kinds(call: Call) -> Answer:
@@ -42,23 +91,46 @@ def _kinds(call: Call) -> Answer:
     return kinds_answer([kind(adapter) for adapter in stores.load_all()])
 
 
+def _about(call: Call) -> dict[str, str | None]:
+    return {name: getattr(call.options, name) for name in _ABOUT}
+
+
+def _steps(found: Mapping[str, Any]) -> Sequence[str]:
+    lines = []
+    for step in found.get("steps", ()):
+        lines.append(f"  {step['step']:<7} {step['state']:<8} {step['said']}")
+        if step["state"] != "ok" and step["hint"]:
+            lines.append(f"{'':<19}{step['hint']}")
+    return lines
+
+
+_NAME = argument("name", metavar="NAME")
+_SETTINGS: tuple[Argument, ...] = (
+    argument("--set", action="append", metavar="KEY=VALUE", help="a setting; a secret may be @FILE or env:NAME"),
+    argument("--offsite", metavar="yes|no", help="it stands elsewhere than the data and the other stores (no)"),
+    argument("--medium", metavar="WORDS", help="what it is kept on, for the 2 of 3-2-1 (its kind)"),
+    argument("--paid", metavar="yes|no|auto", help="reading costs money: verified by samples over 30 days (by kind)"),
+    argument("--keeps-keys", metavar="yes|no", help="keyrings of tenants may lie in it (yes; no with locks)"),
+    argument(
+        "--bandwidth", metavar="RATE", help="bytes per second of this process to and from it: 20M; 0 for no limit"
+    ),
+    argument("--no-test", action="store_true", help="save it untested"),
+)
+
+
 class Command(NounCommand):
-    help = "Add, list and test stores."
+    help = "Add, test, change and remove stores."
     verbs: ClassVar[tuple[Verb, ...]] = (
         Verb(
             "add",
             _add,
             "add a store after testing it",
-            (
-                argument("name", metavar="NAME"),
-                argument("--kind", required=True, help="local, …; store kinds lists them"),
-                argument(
-                    "--set", action="append", metavar="KEY=VALUE", help="a setting; a secret may be @FILE or env:NAME"
-                ),
-                argument("--no-test", action="store_true", help="save it untested"),
-            ),
+            (_NAME, argument("--kind", required=True, help="local, s3, …; store kinds lists them"), *_SETTINGS),
         ),
+        Verb("set", _set, "change settings; an empty value takes one back to its default", (_NAME, *_SETTINGS)),
         Verb("list", _list, "list stores"),
-        Verb("test", _test, "write, read back and delete a probe", (argument("name", metavar="NAME"),)),
+        Verb("show", _show, "show a store, who counts on it, and what its last test found", (_NAME,)),
+        Verb("test", _test, "write, read, list, lock and delete a probe, and say what is missing", (_NAME,)),
+        Verb("remove", _remove, "forget a store that nothing counts on; its objects stay", (_NAME,), confirm=True),
         Verb("kinds", _kinds, "list the kinds of stores and their settings"),
     )
