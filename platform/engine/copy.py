@@ -295,6 +295,7 @@ class _Run:
             self._gone.append(number)
             return
         self._report.failed[number] = error
+        self._impaired = True  # What this walk had visited, later ones pass over.
         if isinstance(error, DamageError | BackupMissing):
             self._report.source_findings.append(Finding(error.code, f"backup {number}", error.message))
 

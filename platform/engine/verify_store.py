@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from engine.chunks import ChunkReader
 from engine.copy_packs import Held, folder_of
 from engine.errors import BackupMissing, ChunkMissing, DamageError, ManifestDamaged, ObjectDamaged, ObjectMissing
 from engine.fallback import check_object
@@ -53,10 +54,12 @@ class StoreReport:
             self.findings.append(finding)
 
 
-def store_verify_structure(repository: Repository, numbers: Mapping[int, str], *, progress: Progress) -> StoreReport:
+def store_verify_structure(
+    repository: Repository, numbers: Mapping[int, str], *, erasures: int = 0, progress: Progress
+) -> StoreReport:
     """Look through everything that a store must hold; `numbers` are its backups with the digests of their manifests.
 
-    Reads metadata, never content. A digest of "" is not compared.
+    `erasures` is the newest record of the erasure ledger that the catalogue knows of. Reads metadata, never content. A digest of "" is not compared.
     """
     report = StoreReport()
     progress.phase("structure")
@@ -76,8 +79,8 @@ def store_verify_structure(repository: Repository, numbers: Mapping[int, str], *
             report.add(Finding(error.code, f"manifests/{number:010d}", error.message))
         except DamageError as error:
             report.affected[number] = error.message
-            key = f"manifests/{number:010d}" if isinstance(error, ManifestDamaged) else f"backup {number}"
-            report.add(Finding(error.code, key, error.message))
+            if isinstance(error, ManifestDamaged):
+                report.add(Finding(error.code, f"manifests/{number:010d}", error.message))
         report.objects += 1
         progress.advance(items=1)
     if any(walk.held.lost or walk.missing for walk in walks.values()):
@@ -85,7 +88,18 @@ def store_verify_structure(repository: Repository, numbers: Mapping[int, str], *
     for walk in walks.values():
         walk.finish()
     _small_objects(repository, report, progress)
+    for number in range(1, erasures + 1):
+        _erasure_there(repository, number, report)
     return report
+
+
+def _erasure_there(repository: Repository, number: int, report: StoreReport) -> None:
+    key = f"erasures/{number:010d}"
+    try:
+        repository.store.stat(repository.prefix + key)
+    except ObjectMissing:
+        message = f"erasure record {number} is gone: without it erased data could come back"
+        report.add(Finding(ManifestDamaged.code, key, message))
 
 
 def _manifest(repository: Repository, number: int, sha256: str) -> None:
@@ -96,6 +110,26 @@ def _manifest(repository: Repository, number: int, sha256: str) -> None:
         )
 
 
+class _NotingReader(ChunkReader):
+    """Remembers what could not be read: the walk of the next backup passes over what an earlier one has visited."""
+
+    def __init__(self, repository: Repository, domain: Domain, unread: set[bytes]) -> None:
+        super().__init__(repository.store, domain.prefix, repository.keyring, domain.index, id_keys=domain.id_keys)
+        self._unread = unread
+        self.damaged: dict[str, DamageError] = {}
+
+    def get(self, chunk_id: bytes) -> bytes:
+        """As ChunkReader.get."""
+        try:
+            return super().get(chunk_id)
+        except DamageError as error:
+            self._unread.add(chunk_id)
+            place = self._index.find(chunk_id)
+            if place is not None:
+                self.damaged[place.pack] = error
+            raise
+
+
 class _Walk:
     """Every chunk once, whatever number of backups need it."""
 
@@ -104,8 +138,9 @@ class _Walk:
         self.table = PackTable.listed(repository, self._domain, progress)
         self._domain.index.reload()
         self.held = Held(repository, self._domain, self.table)
-        self.reader = self._domain.reader()
         self.missing: set[bytes] = set()
+        """Chunks in no pack that is there, and lists that cannot be read."""
+        self.reader = _NotingReader(repository, self._domain, self.missing)
         self._bits: dict[str, bytearray] = {}
         for message in self._domain.index.damaged:
             report.add(Finding("damage.index", "index", message))
@@ -139,6 +174,9 @@ class _Walk:
                 self.held.look_for(*segment.pack(number))
                 named += 1
         self._report.unneeded += max(0, len(self.table) - named)
+        for name, error in sorted(self.reader.damaged.items()):
+            if name not in self.held.lost:
+                self._report.add(Finding(error.code, f"pack {name}", error.message))
         for name, what in sorted(self.held.lost.items()):
             self._report.add(Finding(ChunkMissing.code, f"pack {name}", f"pack {name[:16]}: {what}"))
         unindexed = sum(1 for chunk in self.missing if chunk not in self._domain.index)
