@@ -11,6 +11,8 @@ class TenantsConfig(AppConfig):
     def ready(self) -> None:
         """Tell the layers below what only this one knows."""
         from core.tenancy import tenants_known_by
+        from operations.schedules import standing_add
         from tenants.tenancy import Tenants
 
         tenants_known_by(Tenants())
+        standing_add("lastro: keep the catalogue", "tenants.tasks.catalogue_scheduled", minutes=15)

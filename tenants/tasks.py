@@ -7,6 +7,19 @@ from engine.errors import LastroError
 log = logging.getLogger(__name__)
 
 
+def catalogue_scheduled() -> str:
+    """Queue a backup of the catalogue when one is due; returns the operation's id, or why there is none."""
+    from operations.selectors import operations_active
+    from tenants.services.catalogue_backups import catalogue_backup_start, catalogue_due
+
+    due = catalogue_due()
+    if not due:
+        return "nothing new to keep"
+    if any(each.kind == "catalogue" for each in operations_active(tenant="")):
+        return "not begun: one is under way"
+    return catalogue_backup_start(actor="system:schedule", reason=due).pk
+
+
 def drill_scheduled(slug: str) -> str:
     """Queue the drill that a schedule asks for; returns the operation's id, or why there is none.
 

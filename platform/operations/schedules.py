@@ -8,6 +8,13 @@ REAPER_NAME = "lastro: find lost operations"
 REAPER_MINUTES = 1
 LOCK_FACT = "schedules"
 
+_standing: dict[str, tuple[str, int]] = {}
+
+
+def standing_add(name: str, func: str, *, minutes: int) -> None:
+    """Have `func` (its dotted name, without arguments) called every so many minutes; for apps above, when they start."""
+    _standing[name] = (func, minutes)
+
 
 def ensure() -> None:
     """Make the reaper's schedule where it is missing. A heartbeat of any worker reaps too: this is the last net."""
@@ -21,3 +28,7 @@ def ensure() -> None:
             name=REAPER_NAME,
             defaults={"func": "operations.tasks.reap", "schedule_type": Schedule.MINUTES, "minutes": REAPER_MINUTES},
         )
+        for name, (func, minutes) in _standing.items():
+            Schedule.objects.get_or_create(
+                name=name, defaults={"func": func, "schedule_type": Schedule.MINUTES, "minutes": minutes}
+            )

@@ -1,0 +1,1 @@
+"""Backups of the catalogue itself: rows to files, files to rows."""

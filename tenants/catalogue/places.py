@@ -1,0 +1,187 @@
+"""The repository in which a store keeps backups of the catalogue: made, opened, owned."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from django.db import transaction
+
+from core.errors import NotFound, Unreconciled
+from core.rootkey import root_key
+from engine.errors import BackupMissing, ManifestDamaged, ObjectMissing
+from engine.keys import Keyring
+from engine.manifest import Manifest
+from engine.owner import owner_checked, owner_raise
+from engine.ports import Store
+from engine.repository import Repository
+from engine.views import source_views
+from operations.context import OperationContext
+from tenants import wiring
+from tenants.catalogue.filling import StoredCatalogue
+from tenants.models import CatalogueStore, Installation, StoreConfig
+from tenants.owning import catalogue_keyring, installation_get
+
+SOURCE = "catalogue"
+PREFIX = "r/cat_"
+NUMBERS_AHEAD_MAX = 10_000
+
+
+@dataclass
+class PlaceGuard:
+    """engine.fencing.Guard of the catalogue's own repository."""
+
+    store: Store
+    repository_id: str
+    generation: int
+
+    def check(self) -> None:
+        """Raise TakenOver when the store has a later owner."""
+        owner_checked(self.store, self.repository_id, self.generation)
+
+    def claiming(self, domain: str, generation: int) -> None:
+        """Nobody reads these generations."""
+
+    def claimed_elsewhere(self, domain: str, generation: int) -> None:
+        """Nobody reads these generations."""
+
+
+@contextmanager
+def place_open(row: StoreConfig) -> Iterator[tuple[Repository, CatalogueStore]]:
+    """The repository for backups of the catalogue in this store, made and owned where it is not yet.
+
+    Raises TakenOver when somebody else has adopted the store, Unreconciled when it holds backups of this catalogue
+    that it does not remember.
+    """
+    installation = installation_get()
+    place = CatalogueStore.objects.get_or_create(store=row)[0]
+    with wiring.store_open(row) as store:
+        owner_checked(store, installation.repository_id, installation.generation)
+        repository = _made(store, installation, place)
+        repository.guard = PlaceGuard(store, installation.repository_id, installation.generation)
+        _remembered(repository, place)
+        yield repository, place
+
+
+def _made(store: Store, installation: Installation, place: CatalogueStore) -> Repository:
+    keyring = catalogue_keyring(installation)
+    if not place.ready:
+        Repository.create(
+            store,
+            repository_id=installation.repository_id,
+            tenant_id=installation.pk,
+            keyring=keyring,
+            root=root_key(),
+        )
+    repository = Repository.open(
+        store, repository_id=installation.repository_id, keyring=keyring, cache=wiring.cache_folder()
+    )
+    if not place.ready or place.generation < installation.generation:
+        if place.generation < installation.generation:
+            owner_raise(repository, reason="in use", above=installation.generation - 1)
+        place.ready, place.generation = True, installation.generation
+        place.save(update_fields=["ready", "generation"])
+    return repository
+
+
+def _remembered(repository: Repository, place: CatalogueStore) -> None:
+    if not place.behind and repository.head_from(place.number_reserved, most=1) > place.number_reserved:
+        place.behind = True
+        place.save(update_fields=["behind"])
+    if place.behind:
+        raise Unreconciled(
+            f"store {place.store.name} holds backups of this catalogue that it does not remember: it was restored from "
+            "an earlier one; nothing was written, so that none of them is superseded",
+            hint=f"take over what the store knows: store reconcile {place.store.name}",
+        )
+
+
+def number_take(context: OperationContext, repository: Repository, place: CatalogueStore) -> int:
+    """The next number of this store's chain; those of lost sessions are closed first."""
+    for number in range(place.numbers_closed + 1, place.number_reserved + 1):
+        context.check()
+        repository.void(number, "its session ended without a commit")
+    with transaction.atomic():
+        context.fence()
+        place.numbers_closed = place.number_reserved
+        place.number_reserved += 1
+        place.save(update_fields=["numbers_closed", "number_reserved"])
+    return place.number_reserved
+
+
+def place_reconcile(repository: Repository, place: CatalogueStore) -> int:
+    """Take over the numbers that the store knows; how many there were. The next one is closed by a void record."""
+    before = place.number_reserved
+    head = repository.head_from(max(before, repository.head()), most=NUMBERS_AHEAD_MAX)
+    while repository.void(head + 1, "closed when the catalogue was reconciled with the store").kind != "void":
+        head += 1
+    place.number_reserved = place.numbers_closed = head + 1
+    place.behind = False
+    place.save(update_fields=["number_reserved", "numbers_closed", "behind"])
+    return head - before
+
+
+# ---------------------------------------------------------------- finding what a store keeps
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One backup of the catalogue in a store."""
+
+    manifest: Manifest
+    repository: Repository = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        """Its id, as `--from` takes it."""
+        return str(self.manifest.document["id"])
+
+    @property
+    def taken_at(self) -> str:
+        """RFC 3339."""
+        return str(self.manifest.document["timestamp"])
+
+    def opened(self) -> StoredCatalogue:
+        """The rows. Raises DamageError."""
+        source = source_views(self.repository, self.manifest)[SOURCE]
+        (tree,) = source.trees
+        return StoredCatalogue(tree)  # type: ignore[arg-type]  # What the engine's own views are.
+
+
+def repositories_found(store: Store) -> list[str]:
+    """Ids of the repositories of catalogues that the store lists; more than one when installations share it."""
+    found: dict[str, None] = {}
+    for info in store.list(PREFIX):
+        found[info.key.split("/")[1]] = None
+    return list(found)
+
+
+def repository_found(store: Store, repository_id: str) -> Repository:
+    """That repository by its keyring in the store. Raises NotFound, WrongKey for another root key, ObjectDamaged."""
+    try:
+        blob = store.get(f"r/{repository_id}/keyring")
+    except ObjectMissing:
+        raise NotFound(f"the store holds no keyring of {repository_id}", hint="it was never completed") from None
+    keyring = Keyring.from_bytes(blob, root_key())
+    return Repository.open(store, repository_id=repository_id, keyring=keyring, cache=wiring.cache_folder())
+
+
+def kept_list(repository: Repository) -> list[Kept]:
+    """Every backup of the catalogue in the store, newest first; damaged ones are passed over."""
+    head = repository.head_from(repository.head())
+    found = []
+    for number in range(head, 0, -1):
+        try:
+            manifest = repository.manifest(number)
+        except (BackupMissing, ManifestDamaged):
+            continue
+        if manifest.kind == "manifest":
+            found.append(Kept(manifest, repository))
+    return found
+
+
+def kept_get(kept: list[Kept], backup_id: str) -> Kept:
+    """The one of this id. Raises NotFound."""
+    for each in kept:
+        if each.id == backup_id:
+            return each
+    raise NotFound(f"there is no backup {backup_id[:60]!r} of the catalogue here", hint="catalogue list shows them")

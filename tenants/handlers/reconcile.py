@@ -1,0 +1,23 @@
+"""The operation `reconcile`: the catalogue takes over what the store knows of one tenant."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from operations.context import OperationContext
+from operations.handlers import register
+from tenants import wiring
+from tenants.handlers.backup import tenant_resource
+from tenants.models import Tenant
+from tenants.services.reconciling import tenant_reconcile
+
+
+@register("reconcile", resource=tenant_resource, phases=("take over backups",))
+def run(context: OperationContext) -> Mapping[str, Any]:
+    """Reconcile the tenant; the catalogue must own the store."""
+    tenant = Tenant.objects.select_related("store").get(pk=context.operation.subject_id)
+    with wiring.repository_open(tenant) as repository:
+        repository.guard.check()
+        found = tenant_reconcile(context, tenant, repository, close=bool(context.params.get("close")))
+    for backup in found.missing:
+        context.warn("reconcile.missing", f"backup {backup} is not in the store; another copy may hold it")
+    return found.answer()

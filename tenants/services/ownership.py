@@ -1,0 +1,164 @@
+"""Becoming the owner of stores, and bringing the catalogue up to what they know."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.db import transaction
+
+from audit.services import record
+from core.rootkey import root_key
+from engine.errors import LastroError, TakenOver
+from engine.owner import owner_newest, owner_raise
+from engine.repository import Repository
+from operations.models import Operation
+from operations.services import operation_enqueue, operation_run
+from tenants import wiring
+from tenants.catalogue.places import place_reconcile
+from tenants.models import CatalogueStore, Installation, RepositoryMirror, StoreConfig, Tenant
+from tenants.owning import catalogue_keyring, installation_get
+
+Note = Callable[[str], None]
+BATCH = 500
+
+
+@dataclass
+class Brought:
+    """What bringing catalogue and store together came to."""
+
+    store: str
+    generation: int = 0
+    catalogue_backups: int = 0
+    """Backups of the catalogue that it did not remember."""
+    tenants: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[dict[str, str]] = field(default_factory=list)
+
+
+def ownership_take(rows: Iterable[StoreConfig], *, reason: str, actor: str, note: Note) -> int:
+    """Raise the owner generation above all that the reachable stores know; the new one.
+
+    The catalogue counts first and the stores follow, so that a kill between leaves nobody locked out. A store that is
+    away gets its record with the next backup of the catalogue.
+    """
+    opened: list[str] = []
+    target = installation_get().generation + 1
+    for row in rows:
+        try:
+            with wiring.store_open(row) as store:
+                target = max(target, _generation_put(target), _raised(row, store, target, reason))
+                opened.append(row.name)
+        except LastroError as error:
+            note(f"store {row.name} is left out: {error}")
+    generation = _generation_put(target)
+    with transaction.atomic():
+        record(
+            "store.owned",
+            message=f"owner {generation} of {', '.join(opened) or 'no store'}: {reason}",
+            actor=actor,
+            level="warning",
+            data={"generation": generation, "stores": opened, "reason": reason},
+        )
+    return generation
+
+
+def _generation_put(target: int) -> int:
+    Installation.objects.filter(generation__lt=target).update(generation=target)
+    return installation_get().generation
+
+
+def _raised(row: StoreConfig, store: Any, target: int, reason: str) -> int:
+    """Raise the number in one store to `target` at least, and to more where another owner was found."""
+    repository = catalogue_repository(store)
+    number = owner_raise(repository, reason=reason, above=max(target - 1, owner_newest(repository)))
+    CatalogueStore.objects.update_or_create(store=row, defaults={"ready": True, "generation": number})
+    return number
+
+
+def catalogue_repository(store: Any) -> Repository:
+    """The repository of this catalogue's backups in an open store, made where there is none."""
+    installation = installation_get()
+    keyring = catalogue_keyring(installation)
+    if not wiring.repository_present(store, installation.repository_id):
+        Repository.create(
+            store,
+            repository_id=installation.repository_id,
+            tenant_id=installation.pk,
+            keyring=keyring,
+            root=root_key(),
+        )
+    return Repository.open(
+        store, repository_id=installation.repository_id, keyring=keyring, cache=wiring.cache_folder()
+    )
+
+
+def owner_known(row: StoreConfig) -> int:
+    """The newest owner that the store knows; 0 where it was never owned."""
+    with wiring.store_open(row) as store:
+        if not wiring.repository_present(store, installation_get().repository_id):
+            return 0
+        return owner_newest(catalogue_repository(store))
+
+
+def store_reconcile(
+    row: StoreConfig, *, tenant: Tenant | None, take_over: bool, actor: str, note: Note = lambda text: None
+) -> Brought:
+    """Take over what the store knows, of one tenant or of all whose primary it is; afterwards deletions are allowed again.
+
+    Raises TakenOver when another installation has become the owner, unless `take_over` says that this is the one to go on
+    with. What had begun before is fenced out by a new owner generation. May be killed and repeated at any point.
+    """
+    known, installation = owner_known(row), installation_get()
+    if known > installation.generation and not take_over:
+        raise TakenOver(
+            f"store {row.name} was adopted by another installation (owner {known}, this catalogue is "
+            f"{installation.generation}); nothing was changed",
+            hint="stop that installation, then: store reconcile NAME --take-over",
+        )
+    rows = Tenant.objects.filter(store=row, repository_ready=True, shredded_at=None).order_by("slug")
+    chosen = list(rows if tenant is None else rows.filter(pk=tenant.pk))
+    behind = RepositoryMirror.objects.filter(tenant__in=chosen).exclude(behind_since=None).exists()
+    brought = Brought(row.name)
+    place = CatalogueStore.objects.filter(store=row).first()
+    if behind or take_over or known > installation.generation or (place is not None and place.behind):
+        reason = "taken over" if take_over else "the catalogue was restored"
+        ownership_take([row], reason=reason, actor=actor, note=note)
+        behind = True
+    brought.generation = installation_get().generation
+    brought.catalogue_backups = _catalogue_place(row)
+    tenants_reconcile(chosen, brought, close=behind, actor=actor, note=note)
+    return brought
+
+
+def _catalogue_place(row: StoreConfig) -> int:
+    with wiring.store_open(row) as store:
+        if not wiring.repository_present(store, installation_get().repository_id):
+            return 0
+        place = CatalogueStore.objects.get_or_create(store=row)[0]
+        return place_reconcile(catalogue_repository(store), place)
+
+
+def tenants_reconcile(chosen: Iterable[Tenant], brought: Brought, *, close: bool, actor: str, note: Note) -> None:
+    """Reconcile each tenant by an operation of its own; one that fails leaves the others alone, and stays behind."""
+    for each in chosen:
+        operation = _run(each, close=close, actor=actor)
+        if operation.error:
+            brought.failed.append(
+                {"tenant": each.slug, **{key: str(operation.error.get(key, "")) for key in ("code", "detail", "hint")}}
+            )
+            note(f"{each.slug}: {operation.error.get('detail')}")
+        else:
+            brought.tenants.append(dict(operation.result))
+
+
+def _run(tenant: Tenant, *, close: bool, actor: str) -> Operation:
+    with transaction.atomic():
+        operation = operation_enqueue(
+            kind="reconcile",
+            tenant=tenant.slug,
+            params={"close": close},
+            subject_id=tenant.pk,
+            actor=actor,
+            reason="reconcile",
+            here=True,
+        )
+    return operation_run(operation.pk, here=True)
