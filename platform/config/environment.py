@@ -41,6 +41,8 @@ class Environment:
     session_hours: int
     plan_hours: int
     undo_days: int
+    history_days: int
+    evidence_days: int
     trash_days: int
     retention_zone: str
     log_level: str
@@ -126,6 +128,8 @@ def read(variables: Mapping[str, str] = os.environ) -> Environment:
         session_hours=reader.number("LASTRO_SESSION_HOURS", 12, least=1, most=720),
         plan_hours=reader.number("LASTRO_PLAN_HOURS", 24, least=1, most=720),
         undo_days=reader.number("LASTRO_UNDO_DAYS", 30, least=1, most=3_650),
+        history_days=reader.number("LASTRO_HISTORY_DAYS", 90, least=7, most=36_500),
+        evidence_days=reader.number("LASTRO_EVIDENCE_DAYS", 730, least=30, most=36_500),
         trash_days=reader.number("LASTRO_TRASH_DAYS", 7, least=0, most=3_650),
         retention_zone=reader.zone("LASTRO_RETENTION_ZONE", "UTC"),
         log_level=reader.choice("LASTRO_LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),

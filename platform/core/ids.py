@@ -1,5 +1,6 @@
 """Identifiers: a prefix that names the kind, then 128 bits that sort by time of creation."""
 
+import datetime
 import os
 import re
 import threading
@@ -30,6 +31,11 @@ def new_id(prefix: str) -> str:
     with _lock:
         _last = value = max(fresh, _last + 1)
     return f"{prefix}_{_digits(value)}"
+
+
+def first_id(prefix: str, at: datetime.datetime) -> str:
+    """The least id that could be made at this time: ids of rows made before it sort before it."""
+    return f"{prefix}_{_digits(max(0, int(at.timestamp() * 1000)) << _RANDOM_BITS)}"
 
 
 def is_id(text: str, prefix: str = "") -> bool:

@@ -6,6 +6,7 @@ from core.models import Fact
 
 REAPER_NAME = "lastro: find lost operations"
 REAPER_MINUTES = 1
+HISTORY_NAME = "lastro: forget old history"
 LOCK_FACT = "schedules"
 
 _standing: dict[str, tuple[str, int]] = {}
@@ -17,7 +18,7 @@ def standing_add(name: str, func: str, *, minutes: int) -> None:
 
 
 def ensure() -> None:
-    """Make the reaper's schedule where it is missing. A heartbeat of any worker reaps too: this is the last net."""
+    """Make our schedules where they are missing. As to the reaper's: a heartbeat of any worker reaps too: this is the last net."""
     from django_q.models import Schedule
 
     with transaction.atomic():
@@ -32,3 +33,6 @@ def ensure() -> None:
             Schedule.objects.get_or_create(
                 name=name, defaults={"func": func, "schedule_type": Schedule.MINUTES, "minutes": minutes}
             )
+        Schedule.objects.get_or_create(
+            name=HISTORY_NAME, defaults={"func": "operations.tasks.history", "schedule_type": Schedule.DAILY}
+        )

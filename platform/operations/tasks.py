@@ -1,11 +1,17 @@
 """What django-q2 calls."""
 
+from operations.history import history_forget
 from operations.services import operation_run, operations_reap
 
 
 def run(operation_id: str) -> str:
     """Run the operation if it is still queued; returns its state."""
     return operation_run(operation_id).state
+
+
+def history() -> dict[str, int]:
+    """Forget what is past its term."""
+    return history_forget(actor="system:history")
 
 
 def reap() -> int:

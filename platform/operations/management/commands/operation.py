@@ -1,8 +1,9 @@
-"""`operation list|show|cancel|retry|run|reap`."""
+"""`operation list|show|cancel|retry|run|forget|reap`."""
 
 from core.cli import Answer, Call, NounCommand, Verb, argument, count
 from core.errors import Conflict
 from operations.following import operation_complain, operation_exit, operation_follow
+from operations.history import history_forget
 from operations.models import OperationState
 from operations.presentation import operation_json
 from operations.running import operation_run
@@ -55,6 +56,13 @@ def run(call: Call) -> Answer:
     return Answer(operation_json(operation), exit=operation_exit(operation))
 
 
+def forget(call: Call) -> Answer:
+    dry_run = call.options.dry_run
+    gone = history_forget(actor=call.actor, dry_run=dry_run)
+    lines = [f"{count} {noun}{' would go' if dry_run else ' are gone'}" for noun, count in gone.items() if count]
+    return Answer({"dry_run": dry_run, "rows": gone}, lines or ["nothing is past its term"])
+
+
 def reap(call: Call) -> dict:
     return {"lost": operations_reap()}
 
@@ -78,5 +86,11 @@ class Command(NounCommand):
         Verb("cancel", cancel, "drop a queued operation, or ask a running one to stop", (_ID, _REASON)),
         Verb("retry", retry, "do again what was lost, failed or cancelled", (_ID, _REASON), long=True),
         Verb("run", run, "run a queued operation in this process", (_ID,)),
+        Verb(
+            "forget",
+            forget,
+            "drop from the catalogue what is past LASTRO_HISTORY_DAYS or LASTRO_EVIDENCE_DAYS; a worker does it daily",
+            (argument("--dry-run", action="store_true", help="only say how much that is"),),
+        ),
         Verb("reap", reap, "find operations whose worker is gone"),
     )
