@@ -1,5 +1,6 @@
 """The segments of one repository's index: loading, looking up, adding, keeping their number bounded."""
 
+import datetime
 import hashlib
 import secrets
 import threading
@@ -7,7 +8,15 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from engine.errors import ObjectDamaged, ObjectExists, ObjectMissing, SessionFenced, StoreUnreachable
+from engine.errors import (
+    ObjectDamaged,
+    ObjectExists,
+    ObjectLocked,
+    ObjectMissing,
+    SessionFenced,
+    StoreDenied,
+    StoreUnreachable,
+)
 from engine.faults import kill_point
 from engine.index import ENTRIES_MAX, Place, Segment, cached_segment, encode_segment, merge_segments
 from engine.keys import Keyring
@@ -50,6 +59,9 @@ class IndexSet:
         self._unread: frozenset[str] = frozenset()
         self._generation_seen = 0
         self._lock = threading.Lock()
+        self._append_only = False
+        self.left: set[str] = set()
+        """Names of segments that are not needed any more and that the store did not let us delete."""
         self.damaged: list[str] = []
         """Messages about segments that could not be read; their chunks are found again from pack trailers."""
 
@@ -192,6 +204,10 @@ class IndexSet:
             "another prune has begun since; nothing was deleted", hint="the operation was taken over; start it again"
         )
 
+    def claimed_at(self, generation: int) -> datetime.datetime:
+        """When this generation was claimed, by the store's own clock."""
+        return self._store.stat(self._claim_key(generation)).modified
+
     def _claim_key(self, generation: int) -> str:
         return f"{self._claims}{generation:010d}"
 
@@ -214,20 +230,38 @@ class IndexSet:
         return segment, size
 
     def _replace(self, replaced: Sequence[Segment], contents: Iterable[bytes]) -> int:
-        for old in replaced:
-            # A kill may have left segments that `old` took over; once `old` is gone nothing would hide them,
-            # and their entries name packs that a prune has dropped. Deleting is idempotent, a listing may lie.
-            for name in old.superseded:
-                self._store.delete(self._prefix + name)
+        # A kill may have left segments that an old one took over; once that is gone nothing would hide them, and
+        # their entries name packs that a prune has dropped. Deleting is idempotent, a listing may lie.
+        bared = {old.name: all(self._drop(name) for name in sorted(old.superseded)) for old in replaced}
         written = [self._put(content) for content in contents]
         dropped = {s.name for s in replaced}
         with self._lock:
             kept = (s for s in self._segments or () if s.name not in dropped)
             self._segments = (*(segment for segment, _ in written), *kept)
         for old in replaced:
-            self._store.delete(self._prefix + old.name)
+            if bared[old.name]:
+                self._drop(old.name)
+            else:
+                self.left.add(old.name)
             kill_point("index.superseded_deleted")
         return sum(size for _, size in written)
+
+    def _drop(self, name: str) -> bool:
+        """Delete a segment that others hide, if the store lets us: an append-only one keeps it, hidden for ever."""
+        if self._append_only:
+            self.left.add(name)
+            return False
+        try:
+            self._store.delete(self._prefix + name)
+        except ObjectLocked:
+            self.left.add(name)
+            return False
+        except StoreDenied:
+            self._append_only = True  # Asked once: a refusal must not become a storm of them.
+            self.left.add(name)
+            return False
+        self.left.discard(name)
+        return True
 
     def compact(self) -> int:
         """Merge small segments when there are more than SEGMENTS_MAX; bytes stored anew.
@@ -259,7 +293,7 @@ class IndexSet:
         keep = {name for name in self.pack_names() if name not in drop}
         size = self._replace(segments, merge_segments(segments, keep_pack=keep, generation=claimed))
         for name in void:
-            self._store.delete(self._prefix + name)
+            self._drop(name)
         self._void = frozenset()
         return size
 
@@ -267,7 +301,7 @@ class IndexSet:
         """Delete the segments that cannot be read; only after a rebuild that found all their packs."""
         if self.damaged:
             for name in self._unread:
-                self._store.delete(self._prefix + name)
+                self._drop(name)
             self._unread, self.damaged = frozenset(), []
 
     def pack_names(self) -> set[str]:
@@ -278,7 +312,8 @@ class IndexSet:
         """Drop cache files of segments that are no longer in use."""
         if self._cache is None:
             return
-        used = {s.name for s in self.segments} | set(names)
+        # What a store would not delete is listed again the next time, and must not be fetched for that.
+        used = {s.name for s in self.segments} | self._void | self.left | set(names)
         with suppress(OSError):  # Another process clears it too, or it was removed: it is only a cache.
             for path in self._cache.iterdir():
                 if path.name not in used:

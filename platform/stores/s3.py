@@ -24,6 +24,7 @@ from stores._s3.upload import UPLOAD_AGE_MAX, Uploader, begin_sending
 MARKER = ".lastro-store"
 MARKER_TEXT = b'{"format": "lastro-store", "version": 1}\n'
 OWN_FOLDERS = ("r/", "probe/", "catalogue/")
+PAGE_KEYS = 1000
 DELETE_BATCH_MAX = 1000
 DELETE_THREADS = 8
 PACED_READ_BYTES = 64 << 10
@@ -132,11 +133,13 @@ class S3Store:
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield the objects under a prefix, one page of the server's (1,000) in memory at a time."""
         check_prefix(prefix)
-        after: dict[str, str] = {}
+        after: dict[str, Any] = {}
         last = ""
         while True:
             with self._errors(f"listing {prefix or 'the store'}", "list_objects_v2"):
-                page = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._root + prefix, **after)
+                page = self._client.list_objects_v2(
+                    Bucket=self._bucket, Prefix=self._root + prefix, MaxKeys=PAGE_KEYS, **after
+                )
             found = page.get("Contents", [])
             if "KeyCount" in page and page["KeyCount"] != len(found) + len(page.get("CommonPrefixes", [])):
                 raise StoreUnreachable(f"the listing of {prefix} in {self._config.place} broke off")
@@ -200,7 +203,7 @@ class S3Store:
             self._client.put_object_retention(
                 Bucket=self._bucket,
                 Key=self._root + key,
-                VersionId=head["VersionId"],
+                **_version(head),
                 Retention={"Mode": mode, "RetainUntilDate": until},
             )
 
@@ -306,7 +309,7 @@ class S3Store:
         until = lock_of(head)
         if until is not None:
             raise locked(key, until)
-        return {"VersionId": head["VersionId"]} if head.get("VersionId") else {}
+        return _version(head)
 
     def _check_unlocked(self, key: str) -> None:
         try:
@@ -388,6 +391,10 @@ def _gravity(error: StoreError) -> tuple[bool, datetime.datetime]:
     """Which of several refusals to raise: one that is no lock, else the latest date."""
     until = error.until if isinstance(error, ObjectLocked) else None
     return until is None, until or datetime.datetime.min.replace(tzinfo=datetime.UTC)
+
+
+def _version(head: Mapping[str, Any]) -> dict[str, str]:
+    return {"VersionId": head["VersionId"]} if head.get("VersionId") else {}
 
 
 def _range(offset: int, length: int | None) -> str:

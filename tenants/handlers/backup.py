@@ -1,5 +1,6 @@
 """The operation `backup`: one session, one manifest; also the safety backup inside a restore."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -22,6 +23,8 @@ from tenants.selectors import backup_get, backup_parents
 from tenants.services.backups import backup_again
 from tenants.services.numbers import numbers_close, previous_sha256
 from tenants.services.recording import backup_begin, backup_committed, backup_failed
+
+log = logging.getLogger(__name__)
 
 PHASES = ("open", "read", "store", "commit")
 
@@ -124,6 +127,9 @@ def _session(context: OperationContext, repository: Repository, backup: Backup, 
         if not parents:
             raise
         manifest = _without_parents(context, repository, inputs, request, rows, error)
+    left = repository.domain(encrypted=request.encrypt).index.left
+    if left:
+        log.warning("store %s keeps %d index objects that nobody needs: it lets us delete nothing", tenant.store, len(left))
     kill_point("backup.before_record")
     backup_committed(context, backup, manifest, warnings=context.warnings[warned_before:])
     return manifest

@@ -108,7 +108,7 @@ def _prepare(folder: Path, ports: Mapping[str, Any]) -> None:
 def _command(folder: Path, ports: Mapping[str, Any]) -> Sequence[str]:
     return [
         str(program()), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3",
-        f"-s3.config={folder}/s3.json", "-volume.max=200", "-master.volumeSizeLimitMB=64", "-s3.iam=false",
+        f"-s3.config={folder}/s3.json", "-volume.max=200", "-master.volumeSizeLimitMB=64", "-s3.iam=false", "-s3.autoCreateBucket=false",
         "-s3.port.iceberg=0", "-s3.port.lance=0", *(f"-{name}={ports[name]}" for name in PORTS),
     ]  # fmt: skip
 
