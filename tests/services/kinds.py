@@ -14,6 +14,8 @@ import pytest
 import stores
 from engine.adapters import parse_config
 from engine.ports import Store
+from tests.services.azurite import azurite
+from tests.services.fake_gcs import fake_gcs
 from tests.services.seaweed import seaweed
 from tests.services.sshd import sshd
 
@@ -40,7 +42,27 @@ def _sftp(folder: Path) -> dict[str, str]:
     return server.values()
 
 
-KINDS: dict[str, Callable[[Path], dict[str, str]]] = {"local": _local, "s3": _s3, "sftp": _sftp}
+def _gcs(folder: Path) -> dict[str, str]:
+    server = fake_gcs()
+    if server is None:
+        pytest.skip("no fake-gcs-server: install the project's test extra")
+    return server.values()
+
+
+def _azure(folder: Path) -> dict[str, str]:
+    server = azurite()
+    if server is None:
+        pytest.skip("no azurite: run `make services`")
+    return server.values()
+
+
+KINDS: dict[str, Callable[[Path], dict[str, str]]] = {
+    "local": _local,
+    "s3": _s3,
+    "gcs": _gcs,
+    "azure": _azure,
+    "sftp": _sftp,
+}
 
 
 def store_made(kind: str, values: Mapping[str, str]) -> Store:
