@@ -20,9 +20,11 @@ LastroError
 │   ├── RepositoryMissing
 │   ├── RepositoryNewer   written by a newer format than this reader knows
 │   ├── WrongKey
+│   │   └── ForeignKeyring another repository's keyring lies in the place of this one's
 │   ├── SessionFenced     another session closed this session's number
 │   ├── TakenOver         another installation has become the owner of the store
 │   ├── RepositoryAhead   it holds backups that the catalogue knows nothing of
+│   ├── ClockSkewed       the store's clock and this host's are far apart
 │   └── BackupMissing
 ├── DamageError           stored bytes are not what was written
 │   ├── ObjectDamaged
@@ -143,6 +145,10 @@ class WrongKey(RepositoryError):
     code = "repository.wrong_key"
 
 
+class ForeignKeyring(WrongKey):
+    code = "repository.foreign_keyring"
+
+
 class SessionFenced(RepositoryError):
     code = "repository.session_fenced"
 
@@ -153,6 +159,16 @@ class TakenOver(RepositoryError):
 
 class RepositoryAhead(RepositoryError):
     code = "repository.ahead"
+
+
+class ClockSkewed(RepositoryError):
+    """The store's clock is not ours; `seen` (UTC) is what it said at this moment."""
+
+    code = "repository.clock_skewed"
+
+    def __init__(self, message: str, *, hint: str = "", seen: datetime.datetime) -> None:
+        super().__init__(message, hint=hint)
+        self.seen = seen
 
 
 class BackupMissing(RepositoryError):

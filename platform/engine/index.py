@@ -34,6 +34,7 @@ from engine.sealed import HEADER_BYTES
 _MAGIC = b"LIDX"
 _HEAD = struct.Struct(">4sIIIIIII")
 _PLACE = struct.Struct(">IIIII")
+_EXTENT = struct.Struct(">32xI12xI")
 ENTRY_BYTES = ID_BYTES + _PLACE.size
 _PACK_BYTES = 32 + HEADER_BYTES
 _CHECK_BYTES = 32
@@ -142,6 +143,20 @@ class Segment:
         """The 52 bytes of one entry."""
         at = self._entries_at + ENTRY_BYTES * ordinal
         return bytes(self._data[at : at + ENTRY_BYTES])
+
+    def extent(self, ordinal: int) -> tuple[int, int]:
+        """Number here of one entry's pack, and the plain length of its chunk. Raises ObjectDamaged."""
+        number, length = _EXTENT.unpack_from(self._data, self._entries_at + ENTRY_BYTES * ordinal)
+        if number >= self.pack_count:
+            raise ObjectDamaged(f"index {self.name}: entry names pack {number} of {self.pack_count}")
+        return number, length
+
+    def extents(self) -> Iterator[tuple[int, int]]:
+        """What `extent` says of every entry, in id order; the numbers of packs are not checked."""
+        step = 4096 * ENTRY_BYTES
+        end = self._entries_at + ENTRY_BYTES * self.count
+        for at in range(self._entries_at, end, step):
+            yield from _EXTENT.iter_unpack(bytes(self._data[at : min(at + step, end)]))
 
     def place(self, ordinal: int) -> Place:
         """Where the chunk of one entry lies."""

@@ -59,6 +59,20 @@ class PackTable:
         found = self._find(name)
         return None if found is None else found[0]
 
+    def ordinal(self, name: str) -> int:
+        """The pack's place in the order of iteration, -1 when it was not listed: arrays beside the table go by it."""
+        found = self._find(name)
+        if found is None:
+            return -1
+        return found[1] + (0 if found[0] == FOLDERS[0] else len(self._sizes[FOLDERS[0]]))
+
+    def at(self, ordinal: int) -> tuple[str, str, int]:
+        """Folder, name and size of the pack with this ordinal."""
+        first = len(self._sizes[FOLDERS[0]])
+        folder, number = (FOLDERS[0], ordinal) if ordinal < first else (FOLDERS[1], ordinal - first)
+        name = self._names[folder][number * _NAME_BYTES : (number + 1) * _NAME_BYTES].hex()
+        return folder, name, self._sizes[folder][number]
+
     def __contains__(self, name: str) -> bool:
         return self._find(name) is not None
 

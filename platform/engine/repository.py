@@ -15,6 +15,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,6 +25,7 @@ from engine.errors import (
     ManifestDamaged,
     ObjectDamaged,
     ObjectExists,
+    ObjectLocked,
     ObjectMissing,
     RepositoryMissing,
     RepositoryNewer,
@@ -36,6 +38,7 @@ from engine.fencing import Guard, NoGuard
 from engine.index_set import IndexSet
 from engine.keys import Keyring, RootKey
 from engine.manifest import DOCUMENT_BYTES_MAX, FORMAT_VERSION, Manifest
+from engine.ordered import in_order
 from engine.ports import Store
 from engine.sealed import CIPHER_AES_GCM, CIPHER_NONE
 from engine.session import Session
@@ -59,6 +62,20 @@ def delete_all(store: Store, keys: Sequence[str]) -> None:
         return
     for at in range(0, len(keys), DELETE_BATCH):
         many(keys[at : at + DELETE_BATCH])
+
+
+def delete_unlocked(store: Store, keys: Sequence[str]) -> dict[str, datetime.datetime | None]:
+    """Delete objects, and leave those that the store has locked: by key until when, None when it does not say."""
+    left: dict[str, datetime.datetime | None] = {}
+    try:
+        delete_all(store, keys)
+    except ObjectLocked:
+        for key in keys:
+            try:
+                store.delete(key)
+            except ObjectLocked as error:
+                left[key] = error.until
+    return left
 
 
 def _ended(checkpoints: Iterable[Manifest]) -> set[int]:
@@ -272,25 +289,34 @@ class Repository:
             return number in _ended(self._checkpoints())
         return Manifest.read(blob, self.keyring, number=number).kind == "forget"
 
-    def chain(self, head: int) -> Iterator[Manifest]:
+    def chain(self, head: int, *, ahead: int = 1) -> Iterator[Manifest]:
         """Every document from 1 to `head`, read by name because a listing may lie; ended ones are passed over.
 
-        What a checkpoint says was ended is not asked for again, unless it is listed all the same. Raises
-        ManifestDamaged for a number that holds nothing and that no signed record ended.
+        What a checkpoint says was ended is not asked for again, unless it is listed all the same. So many are asked
+        for at a time as `ahead` says. Raises ManifestDamaged for a number that holds nothing and that no signed record
+        ended.
         """
         ended = _ended(self._checkpoints())
         ended.difference_update(self.numbers())
-        for number in range(1, head + 1):
-            if number in ended:
-                continue
-            try:
-                yield self.manifest(number)
-            except BackupMissing:
-                if not self.forgotten(number):
-                    raise ManifestDamaged(
-                        f"manifest {number} is missing and no signed record ended it",
-                        hint="repair it from another copy, or adopt the loss",
-                    ) from None
+        numbers = (number for number in range(1, head + 1) if number not in ended)
+        # A local store answers at once: threads would only hand the lock of the interpreter around.
+        at_once = ahead if self.store.kind != "local" else 1
+        with closing(in_order(self._linked, numbers, at_once=at_once)) as found:
+            for manifest in found:
+                if manifest is not None:
+                    yield manifest
+
+    def _linked(self, number: int) -> Manifest | None:
+        """The document of a number; None for one that a signed record ended."""
+        try:
+            return self.manifest(number)
+        except BackupMissing:
+            if self.forgotten(number):
+                return None
+            raise ManifestDamaged(
+                f"manifest {number} is missing and no signed record ended it",
+                hint="repair it from another copy, or adopt the loss",
+            ) from None
 
     def _checkpoints(self) -> list[Manifest]:
         """Checkpoints that can be read; several when writers overtook one another, each of them true."""
@@ -324,8 +350,18 @@ class Repository:
         key = f"{self.prefix}checkpoints/{_number_key(head)}-{secrets.token_hex(4)}"
         self.store.put(key, record.parts(self.keyring))
         kill_point("prune.checkpoint_stored")
-        delete_all(self.store, [f"{self.prefix}manifests/{_number_key(number)}" for number in ending])
-        delete_all(self.store, older)
+        delete_unlocked(self.store, [f"{self.prefix}manifests/{_number_key(number)}" for number in ending])
+        delete_unlocked(self.store, older)
+
+    def gaps_close(self, *, head: int, kept: Sequence[int]) -> None:
+        """Say by a checkpoint that no number up to `head` is held here but those in `kept` (ascending).
+
+        For a copy that becomes the primary: what it was never given is no loss in its chain. Deletes nothing.
+        """
+        self.guard.check()
+        record = self._record("checkpoint", head, "adopted", kept=_ranges(kept))
+        key = f"{self.prefix}checkpoints/{_number_key(head)}-{secrets.token_hex(4)}"
+        self.store.put(key, record.parts(self.keyring))
 
     def commit(self, document: Mapping[str, Any]) -> Manifest:
         """Sign and create the manifest under its number; the moment at which the backup exists.
@@ -393,4 +429,5 @@ class Repository:
             record = self._record("forget", number, reason, manifest_sha256=self.manifest(number).sha256)
             self.store.put(f"{self.prefix}forgets/{_number_key(number)}", record.parts(self.keyring))
         kill_point("prune.forget_stored")
-        self.store.delete(f"{self.prefix}manifests/{_number_key(number)}")
+        # A locked manifest stays behind its record, and whoever prunes names its number again.
+        delete_unlocked(self.store, [f"{self.prefix}manifests/{_number_key(number)}"])
