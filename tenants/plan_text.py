@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from engine.plans import POLICIES
 from tenants.previews import FILE_COUNTS, TABLE_COUNTS
 
 SAMPLES_SHOWN_MAX = 5
@@ -96,11 +97,15 @@ def _samples(table: str, rows: Sequence[Mapping[str, Any]], mode: str) -> Iterat
     rows = [row for row in rows if row["change"] != "kept" or mode == "merge"]
     for row in rows[:SAMPLES_SHOWN_MAX]:
         key = ", ".join(f"{name}={_value(value)}" for name, value in row["key"].items())
-        because = f" ({row['because']})" if row["because"] else ""
+        because = f" ({_because(row['because'])})" if row["because"] else ""
         is_away = row["change"] == "kept" and not row["before"]
         yield f"  {table} {key} {'stays away' if is_away else _VERBS[row['change']]}{because}{_fields(row)}"
     if len(rows) > SAMPLES_SHOWN_MAX:
         yield f"  {table}: {len(rows) - SAMPLES_SHOWN_MAX} more samples with --json"
+
+
+def _because(reason: str) -> str:
+    return f"policy {reason}" if reason in POLICIES else reason
 
 
 def _fields(row: Mapping[str, Any]) -> str:

@@ -149,12 +149,9 @@ def _neighbours(proof: Mapping[str, Any] | None) -> str:
     """What was counted against the plan, and with `--prove` how many rows beside it were fingerprinted; not the digests."""
     if not proof:
         return ""
-    tables = proof.get("tables")
-    if tables is None:
-        counted = f"{proof['applied']} changes of rows were planned and as many counted"
-    else:
-        changes = sum(sum(each["counted"].values()) for each in tables.values())
-        counted = f"the server itself counted {changes} changes of rows, in each table as many as planned"
+    tables = proof.get("tables") or {}
+    changes = sum(sum(each["counted"].values()) for each in tables.values())
+    counted = f"the database itself counted {changes} changes of rows, in each table as many as planned"
     prints = proof.get("fingerprints")
     beside = f"; all other rows of {len(prints)} tables have the same fingerprint as before" if prints else ""
     return f"Proof that nothing else was touched: {counted}{beside}."

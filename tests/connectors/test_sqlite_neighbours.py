@@ -4,10 +4,14 @@ import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from connectors._sqlite import inplace
 from engine.errors import TargetError, TargetOccupied, UsageError
+from engine.ports import RestoreRequest
+from engine.progress import NullProgress
 from tests.connectors.sqlite_samples import Bench, database, everything, query, run, tenant
 
 
@@ -142,3 +146,58 @@ def test_references_are_checked_table_by_table(bench: Bench, tmp_path: Path) -> 
     with pytest.raises(TargetError, match="theirs"):
         bench.restore(connector, manifest)
     assert everything(path) == live
+
+
+def test_a_write_that_nobody_planned_shows_in_the_count(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: the proof is a measurement, not a repetition of the plan. Method: a trigger that nothing silences."""
+    path = tmp_path / "shared.db"
+    run(
+        path,
+        "CREATE TABLE door(id INTEGER PRIMARY KEY, tenant_id INT, v); CREATE TABLE till(id INTEGER PRIMARY KEY, sum INT);"
+        "INSERT INTO door VALUES (1, 1, 'a'), (2, 1, 'b'), (3, 2, 'c'); INSERT INTO till VALUES (1, 100)",
+    )
+    connector = tenant(path, "1")
+    manifest = bench.backup(connector)
+    run(path, "DELETE FROM door WHERE id = 1; UPDATE door SET v = 'x' WHERE id = 2")
+    live = everything(path)
+    begin = inplace.transaction_begin
+
+    def slyly(connection: sqlite3.Connection) -> None:
+        begin(connection)
+        connection.execute("CREATE TEMP TRIGGER sly AFTER INSERT ON main.door BEGIN UPDATE till SET sum = sum - 1; END")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(inplace, "transaction_begin", slyly)
+        with pytest.raises(TargetError, match="door: planned 1 delete, 2 insert, counted 1 delete, 4 insert"):
+            bench.restore(connector, manifest)
+    assert everything(path) == live
+    report = bench.restore(connector, manifest)
+    assert report.neighbours == {
+        "tables": {"door": {"planned": {"delete": 1, "insert": 2}, "counted": {"delete": 1, "insert": 2}}}
+    }
+
+
+def test_what_stays_says_why(bench: Bench, tmp_path: Path) -> None:
+    """Goal: a preview tells for each row that is kept on whose account. Method: every kind of it, with and without a base."""
+    path = tmp_path / "own.db"
+    run(path, "CREATE TABLE t(id INTEGER PRIMARY KEY, v, updated_at); CREATE TABLE u(id INTEGER PRIMARY KEY, v)")
+    run(path, "INSERT INTO t VALUES (1, 'a', 1), (2, 'b', 1), (3, 'c', 1); INSERT INTO u VALUES (1, 'a')")
+    manifest = bench.backup(database(path))
+    run(
+        path,
+        "UPDATE t SET v = 'x', updated_at = 2 WHERE id = 1; DELETE FROM t WHERE id = 2; INSERT INTO t VALUES (9, 'n', 3)",
+    )
+
+    def why(**wish: Any) -> dict[str | None, str]:
+        request = RestoreRequest(label="p", **wish)
+        preview = database(path).preview(bench.view(manifest), request, NullProgress())
+        return {row.key["id"]: row.because for row in preview.samples["t"] if row.change == "kept"}
+
+    assert why(mode="merge") == {"1": "only_missing", "9": "only the tenant has it"}
+    assert why(mode="merge", policies={"t": "newest_wins"}) == {"1": "newest_wins", "9": "only the tenant has it"}
+    three_way = {"1": "only the tenant changed it", "2": "the tenant deleted it", "9": "only the tenant has it"}
+    assert why(mode="merge", base=bench.view(manifest)) == three_way
+    chosen = why(mode="selective", modules=("u",))
+    assert set(chosen.values()) == {"its module was not chosen"}

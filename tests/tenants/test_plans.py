@@ -228,8 +228,8 @@ def test_a_row_that_stays_deleted_is_not_said_to_stay(house: House) -> None:
         connection.execute("DELETE FROM users WHERE id = 7")
         connection.execute("UPDATE users SET name = 'other' WHERE id = 8")
     text = plan_text(plan_outputs.plan(house.plan(backup, mode="merge", base=backup.pk)))
-    assert "  users id=7 stays away (left as it is)" in text
-    assert any(line.startswith("  users id=8 stays (") for line in text)
+    assert "  users id=7 stays away (the tenant deleted it)" in text
+    assert any(line.startswith("  users id=8 stays (only the tenant changed it)") for line in text)
 
 
 def test_an_id_of_something_else_is_called_by_its_name(house: House) -> None:

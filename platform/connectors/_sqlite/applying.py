@@ -8,7 +8,7 @@ so that none fires on a restored row; foreign keys are off and are checked at th
 import hashlib
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from connectors._sqlite.changes import TableChanges
 from connectors._sqlite.references import Relation
 from engine.errors import SchemaMismatch, TargetError
 from engine.faults import kill_point
-from engine.ports import Check
+from engine.ports import Check, TableChange
 from engine.progress import Progress
 
 Object = dict[str, str]
@@ -81,27 +81,47 @@ class Definitions:
         self.dropped.append(each)
 
 
-def rows_apply(connection: sqlite3.Connection, tables: Sequence[TableChanges], progress: Progress) -> int:
-    """Delete, then insert; the number of row changes, which is exactly the plan's. Raises TargetError."""
-    planned = applied = 0
-    counts = []
+def rows_apply(
+    connection: sqlite3.Connection, tables: Sequence[TableChanges], progress: Progress
+) -> dict[str, dict[str, dict[str, int]]]:
+    """Delete, then insert. The proof that no other row was touched: by table what was planned and what SQLite counted.
+
+    SQLite's own count of changed rows includes what triggers and foreign keys do, in whatever table; an update is a
+    deletion and an insertion here. Raises TargetError when the two differ.
+    """
+    planned = {table.name: _planned(table.counts()) for table in tables}
+    counted = {table.name: {"delete": 0, "insert": 0} for table in tables}
     for table in tables:
-        rows = connection.execute(f"SELECT op, count(*) FROM {table.temp} WHERE act = 1 GROUP BY op").fetchall()
-        counts.append(dict(rows))
-        planned += sum(count * (2 if op == 2 else 1) for op, count in rows)
-        if counts[-1].get(0):
+        if planned[table.name]["insert"]:
             _rowids(connection, table)
-    for table, count in zip(tables, counts, strict=True):
+    began = connection.total_changes
+    for table in tables:
         progress.check()
-        if count.get(1) or count.get(2):
-            applied += _delete(connection, table)
-    for table, count in zip(tables, counts, strict=True):
+        if planned[table.name]["delete"]:
+            counted[table.name]["delete"] = _delete(connection, table)
+    for table in tables:
         progress.check()
-        if count.get(0) or count.get(2):
-            applied += _insert(connection, table)
-    if applied != planned:
-        raise TargetError(f"{applied} row changes were applied instead of {planned}; everything was rolled back")
-    return applied
+        if planned[table.name]["insert"]:
+            counted[table.name]["insert"] = _insert(connection, table)
+    total = connection.total_changes - began
+    wrong = [name for name in planned if planned[name] != counted[name]]
+    if wrong or total != sum(sum(each.values()) for each in planned.values()):
+        told = "; ".join(f"{name}: planned {_words(planned[name])}, counted {_words(counted[name])}" for name in wrong)
+        raise TargetError(
+            f"the restore would have changed other rows than planned ({told or f'{total} in all'}); everything was rolled back",
+            hint="restore to another place (path=FILE), and look for what writes on its own in this database",
+        )
+    return {
+        name: {"planned": planned[name], "counted": counted[name]} for name in planned if any(planned[name].values())
+    }
+
+
+def _planned(change: TableChange) -> dict[str, int]:
+    return {"delete": change.delete + change.update, "insert": change.insert + change.update}
+
+
+def _words(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {what}" for what, count in counts.items())
 
 
 def _rowids(connection: sqlite3.Connection, table: TableChanges) -> None:

@@ -10,6 +10,7 @@
 | `why` | when it is not done: kept, collision, withheld, stays |
 | `other` | the table on whose account it is withheld, stays or comes along |
 | `conflict`, `along`, `stranger` | changed on both sides of a three-way merge; comes along; the key was given out again |
+| `reason` | of a kept row, a key of `KEPT_REASONS` |
 | `handle` | the rowid, where there is one and it is known |
 | `before` | the target's row as a line, all stored columns |
 | `c0` … | the backup's values of the columns that both have; of a deletion the target's |
@@ -41,12 +42,29 @@ class Verdict:
     conflict: bool = False
     stranger: bool = False
     """The target's row of that key is another thing."""
+    reason: str | None = None
+    """Of a row that is kept: a key of `KEPT_REASONS`, short because every such row has it."""
 
 
-DONE, KEPT = Verdict(act=True), Verdict(act=False, why="kept")
+KEPT_REASONS = {
+    "t": "only the tenant has it",
+    "d": "the tenant deleted it",
+    "c": "only the tenant changed it",
+    "o": "only_missing",
+    "n": "newest_wins",
+    "b": "take_backup",
+    "u": "its module was not chosen",
+}
+"""In the words that every kind of database uses; policies by their names."""
+
+DONE = Verdict(act=True)
 COLLIDES = Verdict(act=False, why="collision", stranger=True)
 CONFLICT_DONE = Verdict(act=True, conflict=True)
-CONFLICT_KEPT = Verdict(act=False, why="kept", conflict=True)
+
+
+def kept(reason: str, *, conflict: bool = False) -> Verdict:
+    """The tenant's row stays, or stays away."""
+    return Verdict(act=False, why="kept", conflict=conflict, reason=reason)
 
 
 @dataclass
@@ -84,7 +102,7 @@ class TableChanges:
         columns = [*(f"c{at}" for at in range(len(self.columns))), *(f"x{at}" for at in range(len(self.extras)))]
         self.connection.execute(f"DROP TABLE IF EXISTS {self.temp}")
         self.connection.execute(
-            f"CREATE TABLE {self.temp} (id INTEGER PRIMARY KEY, op, act, why, other, conflict, along, stranger, "
+            f"CREATE TABLE {self.temp} (id INTEGER PRIMARY KEY, op, act, why, other, conflict, along, stranger, reason, "
             f"handle INTEGER, before, "
             f"{', '.join(columns)})"
         )
@@ -169,6 +187,7 @@ class TableChanges:
             [int(each.conflict) for each in verdicts],
             [0] * count,
             [int(each.stranger) for each in verdicts],
+            [each.reason for each in verdicts],
             self._handles(changes),
             self._befores(changes),
             *columns_of([change.after or change.before for change in changes], skip=self.synthetic),

@@ -69,14 +69,14 @@ class InPlace:
         self._tables_create(plan)
         self._definitions.silence(each.name for each in plan.changes if each.adds or each.removes)
         silenced = bool(self._definitions.silenced)
-        applied = rows_apply(connection, plan.changes, self._progress)
+        counted = rows_apply(connection, plan.changes, self._progress)
         self._sequences(plan)
         self._objects_create(plan)
         self._definitions.speak()
         self._notes(plan, silenced)
         self._progress.phase("check")
         checks = self._checks(plan)
-        neighbours = self._neighbours(plan, others, applied)
+        neighbours = self._neighbours(plan, others, counted)
         left = violations(connection, relations)
         self._references(plan, broken, left)
         report = RestoreReport(
@@ -212,8 +212,8 @@ class InPlace:
             digests[table.name] = digest.hexdigest()
         return digests
 
-    def _neighbours(self, plan: Plan, others: dict[str, str], applied: int) -> Mapping[str, Any]:
-        proof: dict[str, Any] = {"planned": applied, "applied": applied}
+    def _neighbours(self, plan: Plan, others: dict[str, str], counted: Mapping[str, Any]) -> Mapping[str, Any]:
+        proof: dict[str, Any] = {"tables": counted}
         if others:
             after = self._fingerprint(plan, done=True)
             differ = sorted(name for name in others if others[name] != after.get(name))

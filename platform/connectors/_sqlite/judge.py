@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from connectors._sqlite.catalog import Table
-from connectors._sqlite.changes import COLLIDES, CONFLICT_DONE, CONFLICT_KEPT, DONE, KEPT, Verdict
+from connectors._sqlite.changes import COLLIDES, CONFLICT_DONE, DONE, Verdict, kept
 from connectors._sqlite.lines import value_of
 from connectors._sqlite.windows import DELETE, INSERT, Change
 from engine.plans import BIRTH_COLUMNS, CLOCK_COLUMNS, Policy
@@ -17,6 +17,8 @@ TAB = b"\t"
 COMPARABLE_COLUMNS_MIN = 3
 NULL = b"\\N"
 Judge = Callable[[Change], Verdict]
+ONLY_TENANT, DELETED, CHANGED, UNSELECTED = map(kept, "tdcu")
+_BY_POLICY = {"only_missing": "o", "newest_wins": "n", "take_backup": "b"}
 
 
 def full(_: Change) -> Verdict:
@@ -24,7 +26,7 @@ def full(_: Change) -> Verdict:
 
 
 def unselected(_: Change) -> Verdict:
-    return KEPT
+    return UNSELECTED
 
 
 def clock_column(table: Table, columns: Sequence[str]) -> str | None:
@@ -122,15 +124,18 @@ class Merge:
             self.policy == "newest_wins" and self.fields.later(change.before, change.after)
         )
 
+    def _kept(self, *, conflict: bool = False) -> Verdict:
+        return kept(_BY_POLICY[self.policy], conflict=conflict)
+
     def two_way(self, change: Change) -> Verdict:
         """Without a base."""
         if change.op == INSERT:
             return DONE
         if change.op == DELETE:
-            return KEPT
+            return ONLY_TENANT
         if self.fields.strangers(change.before, change.after):
             return COLLIDES
-        return DONE if self._backup_wins(change) else KEPT
+        return DONE if self._backup_wins(change) else self._kept()
 
     def three_way(self, change: Change) -> Verdict:
         """With a base: what one side alone did is that side's."""
@@ -144,27 +149,27 @@ class Merge:
         if base is not None and base != change.before and self.fields.strangers(base, change.before):
             return COLLIDES
         if base in (change.before, change.after):
-            return DONE if base == change.before else KEPT
-        return CONFLICT_DONE if self._backup_wins(change) else CONFLICT_KEPT
+            return DONE if base == change.before else CHANGED
+        return CONFLICT_DONE if self._backup_wins(change) else self._kept(conflict=True)
 
     def _only_backup(self, change: Change) -> Verdict:
         """The target lacks the row: never had it, deleted it, or deleted what the backup's side changed."""
         if change.base is None:
             return DONE
         if change.base == change.after:
-            return KEPT
+            return DELETED
         # Under every policy a changed row outlives a deletion, and a key given out again is a row of its own.
         return DONE if self.fields.strangers(change.base, change.after) else CONFLICT_DONE
 
     def _only_target(self, change: Change) -> Verdict:
         """The backup lacks the row: never had it, deleted it, or deleted what the target changed."""
         if change.base is None:
-            return KEPT
+            return ONLY_TENANT
         if change.base == change.before:
             return DONE
         if self.fields.strangers(change.base, change.before):
-            return KEPT
-        return CONFLICT_DONE if self.policy == "take_backup" else CONFLICT_KEPT
+            return ONLY_TENANT
+        return CONFLICT_DONE if self.policy == "take_backup" else self._kept(conflict=True)
 
 
 def merge(fields: Fields, policy: Policy, *, based: bool) -> Judge:

@@ -203,11 +203,9 @@ class Stream:
         warnings = self._references()
         self._progress.check()
         transaction_commit(self._connection)
-        applied = sum(each.row_count for each in self._view.tables)
         return RestoreReport(
             tables=tuple(TableChange(each.name, insert=each.row_count) for each in self._view.tables),
             checks=checks,
-            neighbours={"planned": applied, "applied": applied},
             warnings=tuple(warnings),
             digest=digest.hexdigest(),
         )

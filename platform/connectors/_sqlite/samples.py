@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from connectors._sqlite.changes import TableChanges
+from connectors._sqlite.changes import KEPT_REASONS, TableChanges
 from connectors._sqlite.lines import RawText, tuples_of
 from engine.plans import SAMPLE_VALUE_CHARACTERS, RowSample, SampleChange
 
@@ -26,7 +26,7 @@ def samples_of(changes: TableChanges, count: int) -> tuple[RowSample, ...]:
         if len(found) >= count:
             break
         rows = changes.connection.execute(
-            f"SELECT op, act, why, other, handle, before, {', '.join([*changes.values, 'along'])} FROM {changes.temp} "
+            f"SELECT act, why, other, reason, handle, before, op, {', '.join([*changes.values, 'along'])} FROM {changes.temp} "
             f"WHERE {condition} ORDER BY id LIMIT ?",
             (count - len(found),),
         ).fetchall()
@@ -46,7 +46,7 @@ def text_of(value: Any) -> str | None:
 
 
 def _sample(changes: TableChanges, change: SampleChange, row: Sequence[Any]) -> RowSample:
-    op, act, why, other, handle, line, *values, along = row
+    act, why, other, reason, handle, line, op, *values, along = row
     backup = dict(zip(changes.columns, values, strict=True)) if op != 1 else None
     target = None if line is None else _target(changes, line)
     shown = backup if target is None else target
@@ -56,7 +56,7 @@ def _sample(changes: TableChanges, change: SampleChange, row: Sequence[Any]) -> 
     fields: tuple[str, ...] = ()
     if backup is not None and target is not None:
         fields = tuple(name for name, value in backup.items() if not _same(value, target.get(name)))
-    return RowSample(change, keys, _texts(target), _texts(backup), fields, _because(op, act, why, other, along))
+    return RowSample(change, keys, _texts(target), _texts(backup), fields, _because(act, why, other, along, reason))
 
 
 def _target(changes: TableChanges, line: bytes) -> dict[str, Any]:
@@ -79,15 +79,17 @@ def _texts(row: Mapping[str, Any] | None) -> dict[str, str | None] | None:
     return None if row is None else {name: text_of(value) for name, value in row.items()}
 
 
-def _because(op: int, act: int, why: Any, other: Any, along: int) -> str:
+def _because(act: int, why: Any, other: Any, along: int, reason: Any) -> str:
     name = "" if other is None else other.decode()
     if along:
         return f"comes along: {name} refers to it"
-    reason = "" if why is None else why.decode()
-    if reason == "withheld":
+    left = "" if why is None else why.decode()
+    if left == "withheld":
         return f"what it refers to in {name} does not come back"
-    if reason == "stays":
+    if left == "stays":
         return f"{name} refers to it"
-    if reason == "collision":
+    if left == "collision":
         return "its key or a unique value of it belongs to another row now"
-    return "" if act else "left as it is"
+    if act:
+        return ""
+    return "left as it is" if reason is None else KEPT_REASONS[reason.decode()]

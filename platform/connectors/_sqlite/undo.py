@@ -284,7 +284,7 @@ class Undo:
             if each["type"] == "table" and each["name"] in plan.missing:
                 definitions.create(each)
         definitions.silence(each.name for each in plan.changes)
-        applied = rows_apply(connection, plan.changes, self._progress)
+        counted = rows_apply(connection, plan.changes, self._progress)
         checks = rows_check(plan.changes)
         kept = self._definitions(plan, definitions)
         self._sequences(plan, sequences)
@@ -295,7 +295,7 @@ class Undo:
         pairs = {name: (sequences.get(name), now.get(name)) for name in {*sequences, *now}}
         report = RestoreReport(
             tables=plan.counts(), checks=(*checks, Check("schema_compatibility", True, [], [])),
-            neighbours={"planned": applied, "applied": applied}, warnings=tuple(kept), digest=plan.digest,
+            neighbours={"tables": counted}, warnings=tuple(kept), digest=plan.digest,
         )  # fmt: skip
         return PreparedSqlite(
             connection,
