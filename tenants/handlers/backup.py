@@ -21,6 +21,7 @@ from tenants import outputs, wiring
 from tenants.models import Backup, BackupSource, Source
 from tenants.selectors import backup_get, backup_parents
 from tenants.services.backups import backup_again
+from tenants.services.copies import copies_queue_after
 from tenants.services.numbers import numbers_close, previous_sha256
 from tenants.services.recording import backup_begin, backup_committed, backup_failed
 
@@ -79,6 +80,7 @@ def run(context: OperationContext) -> Mapping[str, Any]:
     if backup.operation_id != context.operation.pk:
         Backup.objects.filter(pk=backup.pk).update(operation_id=context.operation.pk)
     backup_perform(context, backup, package=context.params.get("package", ""))
+    copies_queue_after(backup.tenant)
     return outputs.backup(backup)
 
 
@@ -129,7 +131,9 @@ def _session(context: OperationContext, repository: Repository, backup: Backup, 
         manifest = _without_parents(context, repository, inputs, request, rows, error)
     left = repository.domain(encrypted=request.encrypt).index.left
     if left:
-        log.warning("store %s keeps %d index objects that nobody needs: it lets us delete nothing", tenant.store, len(left))
+        log.warning(
+            "store %s keeps %d index objects that nobody needs: it lets us delete nothing", tenant.store, len(left)
+        )
     kill_point("backup.before_record")
     backup_committed(context, backup, manifest, warnings=context.warnings[warned_before:])
     return manifest

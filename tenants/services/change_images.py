@@ -60,6 +60,11 @@ def change_images_prune(
     return DroppedImages(expired, orphaned)
 
 
+def images_wanted(tenant: Tenant) -> set[str]:
+    """Names of the images that an undo, or the retry of an unfinished restore, may need."""
+    return _named(tenant)[0]
+
+
 def _stored(repository: Repository) -> Iterator[tuple[str, datetime.datetime]]:
     yield from images_list(repository)
 

@@ -1,0 +1,118 @@
+"""What commands print about copies: plain JSON, and lines for people."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from core import clock
+from core.cli_output import size_text
+from tenants.copy_selectors import Protection, medium_of
+from tenants.models import Backup, BackupCopy, Copy
+from tenants.outputs import moment
+
+_TIME_CHARS = len("2026-11-22T08:00")
+
+
+def copy(row: Copy, *, counts: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """A copy, or the primary, with what was last seen of it."""
+    return {
+        "tenant": row.tenant.slug,
+        "store": row.store.name,
+        "kind": row.store.kind,
+        "role": "primary" if row.store_id == row.tenant.store_id else "copy",
+        "enabled": row.enabled,
+        "afterwards": row.afterwards,
+        "images": row.images,
+        "health": row.health,
+        "backups": dict(counts or {}),
+        "objects": row.objects_count,
+        "stored_bytes": row.stored_bytes,
+        "offsite": row.store.offsite,
+        "medium": medium_of(row.store),
+        "run_at": moment(row.run_at),
+        "ran": row.ran,
+        "structure_verified_at": moment(row.structure_verified_at),
+        "sampled_at": moment(row.sampled_at),
+        "sample_turn_at": moment(row.sample_turn_at),
+        "deep_verified_at": moment(row.deep_verified_at),
+        "read_ms": None if row.read_ms is None else round(row.read_ms, 1),
+        "error": {"code": row.error_code, "detail": row.error, "hint": row.error_hint} if row.error_code else None,
+    }
+
+
+def copy_line(row: Copy, *, counts: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """A copy in a list for people."""
+    said = ", ".join(f"{number} {presence}" for presence, number in sorted((counts or {}).items()))
+    return {
+        "store": row.store.name,
+        "kind": row.store.kind,
+        "role": "primary" if row.store_id == row.tenant.store_id else "copy" if row.enabled else "copy (off)",
+        "health": row.health,
+        "backups": said or "-",
+        "stored": size_text(row.stored_bytes),
+        "last run": (moment(row.run_at) or "-")[:_TIME_CHARS],
+        "verified": (moment(row.structure_verified_at) or "-")[:_TIME_CHARS],
+    }
+
+
+def backup_copies(row: Backup) -> list[dict[str, Any]]:
+    """Where a backup lies: in its primary store, and in each copy that was ever to hold it."""
+    lines = [
+        {
+            "store": row.tenant.store.name,
+            "role": "primary",
+            "state": primary_state(row),
+            "verified_at": moment(row.verified_at),
+            "bytes": row.stored_bytes,
+            "locked_until": None,
+        }
+    ]
+    return lines + [_backup_copy(each) for each in row.copies.all()]
+
+
+def primary_state(row: Backup) -> str:
+    """What the primary store has of a backup."""
+    if not row.manifest_sha256 or row.left_at is not None:
+        return "missing"
+    if row.state in ("expired", "deleted") and row.trashed_at is None:
+        return "missing"
+    return "damaged" if row.damaged else "present"
+
+
+def _backup_copy(row: BackupCopy) -> dict[str, Any]:
+    locked = row.presence == "present" and row.locked_until is not None and row.locked_until > clock.now()
+    return {
+        "store": row.copy.store.name,
+        "role": "copy",
+        "state": "locked" if locked else row.presence,
+        "verified_at": moment(row.verified_at),
+        "bytes": row.bytes,
+        "locked_until": moment(row.locked_until),
+    }
+
+
+def protection(row: Protection) -> dict[str, Any]:
+    """The 3-2-1 rule for one tenant."""
+    return {
+        "tenant": row.tenant,
+        "holds": row.holds,
+        "copies": row.copies,
+        "media": list(row.media),
+        "offsite": list(row.offsite),
+        "lacks": list(row.lacks),
+        "next": row.next_step,
+        "stores": list(row.stores),
+    }
+
+
+def protection_lines(rows: Collection[Protection]) -> list[str]:
+    """The same for people: what falls short, and what to do about it."""
+    lines = []
+    for row in rows:
+        if row.holds:
+            lines.append(
+                f"{row.tenant}: 3-2-1 holds: {row.copies} copies, {len(row.media)} media ({', '.join(row.media)}), "
+                f"off site in {', '.join(row.offsite)}"
+            )
+            continue
+        lines += [f"{row.tenant}: falls short: {'; '.join(row.lacks)}", f"    next: {row.next_step}"]
+    return lines or ["There are no tenants yet."]
