@@ -28,12 +28,18 @@ def _aead(passphrase: str, salt: bytes, *, iterations: int, lanes: int, memory_k
     return AESGCM(kdf.derive(passphrase.encode()))
 
 
-def kit_export(root: RootKey, passphrase: str, repositories: Sequence[Mapping[str, str]]) -> bytes:
-    """The kit as JSON text. `repositories`: rows of repository_id, tenant_id, tenant_name, public_key."""
+def passphrase_checked(passphrase: str) -> str:
+    """The passphrase, or UsageError for one that is too short."""
     if len(passphrase) < PASSPHRASE_CHARS_MIN:
         raise UsageError(
             f"the passphrase needs at least {PASSPHRASE_CHARS_MIN} characters", hint="use five or more words"
         )
+    return passphrase
+
+
+def kit_export(root: RootKey, passphrase: str, repositories: Sequence[Mapping[str, str]]) -> bytes:
+    """The kit as JSON text. `repositories`: rows of repository_id, tenant_id, tenant_name, public_key."""
+    passphrase_checked(passphrase)
     salt, nonce = os.urandom(16), os.urandom(12)
     aead = _aead(passphrase, salt, iterations=_ITERATIONS, lanes=_LANES, memory_kib=_MEMORY_KIB)
     document = {

@@ -17,7 +17,13 @@ def run(context: OperationContext) -> Mapping[str, Any]:
     tenant = Tenant.objects.select_related("store").get(pk=context.operation.subject_id)
     with wiring.repository_open(tenant) as repository:
         repository.guard.check()
-        found = tenant_reconcile(context, tenant, repository, close=bool(context.params.get("close")))
+        found = tenant_reconcile(
+            context,
+            tenant,
+            repository,
+            close=bool(context.params.get("close")),
+            promoted=bool(context.params.get("promoted")),
+        )
     for backup in found.missing:
         context.warn("reconcile.missing", f"backup {backup} is not in the store; another copy may hold it")
     return found.answer()

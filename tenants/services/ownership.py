@@ -1,6 +1,6 @@
 """Becoming the owner of stores, and bringing the catalogue up to what they know."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +17,8 @@ from tenants import wiring
 from tenants.catalogue.places import place_reconcile
 from tenants.models import CatalogueStore, Installation, RepositoryMirror, StoreConfig, Tenant
 from tenants.owning import catalogue_keyring, installation_get
+from tenants.services.rebuilding import Note, tenants_rebuild
 
-Note = Callable[[str], None]
 BATCH = 500
 
 
@@ -32,6 +32,8 @@ class Brought:
     """Backups of the catalogue that it did not remember."""
     tenants: list[dict[str, Any]] = field(default_factory=list)
     failed: list[dict[str, str]] = field(default_factory=list)
+    rebuilt: list[str] = field(default_factory=list)
+    """Tenants that only the store knew."""
 
 
 def ownership_take(rows: Iterable[StoreConfig], *, reason: str, actor: str, note: Note) -> int:
@@ -124,12 +126,16 @@ def store_reconcile(
         ownership_take([row], reason=reason, actor=actor, note=note)
         behind = True
     brought.generation = installation_get().generation
-    brought.catalogue_backups = _catalogue_place(row)
+    brought.catalogue_backups = place_taken_over(row)
+    if tenant is None:
+        brought.rebuilt = tenants_rebuild(row, actor=actor, note=note)
+        chosen = list(rows)
     tenants_reconcile(chosen, brought, close=behind, actor=actor, note=note)
     return brought
 
 
-def _catalogue_place(row: StoreConfig) -> int:
+def place_taken_over(row: StoreConfig) -> int:
+    """Take over the numbers of the catalogue's own backups in this store; how many were not known here."""
     with wiring.store_open(row) as store:
         if not wiring.repository_present(store, installation_get().repository_id):
             return 0
@@ -137,10 +143,21 @@ def _catalogue_place(row: StoreConfig) -> int:
         return place_reconcile(catalogue_repository(store), place)
 
 
-def tenants_reconcile(chosen: Iterable[Tenant], brought: Brought, *, close: bool, actor: str, note: Note) -> None:
-    """Reconcile each tenant by an operation of its own; one that fails leaves the others alone, and stays behind."""
+def tenants_reconcile(
+    chosen: Iterable[Tenant],
+    brought: Brought,
+    *,
+    close: bool,
+    actor: str,
+    note: Note,
+    promoted: Collection[str] = frozenset(),
+) -> None:
+    """Reconcile each tenant by an operation of its own; one that fails leaves the others alone, and stays behind.
+
+    `promoted` are slugs of tenants whose store was a copy until now.
+    """
     for each in chosen:
-        operation = _run(each, close=close, actor=actor)
+        operation = _run(each, {"close": close, "promoted": each.slug in promoted}, actor=actor)
         if operation.error:
             brought.failed.append(
                 {"tenant": each.slug, **{key: str(operation.error.get(key, "")) for key in ("code", "detail", "hint")}}
@@ -150,12 +167,12 @@ def tenants_reconcile(chosen: Iterable[Tenant], brought: Brought, *, close: bool
             brought.tenants.append(dict(operation.result))
 
 
-def _run(tenant: Tenant, *, close: bool, actor: str) -> Operation:
+def _run(tenant: Tenant, params: Mapping[str, bool], *, actor: str) -> Operation:
     with transaction.atomic():
         operation = operation_enqueue(
             kind="reconcile",
             tenant=tenant.slug,
-            params={"close": close},
+            params=params,
             subject_id=tenant.pk,
             actor=actor,
             reason="reconcile",

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Max
 from django.db.models.functions import Greatest
 
 from audit.services import record
@@ -157,11 +158,14 @@ def manifests_known(tenant: Tenant) -> Mapping[int, str]:
 # ---------------------------------------------------------------- reconciling
 
 
-def tenant_reconcile(context: OperationContext, tenant: Tenant, repository: Repository, *, close: bool) -> Reconciled:
+def tenant_reconcile(
+    context: OperationContext, tenant: Tenant, repository: Repository, *, close: bool, promoted: bool = False
+) -> Reconciled:
     """Take over what the store knows of the tenant: its numbers, manifests, ends, erasures, images, generations.
 
     Under the tenant's lease. With `close` the next number is closed by a void record, so that no session which began
-    under another owner, or before the catalogue was restored, can still commit. Repeating it changes nothing more.
+    under another owner, or before the catalogue was restored, can still commit. `promoted`: the store was a copy until
+    now, so that what it lacks was never given to it; that is ended, instead of missed. Repeating it changes nothing more.
     """
     tenant.refresh_from_db()
     found, mirror = Reconciled(tenant.slug), mirror_of(tenant)
@@ -169,7 +173,7 @@ def tenant_reconcile(context: OperationContext, tenant: Tenant, repository: Repo
     plain, plain_head = repository.plain.index.claims_after(mirror.plain_generation)
     head = _head(tenant, repository, max(sealed_head, plain_head))
     context.phase("take over backups")
-    _take_over(context, tenant, repository, head, found)
+    _take_over(context, tenant, repository, head, found, promoted=promoted)
     last = _numbers_closed(context, tenant, repository, head, found, close=close)
     found.erasures = ErasureLedger.load(repository, at_least=tenant.erasures_number).number
     images = _images_unnamed(tenant, repository)
@@ -222,25 +226,30 @@ def _head(tenant: Tenant, repository: Repository, claimed: int) -> int:
     return head
 
 
-def _take_over(context: OperationContext, tenant: Tenant, repository: Repository, head: int, found: Reconciled) -> None:
+def _take_over(
+    context: OperationContext, tenant: Tenant, repository: Repository, head: int, found: Reconciled, *, promoted: bool
+) -> None:
     """Compare every number of the store with the catalogue. A gap without a record raises ManifestDamaged."""
     rows = Backup.objects.filter(tenant=tenant, number__isnull=False, state__in=GOOD_STATES)
     good = {number: sha256 for number, sha256 in rows.values_list("number", "manifest_sha256") if number is not None}
     ended = Backup.objects.filter(tenant=tenant, state__in=(BackupState.EXPIRED, BackupState.DELETED))
     over = dict(ended.exclude(number=None).values_list("number", "manifest_sha256"))
     present: set[int] = set()
-    for number, manifest in _chain(context, repository, head, good, found):
+    gaps: list[int] = []
+    for number, manifest in _chain(context, repository, head, good, gaps, promoted=promoted):
         if manifest is None:
             present.add(number)  # Lost, and named so: it is not taken for ended below.
             found.missing += _lost(context, tenant, number)
             continue
+        present.add(number)
         if manifest.kind != "manifest":
             continue
-        present.add(number)
         if manifest.sha256 not in (good.get(number), over.get(number)):
             _stranger_out(context, tenant, number, manifest)
             found.adopted.append(backup_adopted(context, tenant, manifest).pk)
         context.advance(items=1)
+    if gaps:
+        repository.gaps_close(head=head, kept=sorted(present))
     for backup in [each for each in rows if each.number not in present]:
         _end(context, backup, LOST_REASON)
         found.ended.append(backup.pk)
@@ -276,15 +285,29 @@ _TAKEN = (Origin.RUN, Origin.ADOPTED)
 
 
 def _chain(
-    context: OperationContext, repository: Repository, head: int, good: Mapping[int, str], found: Reconciled
+    context: OperationContext,
+    repository: Repository,
+    head: int,
+    good: Mapping[int, str],
+    gaps: list[int],
+    *,
+    promoted: bool,
 ) -> Iterable[tuple[int, Manifest | None]]:
-    """Each number's document; None for one that is gone without a record although the catalogue had it."""
-    for number in range(1, head + 1):
+    """Each number's document; None for one that is gone without a record although the catalogue had it.
+
+    What a promoted copy was never given is added to `gaps`.
+    """
+    for number in range(1, head + 1 if promoted else max(head, *good, 0) + 1):
         context.check()
         try:
             yield number, repository.manifest(number)
         except BackupMissing:
             if repository.forgotten(number):
+                continue
+            if promoted:
+                gaps.append(number)
+                continue
+            if number > head and number not in good:
                 continue
             if number not in good:
                 raise ManifestDamaged(
@@ -320,7 +343,9 @@ def _numbers_closed(
     context: OperationContext, tenant: Tenant, repository: Repository, head: int, found: Reconciled, *, close: bool
 ) -> int:
     """Close what was reserved here and never committed, and with `close` one number more; the last one."""
-    last, closed = head, not close
+    # A good backup beyond the head was lost by the store: its number must stay free for a repair to bring it back.
+    good = Backup.objects.filter(tenant=tenant, state__in=GOOD_STATES)
+    last, closed = max(head, good.aggregate(most=Max("number"))["most"] or 0), not close
     while last < tenant.number_reserved or not closed:
         context.check()
         last += 1

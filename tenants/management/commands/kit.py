@@ -5,19 +5,22 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from core.cli import Answer, Call, NounCommand, Verb, argument
-from core.errors import NotFound
+from core.errors import Exit, NotFound
 from engine.errors import TargetDenied, TargetOccupied, UsageError
 
 KIT_BYTES_MAX = 64 << 20
 
 
 def _export(call: Call) -> Mapping[str, Any]:
-    from tenants.services.kits import kit_make
+    from tenants.services.kits import kit_make, kit_printed
 
     path = os.path.abspath(call.options.output)
     if os.path.lexists(path):
         raise TargetOccupied(f"{path} exists", hint="give a new file: an old kit may still be needed")
-    kit = kit_make(_passphrase(call), actor=call.actor)
+    if call.options.printable:
+        kit = kit_printed(_passphrase(call), actor=call.actor, html=path.endswith((".html", ".htm")))
+    else:
+        kit = kit_make(_passphrase(call), actor=call.actor)
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "wb") as file:
@@ -31,21 +34,57 @@ def _export(call: Call) -> Mapping[str, Any]:
 
 
 def _import(call: Call) -> Answer:
-    from engine.bounded import read_bounded
     from tenants.services.kits import kit_take
 
-    try:
-        kit = read_bounded(call.options.file, bytes_max=KIT_BYTES_MAX)
-    except OSError as error:
-        raise NotFound(f"cannot read {call.options.file}: {error.strerror}", hint="name the kit's file") from error
-    key_id, put = kit_take(kit, _passphrase(call, again=False), actor=call.actor)
+    key_id, put = kit_take(kit_read(call.options.file), _passphrase(call, again=False), actor=call.actor)
     return Answer(
         {"root_key_id": key_id, "put": put},
         [f"The root key {key_id} {'is in its place again' if put else 'was in its place already'}. Next: doctor"],
     )
 
 
+def _check(call: Call) -> Answer:
+    from tenants.services.kits import kit_check
+
+    found = kit_check(kit_read(call.options.file), _passphrase(call, again=False))
+    lines = [f"It opens; it holds the root key {found.root_key_id}."]
+    if found.current:
+        lines.append("That is the root key of this installation.")
+    else:
+        lines.append("That is not the root key by which this installation works now.")
+    if found.current and not found.newest:
+        lines.append("It is not the newest kit that was made here; it is as good as long as the root key stays.")
+    if found.repositories:
+        lines.append(f"It names {found.repositories} repositories: {_some(found.named)}.")
+    if found.unnamed:
+        lines.append(f"It serves those made since, too: {_some(found.unnamed)}.")
+    return Answer(found.answer(), lines, exit=Exit.OK if found.current else Exit.WARNED)
+
+
+_NAMED_MAX = 10
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED_MAX} more" if len(names) > _NAMED_MAX else ""
+    return (", ".join(names[:_NAMED_MAX]) or "none that is known here") + more
+
+
+def kit_read(path: str) -> bytes:
+    """The kit's file. Raises NotFound."""
+    from engine.bounded import read_bounded
+
+    try:
+        return read_bounded(path, bytes_max=KIT_BYTES_MAX)
+    except OSError as error:
+        raise NotFound(f"cannot read {path}: {error.strerror}", hint="name the kit's file") from error
+
+
 def _passphrase(call: Call, *, again: bool = True) -> str:
+    return passphrase_asked(call, again=again)
+
+
+def passphrase_asked(call: Call, *, again: bool) -> str:
+    """The passphrase from where --passphrase says, or asked for on a terminal. Raises UsageError."""
     from engine.adapters import resolve_secret
 
     given = call.options.passphrase
@@ -64,22 +103,27 @@ def _passphrase(call: Call, *, again: bool = True) -> str:
     return first
 
 
-_PASSPHRASE = argument("--passphrase", metavar="@FILE|env:NAME", help="where the passphrase is read")
+PASSPHRASE = argument("--passphrase", metavar="@FILE|env:NAME", help="where the passphrase is read")
+_FILE = argument("file", metavar="FILE", help="the kit: its file, its page, or lines typed from that")
 
 
 class Command(NounCommand):
-    help = "Write the recovery kit; take a lost root key from it."
+    help = "Write the recovery kit, check it; take a lost root key from it."
     verbs: ClassVar[tuple[Verb, ...]] = (
         Verb(
             "export",
             _export,
             "write the root key under a passphrase, with the public keys of all repositories",
-            (argument("--output", required=True, metavar="FILE", help="a file that does not exist yet"), _PASSPHRASE),
+            (
+                argument("--output", required=True, metavar="FILE", help="a file that does not exist yet"),
+                argument(
+                    "--printable",
+                    action="store_true",
+                    help="a page to print (HTML when FILE ends so), to be typed again",
+                ),
+                PASSPHRASE,
+            ),
         ),
-        Verb(
-            "import",
-            _import,
-            "put the root key of a kit in the place of a lost one",
-            (argument("file", metavar="FILE", help="the kit"), _PASSPHRASE),
-        ),
+        Verb("check", _check, "try whether a kit opens, and say what it covers", (_FILE, PASSPHRASE)),
+        Verb("import", _import, "put the root key of a kit in the place of a lost one", (_FILE, PASSPHRASE)),
     )

@@ -1,0 +1,125 @@
+"""The verbs `store adopt` and `store reconcile`: what they take and how people read their answers."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from core.cli import Answer, Call, Verb, argument
+from core.errors import Exit
+
+_NAMED_MAX = 10
+
+
+def _adopt(call: Call) -> Answer:
+    from tenants.commanding import settings_of
+    from tenants.management.commands.kit import kit_read, passphrase_asked
+    from tenants.services.adopting import store_adopt
+    from tenants.services.kits import kit_take
+
+    options = call.options
+    if options.kit:
+        kit_take(kit_read(options.kit), passphrase_asked(call, again=False), actor=call.actor, replace_unused=True)
+    done = store_adopt(
+        options.name,
+        kind=options.kind,
+        values=settings_of(options.set),
+        backup=getattr(options, "from"),
+        repository_id=options.catalogue,
+        actor=call.actor,
+        note=call.terminal.note,
+    )
+    worse = done.failed or done.without_keys or done.audit or done.unrestored
+    return Answer(asdict(done), _adopted(asdict(done)), exit=Exit.WARNED if worse else Exit.OK)
+
+
+def _adopted(data: Mapping[str, Any]) -> list[str]:
+    source = (
+        "what its manifests tell"
+        if data["source"] == "manifests"
+        else f"{data['source']} of {data['taken_at'] or 'before'}"
+    )
+    lines = [f"Store {data['store']} is adopted: the catalogue is that of {source}, owner {data['generation']}."]
+    lines += [_reconciled_line(each) for each in data["tenants"]]
+    for slugs, said in (
+        (data["rebuilt"], "rebuilt from manifests; give their sources' settings with source set, then source enable"),
+        (data["promoted"], "their backups go on in this store; the one they lay in is not there"),
+        (data["without_keys"], "NO KEYS were found: adopt or reconcile a store that keeps them"),
+    ):
+        if slugs:
+            lines.append(f"{_some(slugs)}: {said}")
+    lines += [f"not reconciled: {each['tenant']}: {each['detail']}" for each in data["failed"]]
+    lines += [f"audit log: {each}" for each in data["audit"]]
+    lines += [f"not restored: {each}" for each in data["unrestored"]]
+    return [*lines, "Next: doctor, then kit check; restores as always."]
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED_MAX} more" if len(names) > _NAMED_MAX else ""
+    return ", ".join(names[:_NAMED_MAX]) + more
+
+
+def _reconcile(call: Call) -> Answer:
+    from tenants.selectors import tenant_get
+    from tenants.services.ownership import store_reconcile
+    from tenants.services.stores import store_get
+
+    options = call.options
+    row = store_get(options.name)
+    if options.take_over:
+        call.confirm(row.name, what=f"take store {row.name} over from the installation that owns it")
+    tenant = tenant_get(options.tenant) if options.tenant else None
+    done = store_reconcile(row, tenant=tenant, take_over=options.take_over, actor=call.actor, note=call.terminal.note)
+    data = asdict(done)
+    missing = any(each["missing"] for each in data["tenants"])
+    exit = Exit.FAILED if data["failed"] else Exit.INTEGRITY if missing else Exit.OK
+    return Answer(data, _reconciled(data), exit=exit)
+
+
+def _reconciled(data: Mapping[str, Any]) -> list[str]:
+    lines = [f"Store {data['store']}, owner {data['generation']}: {len(data['tenants'])} tenants are reconciled."]
+    lines += [_reconciled_line(each) for each in data["tenants"] if _has_news(each)]
+    lines += [f"rebuilt from manifests: {each}" for each in data["rebuilt"]]
+    return lines + [f"not reconciled: {each['tenant']}: {each['detail']}" for each in data["failed"]]
+
+
+def _has_news(each: Mapping[str, Any]) -> bool:
+    return bool(each["adopted"] or each["ended"] or each["missing"])
+
+
+def _reconciled_line(each: Mapping[str, Any]) -> str:
+    counts = f"{len(each['adopted'])} backups taken over, {len(each['ended'])} ended"
+    lost = f", MISSING in the store: {_some(each['missing'])}" if each["missing"] else ""
+    return f"{each['tenant']}: {counts}{lost}"
+
+
+VERBS: tuple[Verb, ...] = (
+    Verb(
+        "adopt",
+        _adopt,
+        "rebuild the catalogue of a lost installation from this store, and own it from now on",
+        (
+            argument("name", metavar="NAME", help="its name in the lost catalogue, or a new one for a copy"),
+            argument("--kind", default="", help="local, …; store kinds lists them"),
+            argument(
+                "--set", action="append", metavar="KEY=VALUE", help="a setting; a secret may be @FILE or env:NAME"
+            ),
+            argument(
+                "--kit", default="", metavar="FILE", help="the recovery kit; without it the root key must be in place"
+            ),
+            argument("--passphrase", metavar="@FILE|env:NAME", help="where the kit's passphrase is read"),
+            argument("--from", default="", metavar="BACKUP", help="this backup of the catalogue, not the newest"),
+            argument("--catalogue", default="", metavar="ID", help="which, when several installations share the store"),
+        ),
+    ),
+    Verb(
+        "reconcile",
+        _reconcile,
+        "take over what the store knows, after the catalogue was restored; until then nothing is deleted",
+        (
+            argument("name", metavar="NAME"),
+            argument("--tenant", default="", metavar="TENANT", help="only this one"),
+            argument("--take-over", action="store_true", help="become the owner again after another installation did"),
+        ),
+        confirm=True,
+    ),
+)
