@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from core.cli import Answer, Argument, Call, NounCommand, Verb, argument
 from core.errors import Exit
+from tenants.store_adoption import VERBS
 
 _ABOUT = ("offsite", "medium", "paid", "keeps_keys", "bandwidth")
 
@@ -133,4 +134,5 @@ class Command(NounCommand):
         Verb("test", _test, "write, read, list, lock and delete a probe, and say what is missing", (_NAME,)),
         Verb("remove", _remove, "forget a store that nothing counts on; its objects stay", (_NAME,), confirm=True),
         Verb("kinds", _kinds, "list the kinds of stores and their settings"),
+        *VERBS,
     )
