@@ -10,6 +10,7 @@ from typing import Any
 
 from engine.chunks import ChunkReader
 from engine.errors import ChunkMissing, DamageError, ObjectMissing
+from engine.fallback import FallbackReader
 from engine.index import Place
 from engine.manifest import Manifest
 from engine.progress import Progress
@@ -123,6 +124,9 @@ class _Survey:
 
     def _need(self, chunk_id: bytes) -> None:
         if not any(self._holds(place) for place in self._places(chunk_id)):
+            if isinstance(self._reader, FallbackReader):
+                self._reader.get(chunk_id)  # Another copy may have it in a pack of its own.
+                return
             raise ChunkMissing(f"chunk {chunk_id.hex()[:16]} is in no pack that can be read")
 
     def _places(self, chunk_id: bytes) -> Iterator[Place]:

@@ -106,7 +106,7 @@ def _rehearse(context: OperationContext, drill: Drill) -> tuple[dict[str, Any], 
     evidence: dict[str, Any] = {"sources": [], "checks": []}
     total_ms = size = 0
     try:
-        with wiring.repository_open(drill.tenant) as repository:
+        with reading.backups_open(drill.tenant, [drill.backup]) as repository:
             views = reading.views_of(repository, drill.backup)
             for number, source in enumerate(drills.sources_of(drill)):
                 context.check()

@@ -41,7 +41,7 @@ def run(context: OperationContext) -> Mapping[str, Any]:
 
 
 def _export(context: OperationContext, backup: Any, draft: Path) -> list[str]:
-    with wiring.repository_open(backup.tenant) as repository:
+    with reading.backups_open(backup.tenant, [backup]) as repository:
         manifest = wiring.manifest_of(repository, backup)
         names = ["manifest.json"]
         for name, view in sorted(reading.views_of(repository, backup).items()):

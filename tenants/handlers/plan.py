@@ -10,7 +10,7 @@ from engine.plans import Preview
 from operations.context import OperationContext
 from operations.handlers import register
 from operations.models import Operation
-from tenants import plan_outputs, wiring
+from tenants import plan_outputs, reading, wiring
 from tenants.handlers.courses import Backups, ToBefore, request_of
 from tenants.handlers.whole import around_damage
 from tenants.models import PlanState, RestorePlan, Source
@@ -54,7 +54,7 @@ def run(context: OperationContext) -> Mapping[str, Any]:
     """Preview every source and keep what was found; the result names the plan only, as it may be read by anyone."""
     plan = plan_get(context.operation.subject_id)
     try:
-        with wiring.repository_open(plan.tenant) as repository:
+        with reading.backups_open(plan.tenant, [plan.backup]) as repository:
             sources = around_damage(context, repository, plan, lambda backups: _previews(context, plan, backups))
         kill_point("plan.previewed")
         plan_made(context, plan, sources)

@@ -19,7 +19,7 @@ from engine.repository import Repository
 from operations.context import OperationContext
 from operations.handlers import register
 from operations.models import ACTIVE_STATES, Operation
-from tenants import wiring
+from tenants import reading
 from tenants.handlers.backup import backup_perform, tenant_resource
 from tenants.handlers.copying import copy_run
 from tenants.handlers.courses import Backups, ToBackup, ToBefore
@@ -114,7 +114,7 @@ def _perform(context: OperationContext, restore: Restore, started: float) -> Non
         started_at=clock.now(),
         operation_id=context.operation.pk,
     )
-    with wiring.repository_open(restore.tenant) as repository:
+    with reading.backups_open(restore.tenant, [restore.backup]) as repository:
         try:
             if restore.in_place:
                 _in_place(context, restore, repository)

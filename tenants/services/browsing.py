@@ -49,7 +49,7 @@ def backup_browse(
     as the backup keeps it (PostgreSQL: COPY's text), which is exact. Raises NotFound and UsageError with close names, TargetOccupied for an output that
     exists, DamageError.
     """
-    with wiring.repository_open(backup.tenant) as repository:
+    with reading.backups_open(backup.tenant, [backup]) as repository:
         views = reading.views_of(repository, backup)
         if source and source not in views:
             raise NotFound(

@@ -33,7 +33,7 @@ def backups_compare(
     """
     if old.tenant_id != new.tenant_id:
         raise UsageError(f"{old.pk} and {new.pk} are backups of two tenants", hint="compare two of one tenant")
-    with wiring.repository_open(old.tenant) as repository:
+    with reading.backups_open(old.tenant, [old, new]) as repository:
         before, after = reading.views_of(repository, old), reading.views_of(repository, new)
         names = sorted({*before, *after})
         if source and source not in names:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from core.errors import ConfirmationNeeded
 from core.rootkey import root_key
 from engine.errors import NameUnknown, UsageError
-from tenants import wiring
+from tenants import reading, wiring
 from tenants.models import Backup, BackupSource, Source, Tenant
 from tenants.selection import Selection, Wish, selection_of, wish_checked
 from tenants.selectors import backup_usable, source_get
@@ -50,7 +50,7 @@ def wish_resolve(backup: Backup, wish: Wish, targets: Sequence[str]) -> Resolved
     if wish.mode == "full":
         selection = Selection(sources=tuple(named))
     else:
-        with wiring.repository_open(backup.tenant) as repository:
+        with reading.backups_open(backup.tenant, [backup]) as repository:
             selection = selection_of(wish, wiring.manifest_of(repository, backup), named)
     sources = {name: source_get(backup.tenant, name) for name in selection.sources}
     base = _base(backup, wish.base, selection) if wish.base else None
