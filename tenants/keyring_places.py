@@ -115,7 +115,7 @@ def places_write(
 ) -> Iterator[PlacesDone]:
     """Put the keyrings of these tenants into one open store, several at a time; yields after each batch.
 
-    One that fails stays pending and stops no other. Bounded memory.
+    One that fails stays pending; a batch that fails as a whole is the last one. Bounded memory.
     """
     with ThreadPoolExecutor(WRITERS, thread_name_prefix="keyring") as pool:
         for batch in _batches(tenants):
@@ -133,6 +133,8 @@ def places_write(
                     done.error = done.error or error
             kill_point("key.places_written")
             yield done
+            if not done.written:
+                return  # It is away or refuses: thousands of others would only wait as long each.
 
 
 def _batches(tenants: QuerySet[Tenant]) -> Iterator[Sequence[Tenant]]:

@@ -9,6 +9,7 @@ from django.db.models import Count, Min, OuterRef, Q, QuerySet, Subquery
 from core.errors import NotFound
 from tenants.models import Backup, BackupSource, BackupState, Module, Restore, RestorePlan, Source, StoreConfig, Tenant
 from tenants.models.backup import GOOD_STATES
+from tenants.shredded import keys_present
 
 LIST_MAX = 200
 AGE_MAX = datetime.timedelta(hours=24)
@@ -89,9 +90,13 @@ def backup_get(backup_id: str) -> Backup:
 
 
 def backup_usable(backup_id: str) -> Backup:
-    """Find a backup that can be read. Raises NotFound, also for one that failed or was ended."""
+    """Find a backup that can be read, in the trash too. Raises NotFound, also for one that failed or was ended.
+
+    Raises KeysDestroyed for one of a tenant that was shredded.
+    """
     backup = backup_get(backup_id)
-    if backup.state not in GOOD_STATES:
+    keys_present(backup.tenant)
+    if backup.state not in GOOD_STATES and backup.trashed_at is None:
         raise NotFound(
             f"backup {backup.pk} is {backup.state}: there is nothing to read", hint="backup list TENANT shows good ones"
         )
@@ -105,13 +110,16 @@ def backup_list(
     tag: str = "",
     before: str = "",
     limit: int = LIST_MAX,
+    trashed: bool = False,
 ) -> list[Backup]:
-    """Backups, newest first; `before` is the id after which the page goes on."""
+    """Backups, newest first; `before` is the id after which the page goes on, `trashed` asks for those in the trash."""
     rows: QuerySet[Backup] = Backup.objects.select_related("tenant", "parent").prefetch_related("sources")
     if tenant is not None:
         rows = rows.filter(tenant=tenant)
     if states:
         rows = rows.filter(state__in=states)
+    if trashed:
+        rows = rows.filter(trashed_at__isnull=False)
     if before:
         rows = rows.filter(pk__lt=before)
     rows = rows.order_by("-id")
@@ -135,6 +143,7 @@ def backup_parents(sources: Collection[Source], *, since: datetime.datetime | No
             backup__state__in=GOOD_STATES,
             backup__encrypt=encrypt,
             backup__damaged=False,
+            backup__left_at=None,
         )
         if since is not None:
             kept = kept.filter(backup__taken_at__lte=since)

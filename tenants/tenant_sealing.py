@@ -7,32 +7,16 @@ from typing import Any
 
 import zstandard
 
-from core.errors import Conflict
 from core.rootkey import root_key
 from engine.compression import decompress
 from engine.errors import ObjectDamaged
 from engine.keys import Keyring
 from engine.sealed import Kind, open_object, seal_object
 from tenants.models import Tenant
+from tenants.shredded import keys_present
 
 DOCUMENT_BYTES_MAX = 256 << 20
 _LEVEL = 3
-
-
-class KeysDestroyed(Conflict):
-    """The tenant was shredded: nothing of it can be read, nothing new be written."""
-
-    code = "keys.destroyed"
-
-
-def keys_present(tenant: Tenant) -> None:
-    """Raise KeysDestroyed for a tenant that was shredded."""
-    if tenant.shredded_at is not None:
-        raise KeysDestroyed(
-            f"the keys of tenant {tenant.slug} were destroyed on {tenant.shredded_at:%Y-%m-%d %H:%M} UTC: "
-            "none of its backups can be read again, and none be taken",
-            hint=f"what was destroyed: key certificate show {tenant.slug}",
-        )
 
 
 def keyring_of(tenant: Tenant) -> Keyring:

@@ -20,4 +20,4 @@ def _rewrapped(root: "RootKey", head: Head) -> bytes:
     return root.seal(b"", seal_context(head))
 
 
-register(SealedColumn("the seal of the audit log", "audit.Head", "seal", _rewrapped))
+register(SealedColumn("seals of the audit log", "audit.Head", "seal", _rewrapped, needs=("size", "root_hash")))

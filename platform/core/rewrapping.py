@@ -33,6 +33,8 @@ class SealedColumn:
     column: str
     rewrap: "Callable[[RootKey, Any], Any]"
     """Gives the column's new value for a row, the same one when nothing in it needs another key."""
+    needs: tuple[str, ...] = ()
+    """More columns of the row that `rewrap` looks at; the others may be large and are not read."""
     after: Callable[[Any], None] = field(default=lambda row: None)
     """Called in the same transaction with each row that was changed."""
 
@@ -94,7 +96,7 @@ def column_rewrap(column: SealedColumn, root: "RootKey", *, check: Callable[[], 
         done = Rewrapped()
         with transaction.atomic():
             page = rows.filter(pk__gt=last) if last is not None else rows
-            batch = list(page.select_for_update()[:BATCH_ROWS])
+            batch = list(page.only("pk", column.column, *column.needs).select_for_update()[:BATCH_ROWS])
             for row in batch:
                 _row_rewrap(column, root, row, done)
             kill_point("key.batch_rewrapped")

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from engine.errors import ObjectDamaged, RepositoryNewer, UsageError, WrongKey
+from engine.errors import ForeignKeyring, ObjectDamaged, RepositoryNewer, UsageError, WrongKey
 
 KEY_BYTES = 32
 SALT_BYTES = 32
@@ -216,10 +216,10 @@ class Keyring:
 
     @classmethod
     def of(cls, blob: bytes, root: RootKey, *, tenant_id: str, repository_id: str) -> Self:
-        """The keyring that must be this repository's. Raises what `from_bytes` does, WrongKey for another's."""
+        """The keyring that must be this repository's. Raises what `from_bytes` does, ForeignKeyring for another's."""
         keyring = cls.from_bytes(blob, root)
         if (keyring.tenant_id, keyring.repository_id) != (tenant_id, repository_id):
-            raise WrongKey(
+            raise ForeignKeyring(
                 f"the keyring in the place of {repository_id}'s is that of {keyring.repository_id}",
                 hint="somebody put it there; key verify shows which places are right, key repair puts them right",
             )

@@ -22,6 +22,7 @@ from tenants.models import Backup, BackupSource, Source
 from tenants.selectors import backup_get, backup_parents
 from tenants.services.backups import backup_again
 from tenants.services.copies import copies_queue_after
+from tenants.services.keys import keys_settle
 from tenants.services.numbers import numbers_close, previous_sha256
 from tenants.services.recording import backup_begin, backup_committed, backup_failed
 
@@ -80,6 +81,7 @@ def run(context: OperationContext) -> Mapping[str, Any]:
     if backup.operation_id != context.operation.pk:
         Backup.objects.filter(pk=backup.pk).update(operation_id=context.operation.pk)
     backup_perform(context, backup, package=context.params.get("package", ""))
+    keys_settle(backup.tenant)  # Whatever store lacks the keyring, it is of use from this backup on.
     copies_queue_after(backup.tenant)
     return outputs.backup(backup)
 

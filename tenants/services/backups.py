@@ -19,6 +19,7 @@ from tenants.models.backup import GOOD_STATES
 from tenants.plan_selectors import restore_saved_by
 from tenants.rules import tags_checked
 from tenants.selectors import source_get
+from tenants.shredded import keys_present
 
 HELD_REASON_CHARS_MAX = 500
 CLOCK_SLACK = datetime.timedelta(minutes=5)
@@ -132,6 +133,8 @@ def backup_again(old: Backup, *, actor: str) -> Backup:
 
 def backup_hold(backup: Backup, *, held: bool, reason: str, actor: str) -> Backup:
     """Put a legal hold on a backup, or take it off; a held one is never expired, deleted or shredded."""
+    if backup.trashed_at is not None:
+        raise Conflict(f"backup {backup.pk} is in the trash", hint=f"take it back first: backup undelete {backup.pk}")
     if backup.state not in GOOD_STATES:
         raise Conflict(f"backup {backup.pk} is {backup.state}: there is nothing to hold")
     reason = reason_checked(reason)[:HELD_REASON_CHARS_MAX]
@@ -150,16 +153,32 @@ def backup_hold(backup: Backup, *, held: bool, reason: str, actor: str) -> Backu
     return backup
 
 
-def backup_delete_start(backup: Backup, *, actor: str, reason: str = "", here: bool = False) -> Operation:
-    """Queue the deletion of one backup. Raises Conflict when it is held or some source's last good one."""
-    backup_deletable(backup)
-    return _subject_start("delete", backup, {}, actor=actor, reason=reason, here=here)
+def backup_delete_start(
+    backup: Backup, *, actor: str, reason: str = "", here: bool = False, now: bool = False
+) -> Operation:
+    """Queue the deletion of one backup: into the trash, or with `now` for good, also of one that is in the trash.
+
+    Raises Conflict when it is held, undoes a restore, or is some source's last good one.
+    """
+    if not (now and backup.trashed_at is not None and not backup.tenant.held):
+        backup_deletable(backup)
+    return _subject_start("delete", backup, {"now": now}, actor=actor, reason=reason, here=here)
 
 
 def backup_deletable(backup: Backup) -> None:
     """Raise Conflict when the backup must stay."""
+    if backup.trashed_at is not None:
+        raise Conflict(
+            f"backup {backup.pk} is in the trash already",
+            hint=f"back: backup undelete {backup.pk}; for good before its term is over: backup delete {backup.pk} --now",
+        )
     if backup.state not in GOOD_STATES:
         raise Conflict(f"backup {backup.pk} is {backup.state}", hint="only a good backup can be deleted")
+    if backup.tenant.held:
+        raise Conflict(
+            f"tenant {backup.tenant.slug} is under legal hold: {backup.tenant.held_reason or 'no reason given'}",
+            hint=f"release it first: tenant release {backup.tenant.slug}",
+        )
     if backup.held:
         raise Conflict(
             f"backup {backup.pk} is held: {backup.held_reason or 'no reason given'}",
@@ -216,7 +235,8 @@ def _subject_start(
 
 
 def tenant_active(tenant: Tenant) -> None:
-    """Raise Conflict for a tenant that was removed: it is kept for restores, and takes nothing new."""
+    """Raise Conflict for a tenant that was removed: it is kept for restores, and takes nothing new. Or KeysDestroyed."""
+    keys_present(tenant)
     if tenant.archived_at is not None:
         raise Conflict(
             f"tenant {tenant.slug} was removed on {tenant.archived_at:%Y-%m-%d}",

@@ -9,6 +9,7 @@ from core import clock
 from core.errors import Busy, Conflict
 from core.ids import new_id
 from core.rootkey import root_key
+from core.text import reason_checked
 from engine.errors import LastroError, UsageError
 from engine.keys import Keyring
 from operations.selectors import operations_active
@@ -17,6 +18,9 @@ from tenants.models import Backup, Criticality, Tenant
 from tenants.models.backup import GOOD_STATES
 from tenants.rules import slug_checked, title_checked, version_checked
 from tenants.services.stores import primary_checked, store_default, store_get
+from tenants.shredded import keys_present
+
+HELD_REASON_CHARS_MAX = 500
 
 
 def tenant_add(
@@ -106,7 +110,31 @@ def tenant_archive(tenant: Tenant, *, actor: str) -> Tenant:
 
 def tenant_reinstate(tenant: Tenant, *, actor: str) -> Tenant:
     """Take a removed tenant back into the work. Repeating it is no error."""
+    keys_present(tenant)
     return _archived_put(tenant, None, "tenant.reinstated", actor)
+
+
+def tenant_hold(tenant: Tenant, *, held: bool, reason: str, actor: str) -> Tenant:
+    """Put a legal hold on the tenant, or take it off. Under it no backup is ended and no key destroyed.
+
+    Raises UsageError for a hold without a reason. Repeating it changes the reason.
+    """
+    reason = reason_checked(reason)[:HELD_REASON_CHARS_MAX]
+    if held and not reason:
+        raise UsageError("a legal hold needs its reason", hint="--reason TEXT")
+    with transaction.atomic():
+        Tenant.objects.filter(pk=tenant.pk).update(held=held, held_reason=reason if held else "")
+        record(
+            "tenant.held" if held else "tenant.released",
+            message=f"tenant {tenant.slug} {'is under legal hold' if held else 'was released'}"
+            + (f": {reason}" if reason else ""),
+            actor=actor,
+            tenant=tenant.slug,
+            level="warning",
+            data={"reason": reason},
+        )
+    tenant.refresh_from_db()
+    return tenant
 
 
 def tenant_backup_count(tenant: Tenant) -> int:
@@ -135,6 +163,11 @@ def _archived_put(tenant: Tenant, at: datetime.datetime | None, event: str, acto
 
 
 def _taken(slug: str) -> Conflict:
+    if Tenant.objects.filter(slug=slug).exclude(shredded_at=None).exists():
+        hint = f"choose another slug; what was destroyed: key certificate show {slug}"
+        return Conflict(
+            f"a tenant {slug!r} was shredded: its slug stands in the certificate and is not used again", hint=hint
+        )
     if Tenant.objects.filter(slug=slug).exclude(archived_at=None).exists():
         return Conflict(f"a tenant {slug!r} was removed", hint=f"choose another slug, or: tenant reinstate {slug}")
     return Conflict(f"a tenant {slug!r} exists already", hint="choose another slug, or use the tenant that exists")
