@@ -1,16 +1,21 @@
-"""What a backup does when the one it builds on turns out to be damaged: set the damage aside, and read all anew."""
+"""Damaged packs of the primary: mended from a copy where there is one, else taken out of use."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from contextlib import ExitStack
 
 from django.db import transaction
 
 from engine.errors import BackupMissing, DamageError
-from engine.quarantine import packs_quarantine
-from engine.repository import Repository
+from engine.quarantine import Quarantined, packs_quarantine
+from engine.repair import repository_repair
+from engine.repository import Domain, Repository
 from engine.verify import verify_backup
 from operations.context import OperationContext
 from tenants import wiring
-from tenants.models import Backup
+from tenants.copy_opening import place_on
+from tenants.copy_selectors import copies_readable, copy_primary
+from tenants.models import Backup, Tenant
+from tenants.services.copy_recording import findings_mended
 
 
 def damage_set_aside(context: OperationContext, repository: Repository, backups: Iterable[Backup]) -> int:
@@ -27,8 +32,30 @@ def damage_set_aside(context: OperationContext, repository: Repository, backups:
         packs = {finding.key.removeprefix("pack ") for finding in findings if finding.key.startswith("pack ")}
         if packs:
             domain = repository.domain(encrypted=backup.encrypt)
-            count += packs_quarantine(repository, domain, packs, context).packs
+            count += packs_mended(context, backup.tenant, repository, domain, packs).packs
             with transaction.atomic():
                 context.fence()
                 Backup.objects.filter(pk=backup.pk).update(damaged=True)
     return count
+
+
+def packs_mended(
+    context: OperationContext, tenant: Tenant, repository: Repository, domain: Domain, packs: Collection[str]
+) -> Quarantined:
+    """Put damaged packs of the primary right from its copies; what none of them can give is taken out of use."""
+    copies = copies_readable(tenant)
+    if not copies:
+        return packs_quarantine(repository, domain, packs, context)
+    with ExitStack() as stack:
+        report = repository_repair(
+            repository,
+            [place_on(copy, stack) for copy in copies],
+            [f"pack {name}" for name in packs],
+            is_primary=True,
+            name=tenant.store.name,
+            progress=context,
+        )
+    with transaction.atomic():
+        context.fence()
+        findings_mended(copy_primary(tenant), report.mended)
+    return Quarantined(len(packs), 0, report.chunks_lost)

@@ -7,13 +7,14 @@ from django.db import transaction
 
 from core import clock
 from engine.errors import DamageError
-from engine.quarantine import Quarantined, packs_quarantine
+from engine.quarantine import Quarantined
 from engine.repository import Repository
 from engine.verify import Finding, verify_backup
 from operations.context import OperationContext
 from operations.handlers import register
 from tenants import wiring
 from tenants.handlers.backup import tenant_resource
+from tenants.handlers.mending import packs_mended
 from tenants.models import Backup
 from tenants.models.backup import GOOD_STATES
 from tenants.selectors import backup_usable
@@ -37,7 +38,9 @@ def run(context: OperationContext) -> Mapping[str, Any]:
         findings = _verified(context, repository, backup, deep=deep)
         aside = _quarantine(context, repository, backup, findings)
         affected = _affected(context, repository, backup) if aside.chunks_lost else []
-    _mark(context, backup, deep=deep, damaged=_is_damaged(findings))
+        # What a copy has mended is whole again; the findings stand all the same.
+        left = _verified(context, repository, backup, deep=False) if aside.packs else findings
+    _mark(context, backup, deep=deep, damaged=_is_damaged(left))
     return {
         "id": backup.pk,
         "status": "failed" if findings else "passed",
@@ -45,6 +48,7 @@ def run(context: OperationContext) -> Mapping[str, Any]:
         "findings": [_finding(each) for each in findings[:FINDINGS_MAX]],
         "findings_total": len(findings),
         "quarantined_packs": aside.packs,
+        "whole": not _is_damaged(left),
         "lost_chunks": aside.chunks_lost,
         "affected": affected,
     }
@@ -70,7 +74,7 @@ def _quarantine(
     if not packs:
         return Quarantined(0, 0, 0)
     context.check()
-    return packs_quarantine(repository, repository.domain(encrypted=backup.encrypt), packs, context)
+    return packs_mended(context, backup.tenant, repository, repository.domain(encrypted=backup.encrypt), packs)
 
 
 def _affected(context: OperationContext, repository: Repository, backup: Backup) -> list[str]:
