@@ -16,3 +16,4 @@ class TenantsConfig(AppConfig):
 
         tenants_known_by(Tenants())
         standing_add("lastro: keep the catalogue", "tenants.tasks.catalogue_scheduled", minutes=15)
+        standing_add("lastro: retention", "tenants.tasks.retention_scheduled", cron="0 4 * * *")

@@ -218,6 +218,20 @@ def _damage() -> Iterator[Sign]:
         )
 
 
+def _deletion() -> Iterator[Sign]:
+    """Nothing is ended while the time cannot be trusted: loud, because stores fill up meanwhile."""
+    from tenants.services.clock_watch import THAW_HINT, clock_looked_at
+
+    frozen = clock_looked_at()
+    trashed = Backup.objects.filter(trashed_at__isnull=False).count()
+    figures = {"trashed": trashed}
+    if frozen is None:
+        yield Sign("retention", OK, f"the clock agrees with its witnesses; {trashed} backups in the trash", "", figures)
+        return
+    since = f"{frozen.created_at:%Y-%m-%d %H:%M}"
+    yield Sign("retention", WARNING, f"deletion is frozen since {since} UTC: {frozen.reason}", THAW_HINT, figures)
+
+
 def _disk() -> Iterator[Sign]:
     status = os.statvfs(wiring.data_folder())
     free = status.f_bavail * status.f_frsize
@@ -256,5 +270,6 @@ _CHECKS: tuple[tuple[str, Callable[[], Iterator[Sign]]], ...] = (
     ("backup ages", _ages),
     ("damage", _damage),
     ("drills", _drills),
+    ("retention", _deletion),
     ("data folder", _disk),
 )

@@ -18,6 +18,8 @@ def tenant(row: Tenant) -> dict[str, Any]:
         "repository_id": row.repository_id,
         "created_at": moment(row.created_at),
         "archived_at": moment(row.archived_at),
+        "held": row.held,
+        "held_reason": row.held_reason,
     }
 
 
@@ -59,6 +61,8 @@ def source(row: Source) -> dict[str, Any]:
 
 def backup(row: Backup) -> dict[str, Any]:
     """A backup as commands print it."""
+    from tenants.copy_outputs import backup_copies
+
     return {
         "id": row.pk,
         "tenant": row.tenant.slug,
@@ -85,6 +89,10 @@ def backup(row: Backup) -> dict[str, Any]:
         "note": row.note,
         "held": row.held,
         "held_reason": row.held_reason,
+        "expires_at": moment(row.expires_at) if row.trashed_at is None else None,
+        "trashed_at": moment(row.trashed_at),
+        "left_primary_at": moment(row.left_at),
+        "locked_until": moment(row.locked_until),
         "verified_at": moment(row.verified_at),
         "damaged": row.damaged,
         "warnings": row.warnings,
@@ -104,6 +112,7 @@ def backup(row: Backup) -> dict[str, Any]:
             }
             for each in row.sources.all()
         ],
+        "copies": backup_copies(row),
         "operation": row.operation_id,
     }
 

@@ -113,7 +113,8 @@ def backup_list(
     trashed: bool = False,
 ) -> list[Backup]:
     """Backups, newest first; `before` is the id after which the page goes on, `trashed` asks for those in the trash."""
-    rows: QuerySet[Backup] = Backup.objects.select_related("tenant", "parent").prefetch_related("sources")
+    rows: QuerySet[Backup] = Backup.objects.select_related("tenant__store", "parent")
+    rows = rows.prefetch_related("sources", "copies__copy__store")
     if tenant is not None:
         rows = rows.filter(tenant=tenant)
     if states:

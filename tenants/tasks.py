@@ -37,3 +37,14 @@ def drill_scheduled(slug: str) -> str:
     except LastroError as error:
         log.error("the scheduled drill of %s was not begun: %s", slug, error)
         return f"not begun: {error}"
+
+
+def retention_scheduled() -> str:
+    """Look at every tenant's backups, and queue the ending of what no rule keeps; returns what was found."""
+    from tenants.services.retention import retention_look
+
+    looked = retention_look(actor="system:schedule")
+    if looked.frozen:
+        log.error("retention: nothing is ended while deletion is frozen: %s", looked.frozen)
+        return f"frozen: {looked.frozen}"
+    return f"{looked.tenants} tenants, {looked.backups} backups, {looked.going} going, {len(looked.queued)} operations"

@@ -1,7 +1,12 @@
 """The schedules of Lastro itself."""
 
+import datetime
+from typing import Any
+
+from croniter import croniter
 from django.db import transaction
 
+from core import clock
 from core.models import Fact
 
 REAPER_NAME = "lastro: find lost operations"
@@ -9,12 +14,16 @@ REAPER_MINUTES = 1
 HISTORY_NAME = "lastro: forget old history"
 LOCK_FACT = "schedules"
 
-_standing: dict[str, tuple[str, int]] = {}
+_standing: dict[str, tuple[str, int, str]] = {}
 
 
-def standing_add(name: str, func: str, *, minutes: int) -> None:
-    """Have `func` (its dotted name, without arguments) called every so many minutes; for apps above, when they start."""
-    _standing[name] = (func, minutes)
+def standing_add(name: str, func: str, *, minutes: int = 0, cron: str = "") -> None:
+    """Have `func` (its dotted name, without arguments) called every so many minutes, or as a cron expression in UTC says.
+
+    For apps above, when they start.
+    """
+    assert bool(minutes) != bool(cron)
+    _standing[name] = (func, minutes, cron)
 
 
 def ensure() -> None:
@@ -29,10 +38,12 @@ def ensure() -> None:
             name=REAPER_NAME,
             defaults={"func": "operations.tasks.reap", "schedule_type": Schedule.MINUTES, "minutes": REAPER_MINUTES},
         )
-        for name, (func, minutes) in _standing.items():
-            Schedule.objects.get_or_create(
-                name=name, defaults={"func": func, "schedule_type": Schedule.MINUTES, "minutes": minutes}
-            )
+        for name, (func, minutes, cron) in _standing.items():
+            when: dict[str, Any] = {"schedule_type": Schedule.MINUTES, "minutes": minutes}
+            if cron:
+                first = croniter(cron, clock.now()).get_next(datetime.datetime)
+                when = {"schedule_type": Schedule.CRON, "cron": cron, "next_run": first}
+            Schedule.objects.get_or_create(name=name, defaults={"func": func, **when})
         Schedule.objects.get_or_create(
             name=HISTORY_NAME, defaults={"func": "operations.tasks.history", "schedule_type": Schedule.DAILY}
         )

@@ -56,11 +56,28 @@ def _list(call: Call) -> Mapping[str, Any]:
     if options.before:
         selectors.backup_get(options.before)
     rows = selectors.backup_list(
-        tenant, states=tuple(options.state or ()), tag=options.tag, before=options.before, limit=options.limit
+        tenant,
+        states=tuple(options.state or ()),
+        tag=options.tag,
+        before=options.before,
+        limit=options.limit,
+        trashed=options.trash,
     )
     if options.json:
-        return {"data": [outputs.backup(row) for row in rows]}
-    return {"data": [_line(outputs.backup(row)) for row in rows]}
+        return {"data": [{**outputs.backup(row), "until": _until(row)} for row in rows]}
+    return {"data": [{**_line(outputs.backup(row)), **_end_of(row, trash=options.trash)} for row in rows]}
+
+
+def _until(row: Any) -> str | None:
+    """Until when a backup in the trash can be taken back."""
+    from tenants.outputs import moment
+    from tenants.retention_selectors import trash_ends
+
+    return moment(trash_ends(row.trashed_at))
+
+
+def _end_of(row: Any, *, trash: bool) -> dict[str, Any]:
+    return {"back until": f"{(_until(row) or '')[:_TIME_CHARS]}Z"} if trash else {}
 
 
 def _line(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,9 +173,11 @@ def _prune(call: Call) -> Answer:
 
 
 def _pruned(data: Mapping[str, Any]) -> list[str]:
-    freed = size_text(max(0, data["bytes_before"] - data["bytes_after"]))
-    would = "would be " if data["dry_run"] else ""
-    return [f"{freed} {would}freed: {data['packs_dropped']} of {data['packs']} packs {would}dropped"]
+    from tenants.space_text import space_lines
+
+    if data["frozen"]:
+        return [f"nothing was deleted: {data['frozen']}", *space_lines(data)]
+    return space_lines(data)
 
 
 def _delete(call: Call) -> Answer:
@@ -168,9 +187,29 @@ def _delete(call: Call) -> Answer:
 
     options = call.options
     backup = backup_get(options.backup)
-    call.confirm(backup.tenant.slug, what=f"end backup {backup.pk} of {backup.tenant.slug} for good")
-    operation = backup_delete_start(backup, actor=call.actor, reason=options.reason, here=not _by_worker(options))
-    return followed(call, operation, data=result_of, text=lambda data: [f"{data['id']} is {data['state']}"])
+    ending = "end backup {} of {} for good" if options.now else "put backup {} of {} into the trash"
+    call.confirm(backup.tenant.slug, what=ending.format(backup.pk, backup.tenant.slug))
+    operation = backup_delete_start(
+        backup, actor=call.actor, reason=options.reason, here=not _by_worker(options), now=options.now
+    )
+    return followed(call, operation, data=result_of, text=_deleted)
+
+
+def _deleted(data: Mapping[str, Any]) -> list[str]:
+    if data["trashed_at"] is None:
+        return [f"{data['id']} is ended for good; backup prune TENANT frees what only it needed"]
+    lines = [f"{data['id']} is in the trash until {data['until']}; back: backup undelete {data['id']}"]
+    return [*lines, f"it stays there: {data['frozen']}"] if data["frozen"] else lines
+
+
+def _undelete(call: Call) -> Answer:
+    from tenants import outputs
+    from tenants.selectors import backup_get
+    from tenants.services.trash import backup_undelete
+
+    backup = backup_undelete(backup_get(call.options.backup), actor=call.actor, reason=call.options.reason)
+    text = f"{backup.pk} is back, and held so that retention does not end it again; let go: backup release {backup.pk}"
+    return Answer(outputs.backup(backup), [text])
 
 
 def _hold(call: Call) -> Answer:
@@ -230,6 +269,7 @@ class Command(NounCommand):
                 argument("--tag", default="", help="only with this tag"),
                 argument("--before", default="", metavar="BACKUP", help="go on after this one"),
                 argument("--limit", type=count(200), default=200, help="at most 200"),
+                argument("--trash", action="store_true", help="those that can still be taken back"),
             ),
         ),
         Verb("show", _show, "show a backup", (_BACKUP,)),
@@ -266,7 +306,19 @@ class Command(NounCommand):
             (_TENANT, argument("--dry-run", action="store_true", help="only say what would be done")),
             long=True,
         ),
-        Verb("delete", _delete, "end a backup", (_BACKUP, _REASON), long=True, confirm=True),
+        Verb(
+            "delete",
+            _delete,
+            "put a backup into the trash",
+            (
+                _BACKUP,
+                argument("--now", action="store_true", help="not into the trash: for good, and out of it"),
+                _REASON,
+            ),
+            long=True,
+            confirm=True,
+        ),
+        Verb("undelete", _undelete, "take a backup back from the trash, and hold it", (_BACKUP, _REASON)),
         Verb("hold", _hold, "keep a backup whatever retention says", (_BACKUP, _REASON)),
         Verb("release", _release, "take the hold off", (_BACKUP, _REASON)),
         *VERBS,

@@ -84,6 +84,24 @@ def _reinstate(call: Call) -> Mapping[str, Any]:
     return outputs.tenant(tenant_reinstate(tenant_get(call.options.slug), actor=call.actor))
 
 
+def _hold(call: Call) -> Answer:
+    return _held(call, held=True)
+
+
+def _release(call: Call) -> Answer:
+    return _held(call, held=False)
+
+
+def _held(call: Call, *, held: bool) -> Answer:
+    from tenants import outputs
+    from tenants.selectors import tenant_get
+    from tenants.services.tenants import tenant_hold
+
+    row = tenant_hold(tenant_get(call.options.slug), held=held, reason=call.options.reason, actor=call.actor)
+    text = "is under legal hold: no backup of it is ended, no key destroyed" if held else "is under no legal hold"
+    return Answer(outputs.tenant(row), [f"Tenant {row.slug} {text}."])
+
+
 def _show(call: Call) -> Mapping[str, Any]:
     from tenants import outputs, selectors
 
@@ -133,5 +151,17 @@ class Command(NounCommand):
             confirm=True,
         ),
         Verb("reinstate", _reinstate, "bring a removed one back", (argument("slug", metavar="SLUG"),)),
+        Verb(
+            "hold",
+            _hold,
+            "put it under legal hold: no backup of it is ended, no key destroyed",
+            (argument("slug", metavar="SLUG"), argument("--reason", required=True, help="why; kept in the audit log")),
+        ),
+        Verb(
+            "release",
+            _release,
+            "take the legal hold off",
+            (argument("slug", metavar="SLUG"), argument("--reason", default="", help="why; kept in the audit log")),
+        ),
         Verb("show", _show, "show a tenant and its sources", (argument("slug", metavar="SLUG"),)),
     )
