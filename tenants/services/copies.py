@@ -20,6 +20,8 @@ from tenants.services.backups import tenant_active
 VERIFY_MODES = ("structure", "sample", "deep")
 REPAIR_ACTOR = "system:repair"
 AFTER_ACTOR = "system:copies"
+ALL_AT_ONCE = 2
+"""Copies that a scheduled run over all tenants works on at a time."""
 
 
 def copy_add(tenant: Tenant, store: StoreConfig, *, actor: str, afterwards: bool = True, images: bool = False) -> Copy:
