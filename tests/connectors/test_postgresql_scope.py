@@ -1,5 +1,8 @@
 """Whose row is it: several paths, null references, references to others, circles, overrides."""
 
+import random
+from collections.abc import Iterable, Iterator
+
 import psycopg
 import pytest
 
@@ -62,6 +65,43 @@ def test_rows_between_two_tenants_belong_to_neither(shop: str) -> None:
         "left_side": [b"1"],
         "right_side": [b"1"],
     }
+
+
+def test_every_row_is_whose_the_rules_say(postgres_database: str, rng: random.Random) -> None:
+    """Goal: ownership through several references, two deep. Method: random references and owners, judged one by one here."""
+    owners = {table: [rng.choice([1, 1, 2, 3, None]) for _ in range(40)] for table in ("a", "b")}
+    cells = [[rng.choice([*range(40), None]) for _ in ("a", "b", "a")] for _ in range(400)]
+    beneath = [[rng.choice([*range(400), None]), rng.choice([*range(40), None])] for _ in range(600)]
+
+    def values(rows: Iterable[Iterable[int | None]]) -> str:
+        return ", ".join("(" + ", ".join("null" if v is None else str(v) for v in row) + ")" for row in rows)
+
+    execute(
+        postgres_database,
+        "create table a(id int primary key, shop_id int); create table b(id int primary key, shop_id int);"
+        "create table c(id int primary key, a int references a, b int references b, again int references a);"
+        "create table d(id int primary key, c int references c, b int references b);"
+        f"insert into a values {values(enumerate_rows(zip(owners['a'])))}; insert into b values {values(enumerate_rows(zip(owners['b'])))};"
+        f"insert into c values {values(enumerate_rows(cells))}; insert into d values {values(enumerate_rows(beneath))}",
+    )
+
+    def owner(found: Iterable[int | None]) -> int | None:
+        """1: this tenant's; 2: another's is among them; None: nobody's. An owner that is not 1 is as good as 2."""
+        kinds = {1 if each == 1 else 2 for each in found if each is not None}
+        return None if not kinds else 1 if kinds == {1} else 2
+
+    of = {(table, n): who for table, all_of in owners.items() for n, who in enumerate(all_of)}
+    of_c = [owner([of.get(("a", a)), of.get(("b", b)), of.get(("a", again))]) for a, b, again in cells]
+    of_d = [owner([None if c is None else of_c[c], of.get(("b", b))]) for c, b in beneath]
+    found = keys(config(postgres_database))
+    assert found["c"] == [b"%d" % n for n, who in enumerate(of_c) if who == 1]
+    assert found["d"] == [b"%d" % n for n, who in enumerate(of_d) if who == 1]
+
+
+def enumerate_rows(rows: Iterable[Iterable[int | None]]) -> Iterator[list[int | None]]:
+    """Each row with its number as the first value."""
+    for number, row in enumerate(rows):
+        yield [number, *row]
 
 
 def test_links_and_tables_can_be_taken_out(shop: str) -> None:

@@ -215,8 +215,10 @@ class _Closure:
             columns = [f"t.{ident(c)}" for c in sorted({c for link in referring for c in link.parent_columns})]
             if columns:
                 columns += [f"t.tableoid AS {RELATION}"] if any(link.parent_leaves for link in referring) else []
+                # What is read several times would be made a copy of, in which nothing can be looked up.
+                how = "AS NOT MATERIALIZED" if oid in self._found else "AS"
                 select = f"SELECT {', '.join(columns)} FROM {table.source} AS t WHERE "
-                ctes[oid] = (f"{label[oid]} AS ({select}{mine})", f"{label[oid]}o AS ({select}{others})")
+                ctes[oid] = (f"{label[oid]} {how} ({select}{mine})", f"{label[oid]}o {how} ({select}{others})")
             needed = self._needed(oid, mine, ctes)
             scopes.append(Scope(table, mine, needed, reason, others, self._needed(oid, others, ctes)))
         return scopes
@@ -226,9 +228,22 @@ class _Closure:
         mine = " OR ".join(self._exists(link, label[link.parent]) for link in links)
         others = " OR ".join(self._exists(link, label[link.parent] + "o") for link in links)
         if len(links) > 1:
-            denied = " AND ".join("NOT " + self._exists(link, label[link.parent] + "o") for link in links)
-            mine = f"({mine}) AND {denied}"
+            denied = " AND ".join(self._not_denied(link, label[link.parent]) for link in links)
+            # The order counts: hardly a row that is somebody else's has to be looked up among the others' parents.
+            mine = f"CASE WHEN {mine} THEN {denied} ELSE false END"
         return mine, others
+
+    def _not_denied(self, link: ForeignKey, cte: str) -> str:
+        """Whether a row refers to no row of another tenant.
+
+        It refers to one row at the most, so that one of this tenant's settles it: the others' parents are not even read
+        then, which for a small tenant would be nearly all there are.
+        """
+        none = f"NOT {self._exists(link, cte + 'o')}"
+        if link.period or link.parent not in self._found:
+            return none
+        empty = " OR ".join(f"t.{ident(column)} IS NULL" for column in link.columns)
+        return f"({empty} OR {self._exists(link, cte)} OR {none})"
 
     @staticmethod
     def _exists(link: ForeignKey, cte: str) -> str:
