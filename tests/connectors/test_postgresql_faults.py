@@ -15,8 +15,10 @@ import psycopg
 import pytest
 
 from connectors._postgresql.config import PostgresqlConfig
+from connectors._postgresql.connection import clean_message
 from connectors.postgresql import PostgresqlConnector
 from engine.errors import (
+    SchemaMismatch,
     SourceChanged,
     SourceDenied,
     SourceError,
@@ -77,6 +79,20 @@ def test_broken_dsn_is_explained_without_the_password(
     assert hint in caught.value.hint  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(
+    ("password", "said", "shown"),
+    [
+        ("a", "a role may cancel a statement", "a role may cancel a statement"),
+        ("a", "cannot use password=a, port=1", "cannot use password=***, port=1"),
+        ("ab", "cannot use postgresql://ab:ab@host/ab", "cannot use postgresql://ab:***@host/ab"),
+        ("S3cretS3cret", "says xS3cretS3crety", "says x***y"),
+    ],
+)
+def test_a_password_is_masked_and_the_message_stays_whole(password: str, said: str, shown: str) -> None:
+    """Goal: neither a password nor a riddle is printed. Method: passwords that are parts of words."""
+    assert clean_message(psycopg.Error(said), f"postgresql://me:{password}@h/d") == shown
+
+
 def test_role_without_rights(postgres: PostgresServer, things: str) -> None:
     """Goal: a role that may not read or is under a policy is told so. Method: a bare role, then one under row security."""
     role = postgres.create_role()
@@ -120,6 +136,42 @@ def test_restore_without_superuser(postgres: PostgresServer, things: str) -> Non
         with pytest.raises(TargetError, match="log"):
             put_back(plain, view)
         assert query(things, "select count(*) from thing where id = 2") == [(0,)]
+    finally:
+        execute(things, f"drop owned by {role}")
+        postgres.drop_role(role)
+
+
+def test_code_of_the_database_finds_its_names(postgres: PostgresServer, things: str) -> None:
+    """Goal: triggers that cannot be silenced work as for the application. Method: unqualified names, with and without rights."""
+    role = postgres.create_role()
+    try:
+        execute(things, f"grant all on all tables in schema public to {role}")
+        execute(
+            things,
+            """create table allowed(id int primary key); insert into allowed select distinct id from thing;
+            create function known(int) returns bool language sql as 'select exists (select from allowed where id = $1)';
+            create function look() returns trigger language plpgsql as $$ begin
+                if not known(new.id) then raise 'not allowed'; end if; return new; end $$;
+            create constraint trigger late after insert or update on thing deferrable initially deferred
+                for each row execute function look();
+            create trigger at_once before insert or update on thing for each row execute function look()""",
+        )
+        execute(things, f"grant select on allowed to {role}")
+        plain, owner = config(postgres.dsn(things.rsplit("/", 1)[1], user=role)), config(things)
+        view, before = take(plain), table_text(things, "thing")
+        for way in (plain, owner):
+            execute(things, "delete from part; delete from thing where id % 2 = 0")
+            put_back(way, view)
+            assert table_text(things, "thing") == before
+        # Constraints cannot be silenced by anybody, and a superuser's statements keep to the pinned path.
+        execute(things, "alter table thing add constraint allowed check (known(id)) not valid; delete from part")
+        execute(things, "delete from thing where id = 2")
+        with pytest.raises(SchemaMismatch, match="allowed") as refused:
+            put_back(owner, view)
+        assert "names it without its schema" in refused.value.hint and "ALTER FUNCTION" in refused.value.hint
+        assert query(things, "select count(*) from thing where id = 2") == [(0,)]
+        put_back(plain, view)
+        assert table_text(things, "thing") == before
     finally:
         execute(things, f"drop owned by {role}")
         postgres.drop_role(role)

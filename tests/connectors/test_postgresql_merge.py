@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.errors import TargetError
+from engine.errors import TargetError, UsageError
 from engine.plans import POLICIES
 from tests.connectors.postgres_changes import LAYOUTS, apply, config_of, contents, preview, undo
 from tests.connectors.postgres_views import execute, query, table_text, take
@@ -192,6 +192,8 @@ def test_clocks_may_be_named(postgres_database: str) -> None:
     assert said.facts["clocks"] == {"public.t": "version"}
     assert any("public.u" in warning and "when a row changed" in warning for warning in said.warnings)
     apply(config, view, mode="merge", policies=policies, clocks={"t": "version"}, digest=said.digest)
+    with pytest.raises(UsageError, match="is text, which does not tell which row is newer"):
+        preview(config, view, mode="merge", policies=policies, clocks={"t": "v"})
     assert query(postgres_database, "select v from t order by id") == [("then",), ("now",)]
     assert query(postgres_database, "select v from u") == [("now",)]
 

@@ -284,6 +284,8 @@ def test_clocks(bench: Bench, path: Path) -> None:
     assert query(path, "SELECT what FROM item WHERE id = 1") == [(b"changed",)]
     with pytest.raises(UsageError, match="no column"):
         operator.preview(manifest, mode="merge", policies=policies, clocks={"guest": "nope"})
+    with pytest.raises(UsageError, match="neither times nor numbers"):
+        operator.preview(manifest, mode="merge", policies=policies, clocks={"guest": "note"})
 
 
 @dataclass

@@ -19,7 +19,7 @@ from connectors._postgresql.links import check_links, check_new_children
 from connectors._postgresql.neighbours import Ledger, Outside, fingerprint_outside
 from connectors._postgresql.outcome import check_outcome, schema_check
 from connectors._postgresql.planning import Planned, Work
-from connectors._postgresql.silencing import silence
+from connectors._postgresql.silencing import as_the_application, silence
 from connectors._postgresql.staging import Pair
 from connectors._postgresql.uniqueness import check_uniqueness
 from engine.errors import TargetError
@@ -84,6 +84,10 @@ class Applying:
             run(self._connection, "SET CONSTRAINTS ALL DEFERRED")
             Applier(self._connection, differences, ledger, self._work.progress).apply(deletions_last=False)
             return
+        with as_the_application(self._connection):
+            self._apply_under_rules(differences, ledger)
+
+    def _apply_under_rules(self, differences: Sequence[Difference], ledger: Ledger) -> None:
         reason: Exception | None = None
         for deletions_last in (False, True):
             with ledger.attempt() as attempt:
@@ -115,7 +119,8 @@ class Applying:
             with contextlib.closing(self._reconnect()) as other:
                 check_new_children(self._connection, other, catalogue, changed)
         # Deferred triggers must have written what they write before anybody counts the rows.
-        run(self._connection, "SET CONSTRAINTS ALL IMMEDIATE")
+        with as_the_application(self._connection):
+            run(self._connection, "SET CONSTRAINTS ALL IMMEDIATE")
         return links
 
     # -------------------------------------------------------- what follows the rows

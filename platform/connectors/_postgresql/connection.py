@@ -229,7 +229,7 @@ def translate(error: psycopg.Error, side: Side, dsn: str = "") -> LastroError:
         return TargetFull(message, hint="free space on the database server and run the restore again")
     if state in _SCHEMA:
         kind = SourceChanged if side == "source" else SchemaMismatch
-        return kind(message, hint="compare the schema now with the schema at the backup")
+        return kind(message, hint=_code_hint(error) or "compare the schema now with the schema at the backup")
     if state == "55P03":
         kind = SourceError if side == "source" else TargetError
         return kind(message, hint="another session holds a lock: find it in pg_locks, or raise lock_timeout_seconds")
@@ -244,6 +244,22 @@ def translate(error: psycopg.Error, side: Side, dsn: str = "") -> LastroError:
     return kind(message)
 
 
+_UNDEFINED = {"42P01", "42883", "42704", "3F000"}
+_CODE = re.compile(r"(?m)^((?:PL/\w+|SQL) function \S+)")
+
+
+def _code_hint(error: psycopg.Error) -> str:
+    """The next step when the database's own code lacks something that it names; empty for anything else."""
+    found = _CODE.search(error.diag.context or "")
+    if found is None or error.sqlstate not in _UNDEFINED:
+        return ""
+    name = found[1].rpartition(" ")[2]
+    return (
+        f"{found[1]} names it without its schema, and restores run with an empty search path: ALTER FUNCTION {name} "
+        "SET search_path = its schemas; nothing was changed"
+    )
+
+
 def clean_message(error: psycopg.Error, dsn: str = "") -> str:
     """Say what the server said in one line, without the password and without a row's contents."""
     text = (error.diag.message_primary or str(error) or type(error).__name__).strip()
@@ -253,7 +269,24 @@ def clean_message(error: psycopg.Error, dsn: str = "") -> str:
     if column:
         text = f"{text} (column {column[1]})"
     password = str(parse_dsn(dsn).get("password") or "") if dsn else ""
-    return text.replace(password, "***") if password else text
+    return _without(text, password)
+
+
+PASSWORD_CHARS_MASKED_MIN = 8
+
+
+def _without(text: str, password: str) -> str:
+    """Take a password out of a message.
+
+    A short one may be part of any word: to mask it everywhere would mangle the message, and by its gaps tell the
+    password. It is taken out where a password stands.
+    """
+    if not password:
+        return text
+    if len(password) >= PASSWORD_CHARS_MASKED_MIN:
+        return text.replace(password, "***")
+    own = re.escape(password)
+    return re.sub(rf"(?i)(password\s*[=:]\s*['\"]?|://[^/\s:@]*:){own}(?=$|['\"@\s,;)])", r"\1***", text)
 
 
 def _denied_hint(message: str, side: Side) -> str:

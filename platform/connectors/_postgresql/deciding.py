@@ -16,10 +16,12 @@ from connectors._postgresql.connection import Connection
 from connectors._postgresql.difference import Extra, leave
 from connectors._postgresql.quoting import ident
 from connectors._postgresql.staging import Pair
-from engine.errors import NameUnknown
+from engine.errors import NameUnknown, UsageError
 from engine.plans import CLOCK_COLUMNS, Policy
 
 CLOCK_TYPES = {"date", "timestamp", "timestamptz"}
+COUNTER_TYPES = {"int2", "int4", "int8", "numeric", "float4", "float8"}
+"""What an application's own clock may be, too, such as a version; text sorts by its spelling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,12 @@ def clock_of(pair: Pair, clocks: Mapping[str, str]) -> str:
             raise NameUnknown(
                 f"{pair.table.display} has no column {given!r} to tell newer rows by",
                 hint="name a column that the table and the backup both have",
+            )
+        base = pair.table.column(given).base
+        if base not in CLOCK_TYPES | COUNTER_TYPES:
+            raise UsageError(
+                f"column {given} of {pair.table.display} is {base}, which does not tell which row is newer",
+                hint="name a column of dates, times or numbers",
             )
         return given
     return next((n for n in CLOCK_COLUMNS if n in pair.columns and _is_clock(pair.table, n)), "")

@@ -4,17 +4,20 @@ Rows are compared field by field as text, which is exact because a field tells i
 """
 
 import datetime
+import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from connectors._sqlite.catalog import Table
+from connectors._sqlite.catalog import Table, quote
 from connectors._sqlite.changes import COLLIDES, CONFLICT_DONE, DONE, Verdict, kept
-from connectors._sqlite.lines import value_of
+from connectors._sqlite.lines import field_of, value_of
 from connectors._sqlite.windows import DELETE, INSERT, Change
 from engine.plans import BIRTH_COLUMNS, CLOCK_COLUMNS, Policy
 
 TAB = b"\t"
 COMPARABLE_COLUMNS_MIN = 3
+CLOCK_VALUES_MAX = 100
+"""So many values of a column are looked at before it is no clock."""
 NULL = b"\\N"
 Judge = Callable[[Change], Verdict]
 ONLY_TENANT, DELETED, CHANGED, UNSELECTED = map(kept, "tdcu")
@@ -33,6 +36,15 @@ def clock_column(table: Table, columns: Sequence[str]) -> str | None:
     """The first of CLOCK_COLUMNS that the table has."""
     names = {each.lower(): each for each in columns}
     return next((names[name] for name in CLOCK_COLUMNS if name in names and table.column(name)), None)
+
+
+def is_clock(connection: sqlite3.Connection, table: Table, column: str) -> bool:
+    """Whether any of some values of the column is a time or a number; SQLite's types do not tell. True without a value."""
+    name = quote(column)
+    rows = connection.execute(
+        f"SELECT {name} FROM main.{quote(table.name)} WHERE {name} IS NOT NULL LIMIT {CLOCK_VALUES_MAX}"
+    ).fetchall()
+    return not rows or any(instant(field_of(value)) is not None for (value,) in rows)
 
 
 @dataclass(frozen=True, slots=True)

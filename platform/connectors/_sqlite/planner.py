@@ -22,7 +22,7 @@ from connectors._sqlite.scope import Scope
 from connectors._sqlite.scoping import adopt, scope_of, where_of
 from connectors._sqlite.stored import StoredSchema
 from connectors._sqlite.windows import compare, windows
-from engine.errors import NameUnknown, SchemaMismatch, TargetError
+from engine.errors import NameUnknown, SchemaMismatch, TargetError, UsageError
 from engine.plans import ChangeDigest, Dependency, Drift, Preview
 from engine.ports import RestoreRequest, SourceView, TableView
 from engine.progress import Progress
@@ -173,6 +173,10 @@ class Planner:
                 )
             elif clock.lower() not in {each.lower() for each in found.columns}:
                 raise NameUnknown(f"table {view.name} has no column {clock} to compare by", hint="name another clock")
+            elif view.name not in plan.missing and not judge.is_clock(self.connection, found.table, clock):
+                raise UsageError(
+                    f"column {clock} of table {view.name} holds neither times nor numbers", hint="name another clock"
+                )
             else:
                 plan.facts.setdefault("clocks", {})[view.name] = clock
         fields = judge.Fields.of(
