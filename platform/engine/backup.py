@@ -22,6 +22,7 @@ from engine.errors import (
 )
 from engine.faults import kill_point
 from engine.keys import Keyring
+from engine.locking import Locker
 from engine.manifest import FORMAT_VERSION, Manifest
 from engine.ports import Connector, DocumentPart, SourceReader, TablePart, TreePart
 from engine.progress import Progress
@@ -65,6 +66,8 @@ class BackupRequest:
     """Per source the backup it is compared with, where that is not `parent` for all; no entry means none."""
     previous: str | None = None
     """SHA-256 of the document with the next lower number; None for the first."""
+    locker: Locker | None = None
+    """In a store that locks: extends the locks of what the backup needs."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """More JSON for the manifest's metadata."""
 
@@ -94,6 +97,8 @@ def backup_run(
     domain = repository.domain(encrypted=request.encrypt)
     failed: list[dict[str, str]] = []
     session = domain.session(compress=request.compress)
+    if request.locker is not None:
+        session.note_packs()
     try:
         with ExitStack() as stack:
             opened = _open_all(stack, inputs, failed, progress)
@@ -113,10 +118,15 @@ def backup_run(
         kill_point("backup.chunks_stored")
         progress.phase("commit")
         progress.check()
+        if request.locker is not None:
+            request.locker.extend(session, sources)
+            kill_point("backup.locks_extended")
         document = _document(repository, request, parents, sources, failed, begun_at)
         _measure(document, session, started)
         manifest = repository.commit(document)
         _refuse_overtaken(repository, session, manifest)
+        if request.locker is not None:
+            request.locker.seal(request.number)
         return manifest
     except BaseException:
         session.abort()

@@ -165,6 +165,9 @@ class Session:
         self._rewriting = rewriting
         self._workers = workers or max(2, min(8, os.cpu_count() or 2))
         self._claimed: set[bytes] = set()
+        self._noting = False
+        self._packs_stored: set[bytes] = set()
+        self._packs_reused: set[bytes] = set()
         self._lock = threading.Lock()
         self._returned = threading.Condition(self._lock)
         self._lent: Counter[Kind] = Counter()
@@ -201,10 +204,33 @@ class Session:
         # Only then the index: what moves from the claimed ones to the index is never in neither.
         if not self._rewriting and self._index.segments:
             for number, chunk_id in enumerate(chunk_ids):
-                if new[number] and chunk_id in self._index:
+                if new[number] and self._is_known(chunk_id):
                     claimed.discard(chunk_id)
                     new[number] = False
         return new
+
+    def note_packs(self) -> None:
+        """Keep account of the packs that are stored and reused from now on; to be called before anything is stored."""
+        self._noting = True
+
+    @property
+    def packs_stored(self) -> set[bytes]:
+        """Names of the packs that this session stored, as noted."""
+        return set(self._packs_stored)
+
+    @property
+    def packs_reused(self) -> set[bytes]:
+        """Names of the packs that hold chunks which this session found in the index, as noted."""
+        return set(self._packs_reused)
+
+    def _is_known(self, chunk_id: bytes) -> bool:
+        if not self._noting:
+            return chunk_id in self._index
+        place = self._index.find(chunk_id)
+        if place is None:
+            return False
+        self._packs_reused.add(bytes.fromhex(place.pack))
+        return True
 
     def submit(self, work: Callable[[Lane], T]) -> Future[T]:
         """Run work(lane) in a worker thread; blocks while the queue is full.
@@ -301,6 +327,8 @@ class Session:
         kill_point("session.pack_stored")
         parts.clear()
         with self._lock:
+            if self._noting:
+                self._packs_stored.add(bytes.fromhex(name))
             entries = _entries(len(self._stored), builder)
             self._stored.append((name, builder.header, entries))
             self._stored_entries += len(entries) // ENTRY_BYTES

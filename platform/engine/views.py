@@ -1,7 +1,7 @@
 """What a backup holds, ready to be read: the other side of engine.backup."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +78,12 @@ def source_views(repository: Repository, manifest: Manifest, *, erasures: int = 
 
 def walk_manifest(reader: ChunkReader, manifest: Manifest, visit: Visit) -> None:
     """Call visit(chunk id, is metadata) for every chunk the backup needs; see walk_tree and walk_table."""
-    for source in manifest.document["sources"]:
+    walk_sources(reader, manifest.document["sources"], visit)
+
+
+def walk_sources(reader: ChunkReader, sources: Sequence[Mapping[str, Any]], visit: Visit) -> None:
+    """Do the same for the sources of a manifest, before it is one."""
+    for source in sources:
         for node in source["tables"]:
             walk_table(reader, node, visit)
         for node in source["trees"]:

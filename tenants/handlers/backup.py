@@ -18,6 +18,7 @@ from operations.context import OperationContext
 from operations.handlers import register
 from operations.models import Operation
 from tenants import outputs, wiring
+from tenants.locking import locker_for
 from tenants.models import Backup, BackupSource, Source
 from tenants.selectors import backup_get, backup_parents
 from tenants.services.backups import backup_again
@@ -111,6 +112,7 @@ def _session(context: OperationContext, repository: Repository, backup: Backup, 
     parents = _parent_manifests(context, repository, rows)
     number = backup_begin(context, backup, parent=_newest(rows, parents))
     kill_point("backup.number_reserved")
+    locker = locker_for(repository, backup, list(rows.values()), context)
     request = BackupRequest(
         backup_id=backup.pk,
         number=number,
@@ -124,6 +126,7 @@ def _session(context: OperationContext, repository: Repository, backup: Backup, 
         platform_version=tenant.platform_version,
         parents=parents,
         previous=previous_sha256(tenant, repository, number),
+        locker=locker,
     )
     try:
         manifest = backup_run(repository, inputs, request, context)
@@ -137,7 +140,13 @@ def _session(context: OperationContext, repository: Repository, backup: Backup, 
             "store %s keeps %d index objects that nobody needs: it lets us delete nothing", tenant.store, len(left)
         )
     kill_point("backup.before_record")
-    backup_committed(context, backup, manifest, warnings=context.warnings[warned_before:])
+    backup_committed(
+        context,
+        backup,
+        manifest,
+        warnings=context.warnings[warned_before:],
+        locked_until=locker.locked_until if locker else None,
+    )
     return manifest
 
 

@@ -6,8 +6,10 @@ from typing import Any
 from engine.faults import kill_point
 from operations.context import OperationContext
 from operations.handlers import register
+from tenants import wiring
 from tenants.handlers.backup import tenant_resource
 from tenants.handlers.prune import frozen_reason, prune_tenant
+from tenants.locking import locks_follow
 from tenants.models import Backup, Tenant
 from tenants.retention_selectors import Keeping, keepings
 from tenants.services.retention import expiries_put
@@ -32,6 +34,7 @@ def run(context: OperationContext) -> Mapping[str, Any]:
     going = [each.known.point.id for each in found if not each.verdict.kept]
     leaving = [each.known.point.id for each in found if each.leaves]
     trashed, left = (going, len(leaving)) if dry_run else _end(context, tenant, found, going, leaving)
+    locked = 0 if dry_run else _lock(context, tenant, found)
     due = trash_due(tenant)
     pruned = None
     if wants_prune and not dry_run and (due or left):
@@ -42,6 +45,7 @@ def run(context: OperationContext) -> Mapping[str, Any]:
         "trashed": trashed[:NAMED_MAX],
         "trashed_total": len(trashed),
         "left_primary": left,
+        "locks_extended": locked,
         "forgotten": len(due) if pruned or dry_run else 0,
         "prune": pruned,
     }
@@ -56,6 +60,7 @@ def _nothing(tenant: Tenant, dry_run: bool) -> dict[str, Any]:
         "trashed": [],
         "trashed_total": 0,
         "left_primary": 0,
+        "locks_extended": 0,
         "forgotten": 0,
         "prune": None,
     }
@@ -69,6 +74,13 @@ def _end(
     trashed = backups_expire(context, tenant, going, reason="no rule of retention keeps it")
     kill_point("retention.trashed")
     return trashed, backups_leave(context, tenant, leaving)
+
+
+def _lock(context: OperationContext, tenant: Tenant, found: list[Keeping]) -> int:
+    if not hasattr(wiring.store_kind(tenant.store.kind), "lock"):
+        return 0
+    with wiring.repository_open(tenant) as repository:
+        return locks_follow(context, tenant, repository, found)
 
 
 def _empty(context: OperationContext, tenant: Tenant, due: Sequence[Backup]) -> Mapping[str, Any]:

@@ -34,13 +34,19 @@ def backup_begin(context: OperationContext, backup: Backup, *, parent: Backup | 
 
 
 def backup_committed(
-    context: OperationContext, backup: Backup, manifest: Manifest, *, warnings: Sequence[Mapping[str, str]]
+    context: OperationContext,
+    backup: Backup,
+    manifest: Manifest,
+    *,
+    warnings: Sequence[Mapping[str, str]],
+    locked_until: datetime.datetime | None = None,
 ) -> None:
     """Record a committed manifest, unless the lease was lost: the next session adopts it then."""
     state = BackupState.WARNED if warnings else BackupState.SUCCEEDED
     with transaction.atomic():
         context.fence()
-        _settle(backup, manifest, state, actor=context.operation.actor, warnings=[dict(w) for w in warnings])
+        said = [dict(warning) for warning in warnings]
+        _settle(backup, manifest, state, actor=context.operation.actor, warnings=said, locked_until=locked_until)
 
 
 def backup_adopted(context: OperationContext, tenant: Tenant, manifest: Manifest) -> Backup:
