@@ -8,9 +8,11 @@ an index is rebuilt from the packs.
 """
 
 import hashlib
+import tempfile
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from engine.errors import DamageError, ObjectLocked, ObjectMissing, StoreError
 from engine.fallback import MendingRepository, Place, check_object
@@ -156,11 +158,17 @@ def _name(repository: Repository, domain: Domain, pack: str, blob: bytes) -> Non
 
 
 def _mend_index(repository: Repository, report: RepairReport, wanted: Collection[str], progress: Progress) -> None:
-    """Rebuild what the index lacks from the packs; segments that cannot be read go when every pack could be."""
-    for domain in (repository.sealed, repository.plain):
-        domain.index.reload()
-        if INDEX in wanted or domain.index.damaged:
-            index_rebuild(repository, domain, progress, skip=frozenset())
+    """Rebuild what the index lacks from the packs; segments that cannot be read go when every pack could be.
+
+    The store's own objects are read, past the cache that lies near: that may still have what the store has lost.
+    """
+    with tempfile.TemporaryDirectory(prefix="lastro-index-") as folder:
+        afresh = Repository(repository.store, repository.keyring, cache=Path(folder))
+        afresh.guard = repository.guard
+        for domain in (afresh.sealed, afresh.plain):
+            domain.index.reload()
+            if INDEX in wanted or domain.index.damaged:
+                index_rebuild(afresh, domain, progress, skip=frozenset())
     if INDEX in wanted:
         report.mended[INDEX] = ""
 
