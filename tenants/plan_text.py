@@ -127,7 +127,8 @@ def _value(value: str | None) -> str:
 
 def _path(each: Mapping[str, Any]) -> str:
     path = "".join(character if character.isprintable() else "·" for character in each["path"])
-    sizes = f" ({_bytes(each['size_before'])} -> {_bytes(each['size_after'])})"
+    known = (each["size_before"], each["size_after"]) != (None, None)
+    sizes = f" ({_bytes(each['size_before'])} -> {_bytes(each['size_after'])})" if known else ""
     return f"{path} {_VERBS[each['change']]}{sizes}{': ' + each['because'] if each['because'] else ''}"
 
 

@@ -90,7 +90,8 @@ class Tally:
             self._counts[_counted(change, before=before, after=after)] += 1
             self._counts["conflicts"] += step.conflict
             self._samples.note(step)
-        elif step.conflict or step.because:
+        elif step.conflict or _because(step):
+            # A folder is not counted, but nobody's folder gets other rights unseen.
             self._samples.note(step)
         if change in ("insert", "update", "delete"):
             self._differs = True

@@ -107,6 +107,8 @@ def test_forked_histories_are_refused(tmp_path: Path, repository: Repository, po
         assert (shown.facts["events_removed"], shown.facts["events_added"]) == (6, 3)
         restored(repository, view, data, mode="merge", policies=policies)
         assert log_files(data) == theirs
+        again = preview(view, data, mode="merge", policies=policies)
+        assert (again.warnings, again.files) == ((), FileChange(unchanged=len(theirs)))
         return
     with pytest.raises(TargetError, match=r"two histories.*evt-0001f4") as caught:
         preview(view, data, mode="merge", policies=policies)

@@ -1,6 +1,7 @@
 """Undo: exactly what was there, or a refusal and a plan."""
 
 import datetime
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from core.errors import ConfirmationNeeded, Conflict
 from engine.errors import CommitUnknown, NameUnknown, UsageError
 from tenants import plan_outputs, restore_outputs
 from tenants.models import Restore
+from tenants.plan_text import plan_text
 from tenants.services.sources import source_add
 from tenants.services.undos import undo_start, undoable_now
 from tests.connectors.eventlog_samples import encode, log_files, make_events, segment_path, write_log
@@ -236,3 +238,27 @@ def test_an_undo_of_a_part_can_be_undone(house: House, content: Content) -> None
     refused = house.undo(restore, ok=False, sources=("db",))
     assert (refused.error_code, _names(database) >= {"newest"}) == ("plan.stale", True)
     assert refused.error_hint.endswith(f"restore undo {restore.pk} --plan --source db")
+
+
+@pytest.mark.parametrize("change", ["nothing", "folder mode", "file mode", "folder time"])
+def test_rights_and_times_alone_go_back_and_forth(house: House, change: str) -> None:
+    """Goal: what a restore does to a mode or a time is undone like anything else, and rights are shown; change one alone."""
+    tenant = house.tenant()
+    folder = house.folder(house.files(tenant))
+    (folder / "inner").mkdir()
+    (folder / "inner").chmod(0o755)
+    backup = house.backup(tenant)
+    if change == "folder mode":
+        (folder / "inner").chmod(0o777)
+    elif change == "file mode":
+        (folder / "a").chmod(0o600)
+    elif change == "folder time":
+        os.utime(folder / "inner", (1, 1))
+    mode = [path.stat().st_mode for path in (folder / "inner", folder / "a")]
+    times = (folder / "inner").stat().st_mtime
+    plan = house.plan(backup)
+    shown = "\n".join(plan_text(plan_outputs.plan(plan)))
+    assert ("inner changes: mode 777, was 755" in shown) == (change == "folder mode")
+    house.undo(house.run_plan(plan))
+    assert [path.stat().st_mode for path in (folder / "inner", folder / "a")] == mode
+    assert (folder / "inner").stat().st_mtime == times

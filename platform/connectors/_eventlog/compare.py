@@ -196,7 +196,7 @@ def plan_log(
     else:
         plan.take, plan.result = set(plan.entries), dict(facts["eventlog_summary"])
         plan.common_events = _common_events(plan, tree)
-        if mode == "merge":
+        if mode == "merge" and plan.differs:
             plan.warnings.append("policy take_backup replaces the whole log by the backup's")
     return plan
 
