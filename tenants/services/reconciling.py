@@ -126,7 +126,7 @@ def _catalogue_ahead(row: StoreConfig, store: Store) -> str:
 def _ended_meanwhile(tenant: Tenant, repository: Repository) -> str:
     """A backup that the catalogue takes for good and the store has ended by a signed record."""
     listed = set(repository.numbers())
-    good = Backup.objects.filter(tenant=tenant, state__in=GOOD_STATES).values_list("number", flat=True)
+    good = Backup.objects.filter(tenant=tenant, state__in=GOOD_STATES, left_at=None).values_list("number", flat=True)
     for number in good.iterator():
         if number is None or number in listed or _is_there(repository.store, _manifest_key(repository, number)):
             continue
@@ -230,10 +230,12 @@ def _take_over(
     context: OperationContext, tenant: Tenant, repository: Repository, head: int, found: Reconciled, *, promoted: bool
 ) -> None:
     """Compare every number of the store with the catalogue. A gap without a record raises ManifestDamaged."""
-    rows = Backup.objects.filter(tenant=tenant, number__isnull=False, state__in=GOOD_STATES)
+    # What the primary let go of on purpose (`left_at`) is kept by copies, and is no loss here.
+    rows = Backup.objects.filter(tenant=tenant, number__isnull=False, state__in=GOOD_STATES, left_at=None)
     good = {number: sha256 for number, sha256 in rows.values_list("number", "manifest_sha256") if number is not None}
-    ended = Backup.objects.filter(tenant=tenant, state__in=(BackupState.EXPIRED, BackupState.DELETED))
-    over = dict(ended.exclude(number=None).values_list("number", "manifest_sha256"))
+    # Ended ones may still lie in the store, in the trash, or because a kill came between.
+    ended = Backup.objects.filter(tenant=tenant, number__isnull=False).exclude(pk__in=rows.values("pk"))
+    over = dict(ended.exclude(manifest_sha256="").values_list("number", "manifest_sha256"))
     present: set[int] = set()
     gaps: list[int] = []
     for number, manifest in _chain(context, repository, head, good, gaps, promoted=promoted):
@@ -253,6 +255,8 @@ def _take_over(
     for backup in [each for each in rows if each.number not in present]:
         _end(context, backup, LOST_REASON)
         found.ended.append(backup.pk)
+    emptied = Backup.objects.filter(tenant=tenant, trashed_at__isnull=False)
+    emptied.filter(pk__in=[each.pk for each in emptied if each.number not in present]).update(trashed_at=None)
     if found.ended:
         _last_good_again(context, tenant)
 
@@ -344,7 +348,7 @@ def _numbers_closed(
 ) -> int:
     """Close what was reserved here and never committed, and with `close` one number more; the last one."""
     # A good backup beyond the head was lost by the store: its number must stay free for a repair to bring it back.
-    good = Backup.objects.filter(tenant=tenant, state__in=GOOD_STATES)
+    good = Backup.objects.filter(tenant=tenant, state__in=GOOD_STATES, left_at=None)
     last, closed = max(head, good.aggregate(most=Max("number"))["most"] or 0), not close
     while last < tenant.number_reserved or not closed:
         context.check()
