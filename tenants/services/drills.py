@@ -1,5 +1,6 @@
 """Drills asked for, their checks kept, and what became of them."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -243,7 +244,13 @@ def check_add(
                 message=f"check {name} of source {source.name}",
                 actor=actor,
                 tenant=source.tenant.slug,
-                data={"source": source.name, "check": name, "kind": kind, "ask": ask},
+                # Not the question itself: it may name what is in the data, and what stands here can never be cleared.
+                data={
+                    "source": source.name,
+                    "check": name,
+                    "kind": kind,
+                    "ask_sha256": hashlib.sha256(ask.encode()).hexdigest(),
+                },
             )
     except IntegrityError:
         raise Conflict(f"source {source.name} has a check {name!r} already", hint="remove it first") from None

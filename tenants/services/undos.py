@@ -22,6 +22,7 @@ from tenants.services.plans import plan_queue
 from tenants.services.restore_recording import UNDO_BY_IMAGE, report_of
 from tenants.services.restores import restore_queue
 from tenants.services.wishes import confirmation_checked
+from tenants.shredded import keys_present
 
 
 def undo_start(
@@ -39,6 +40,7 @@ def undo_start(
     `sources` limits it to some; the others stay undoable. Nothing is changed when any row or file that the restore made was changed since: the operation then ends with
     StalePlan. Raises ConfirmationNeeded, Busy, Conflict or UsageError for what cannot be undone.
     """
+    keys_present(restore.tenant)
     rows = undoable(restore, sources)
     confirmation_checked(restore.tenant, confirmed, in_place=True)
     undo = Restore(
@@ -58,6 +60,7 @@ def undo_plan_start(
     restore: Restore, *, actor: str, sources: Sequence[str] = (), reason: str = "", here: bool = False
 ) -> tuple[RestorePlan, Operation]:
     """Queue the preview of an undo, also of one that would meet newer changes. Raises as `undo_start`."""
+    keys_present(restore.tenant)
     rows = undoable(restore, sources)
     plan = RestorePlan(
         tenant=restore.tenant,

@@ -11,6 +11,7 @@ from tenants import reading, wiring
 from tenants.models import Backup, BackupSource, Source, Tenant
 from tenants.selection import Selection, Wish, selection_of, wish_checked
 from tenants.selectors import backup_usable, source_get
+from tenants.shredded import keys_present
 from tenants.targets import Targets, targets_parse
 
 
@@ -45,6 +46,7 @@ def wish_resolve(backup: Backup, wish: Wish, targets: Sequence[str]) -> Resolved
 
     Raises UsageError, NameUnknown and NotFound for what there is not, StoreError when the manifest cannot be read.
     """
+    keys_present(backup.tenant)
     wish_checked(wish)
     named = _kept(backup, wish.sources)
     if wish.mode == "full":
