@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ class Restic:
 
     name = "restic"
 
-    def __init__(self, program: str, folder: Path) -> None:
+    def __init__(self, program: str, folder: Path, *, env: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         self.repository = folder / "repository"
         self.env = {
@@ -117,6 +118,7 @@ class Restic:
             "RESTIC_REPOSITORY": str(self.repository),
             "RESTIC_PASSWORD": "bench",
             "RESTIC_CACHE_DIR": str(folder / "cache"),
+            **(env or {}),
         }
         self.program = program
         self.measure("init")

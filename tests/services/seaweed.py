@@ -68,6 +68,20 @@ class Seaweed:
         self._make(name, versioned=versioned, locked=locked)
         return name
 
+    def count(self, bucket: str, prefix: str, part: str) -> int:
+        """How many objects below the prefix have this part in their keys."""
+        pages = self.admin.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        return sum(part in item["Key"] for page in pages for item in page.get("Contents", []))
+
+    def remove(self, bucket: str) -> None:
+        """Remove a bucket of this test's own with all that is in it and is not locked."""
+        for page in self.admin.get_paginator("list_object_versions").paginate(Bucket=bucket):
+            items = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
+            named = [{"Key": item["Key"], "VersionId": item["VersionId"]} for item in items]
+            if named:
+                self.admin.delete_objects(Bucket=bucket, Delete={"Objects": named, "Quiet": True})
+        self.admin.delete_bucket(Bucket=bucket)
+
     def append_only(self, bucket: str) -> None:
         """Take the right to delete in this bucket from APPENDER."""
         self.deny(bucket, APPENDER, "s3:DeleteObject", "s3:DeleteObjectVersion")
