@@ -24,7 +24,7 @@ from engine.manifest import Manifest
 from engine.pack_table import PackTable
 from engine.progress import Progress
 from engine.prune_mark import DROP, REWRITE, Judged, Mark, Work
-from engine.prune_sweep import ASKED_AT_ONCE, Left, packs_entomb, packs_sweep
+from engine.prune_sweep import ASKED_AT_ONCE, Left, locked_kept, packs_entomb, packs_sweep
 from engine.rebuild import index_rebuild
 from engine.repository import Domain, Repository, delete_unlocked
 from engine.sealed import Kind
@@ -200,6 +200,7 @@ def _prune_domain(
     repository: Repository, work: Work, head: int, *, dry_run: bool, grace: datetime.timedelta, progress: Progress
 ) -> PruneReport:
     judged = work.mark.judge()
+    locked_kept(repository, work, judged)
     dropped = judged.dropped()
     before = _with_locks(judged.space(work.waiting), work)
     report = PruneReport(

@@ -13,7 +13,7 @@ from engine.faults import kill_point
 from engine.pack_table import pack_key
 from engine.ports import LockingStore
 from engine.progress import Progress
-from engine.prune_mark import Work
+from engine.prune_mark import KEEP, REWRITE, Judged, Work
 from engine.repository import Repository, delete_unlocked
 from engine.tombstones import Tombstone, entomb
 
@@ -23,6 +23,14 @@ ASKED_AT_ONCE = 8
 """Requests at a time where a store is asked about single objects."""
 Left = dict[int, datetime.datetime | None]
 """Ordinals of dropped packs that stay for now; for one that the store has locked until when."""
+
+
+def locked_kept(repository: Repository, work: Work, judged: Judged) -> None:
+    """Keep thin packs that the store has locked: storing them anew would take space, and free none until their date."""
+    thin = [ordinal for ordinal, fate in enumerate(judged.fates) if fate == REWRITE]
+    for ordinal, until in zip(thin, _locks(repository, work, thin), strict=True):
+        if until is not None:
+            judged.fates[ordinal] = KEEP
 
 
 def packs_entomb(repository: Repository, work: Work, dropped: Sequence[int]) -> list[Tombstone]:
