@@ -26,9 +26,24 @@ Object = dict[str, str]
 
 def transaction_begin(connection: sqlite3.Connection) -> None:
     """Take the write lock, with everything off that would act on restored rows."""
+    _quieten(connection)
+    connection.execute("BEGIN IMMEDIATE")
+
+
+def reading_begin(connection: sqlite3.Connection) -> None:
+    """Read one snapshot, with the same things off; in WAL mode others go on writing."""
+    _quieten(connection)
+    connection.execute("BEGIN")
+
+
+def _quieten(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA foreign_keys = OFF")
     connection.execute("PRAGMA ignore_check_constraints = ON")
-    connection.execute("BEGIN IMMEDIATE")
+
+
+def data_version(connection: sqlite3.Connection) -> int:
+    """A number that differs when any other connection has committed in between (SQLite's `PRAGMA data_version`)."""
+    return int(connection.execute("PRAGMA main.data_version").fetchone()[0])
 
 
 def transaction_commit(connection: sqlite3.Connection) -> None:

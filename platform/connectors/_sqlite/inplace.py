@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from threading import RLock
 from typing import Any
 
-from connectors._sqlite.applying import Definitions, by_tables, rows_apply, rows_check, transaction_begin, violations
+from connectors._sqlite.applying import (
+    Definitions,
+    by_tables,
+    data_version,
+    reading_begin,
+    rows_apply,
+    rows_check,
+    transaction_begin,
+    violations,
+)
 from connectors._sqlite.catalog import catalog_read, quote
 from connectors._sqlite.plan import plan_make, rows_select
 from connectors._sqlite.planner import Plan, Planner
@@ -34,6 +43,16 @@ def sequences_of(connection: sqlite3.Connection) -> dict[str, int]:
     return {name.decode(): int(value or 0) for name, value in rows}
 
 
+READINGS_MAX = 2
+"""How often a restore compares without the write lock, before it takes the lock first."""
+
+
+def _others_may_write(connection: sqlite3.Connection) -> bool:
+    """Whether a reader leaves writers alone; without a write-ahead log they wait for it just as they wait for the lock."""
+    mode = connection.execute("PRAGMA main.journal_mode").fetchone()[0]
+    return bytes(mode).decode().lower() == "wal"
+
+
 class InPlace:
     """One restore into an open connection (text as bytearray, no transaction yet)."""
 
@@ -54,9 +73,7 @@ class InPlace:
     def run(self) -> PreparedSqlite:
         """Do everything but the commit. Raises StalePlan, SchemaMismatch, TargetError; the caller rolls back."""
         connection = self._connection
-        transaction_begin(connection)
-        self._file.check()
-        plan = Planner(connection, self._view, self._layout, self._request, self._progress).plan()
+        plan = self._planned()
         digest_check(plan.digest, self._request)
         if any(each.was == "checks" for each in plan.drift):
             connection.execute("PRAGMA ignore_check_constraints = OFF")
@@ -99,6 +116,32 @@ class InPlace:
             pairs,
             by_tables(broken) - by_tables(left),
         )
+
+    def _planned(self) -> Plan:
+        """Decide, and hold the write lock from there on; what was decided fits what the lock protects.
+
+        Most of a restore's time goes into comparing. That is done before the lock is taken, so that others can write
+        meanwhile, and done anew when somebody did; only then, in the end, under the lock.
+        """
+        connection = self._connection
+        for _ in range(READINGS_MAX if _others_may_write(connection) else 0):
+            reading_begin(connection)
+            self._file.check()
+            plan, version = self._plan(), data_version(connection)
+            connection.execute("COMMIT")
+            digest_check(plan.digest, self._request)
+            transaction_begin(connection)
+            if data_version(connection) == version:
+                self._file.check()
+                return plan
+            connection.execute("ROLLBACK")
+            plan.drop()
+        transaction_begin(connection)
+        self._file.check()
+        return self._plan()
+
+    def _plan(self) -> Plan:
+        return Planner(self._connection, self._view, self._layout, self._request, self._progress).plan()
 
     # ------------------------------------------------ schema
 
