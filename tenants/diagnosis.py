@@ -12,7 +12,7 @@ from django.db import DatabaseError, connection
 from django.db.models import Max, Q
 
 from core import clock
-from core.rootkey import root_key
+from core.rootkey import root_key, root_key_place
 from engine.errors import LastroError
 from operations.leases import lease_duration
 from operations.models import ACTIVE_STATES, Operation
@@ -91,7 +91,7 @@ def _settings() -> Iterator[Sign]:
 
 
 def _root_key() -> Iterator[Sign]:
-    yield Sign("root key", OK, f"{root_key().key_id} opens this catalogue")
+    yield Sign("root key", OK, f"{root_key().key_id} ({root_key_place()}) opens this catalogue")
 
 
 def _stores() -> Iterator[Sign]:
@@ -232,6 +232,20 @@ def _deletion() -> Iterator[Sign]:
     yield Sign("retention", WARNING, f"deletion is frozen since {since} UTC: {frozen.reason}", THAW_HINT, figures)
 
 
+def _copies() -> Iterator[Sign]:
+    from tenants.copy_diagnosis import copy_signs
+
+    for told in copy_signs():
+        yield Sign(*told)
+
+
+def _keys() -> Iterator[Sign]:
+    from tenants.key_diagnosis import key_signs
+
+    for told in key_signs():
+        yield Sign(*told)
+
+
 def _disk() -> Iterator[Sign]:
     status = os.statvfs(wiring.data_folder())
     free = status.f_bavail * status.f_frsize
@@ -263,7 +277,9 @@ def _drills() -> Iterator[Sign]:
 _CHECKS: tuple[tuple[str, Callable[[], Iterator[Sign]]], ...] = (
     ("settings", _settings),
     ("root key", _root_key),
+    ("keys", _keys),
     ("stores", _stores),
+    ("copies", _copies),
     ("pg_dump", _tools),
     ("workers", _workers),
     ("operations", _operations),

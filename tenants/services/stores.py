@@ -122,6 +122,9 @@ def store_update(
     return changed
 
 
+_ENDING_HINT = "end that first; keyrings leave a store by: store set NAME --keeps-keys no, then key repair"
+
+
 def store_remove(row: StoreConfig, *, actor: str) -> None:
     """Forget a store that keeps nothing of ours; its place and whatever is in it stay as they are. Raises Conflict."""
     if row.is_default:
@@ -134,7 +137,7 @@ def store_remove(row: StoreConfig, *, actor: str) -> None:
             row.delete()
     except ProtectedError as error:
         named = sorted({str(each._meta.verbose_name) for each in error.protected_objects})
-        raise Conflict(f"store {row.name} is still counted on by: {', '.join(named)}", hint="end that first") from None
+        raise Conflict(f"store {row.name} is still counted on by: {', '.join(named)}", hint=_ENDING_HINT) from None
 
 
 def store_objects_present(row: StoreConfig) -> bool:
