@@ -11,9 +11,9 @@ import hashlib
 import tempfile
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from engine.chunk_repair import PACK, RepairReport, chunks_bring
 from engine.errors import DamageError, ObjectLocked, ObjectMissing, StoreError
 from engine.fallback import MendingRepository, Place, check_object
 from engine.faults import kill_point
@@ -27,21 +27,7 @@ from engine.rebuild import index_rebuild
 from engine.repository import Domain, Repository
 from engine.sealed import HEADER_BYTES
 
-PACK = "pack "
 INDEX = "index"
-
-
-@dataclass
-class RepairReport:
-    """What became of the objects to be mended, by key as a verification names them."""
-
-    mended: dict[str, str] = field(default_factory=dict)
-    """Key -> where it came from; "" when it was whole after all, or could be made from what is there."""
-    lost: dict[str, str] = field(default_factory=dict)
-    """Key -> why no copy could give it."""
-    unnamed: list[str] = field(default_factory=list)
-    """Packs that the index has forgotten: the next run of the copy brings what was in them."""
-    chunks_lost: int = 0
 
 
 def repository_repair(
@@ -51,10 +37,13 @@ def repository_repair(
     *,
     is_primary: bool,
     name: str,
+    numbers: Collection[int] = (),
     progress: Progress,
 ) -> RepairReport:
     """Mend the objects of these keys ("pack <name>", "index", or a key below the repository's prefix).
 
+    In a primary the backups of these numbers are looked through at the end, and chunks that none of its packs holds any
+    more are brought from the other places one by one; a copy is run again for that.
     Runs under the tenant's lease in the primary, under the copy's lease elsewhere. A kill at any point leaves each object
     as it was or whole. Raises StoreError when the store itself cannot be written.
     """
@@ -68,9 +57,13 @@ def repository_repair(
         if not key.startswith(PACK) and key != INDEX:
             _mend_object(repository, others, key, report)
             progress.advance(items=1)
+    if INDEX in wanted:
+        # A pack that only a lost segment named is found here, and damaged perhaps.
+        packs = sorted({*packs, *_mend_index(repository, progress)})
     left = [pack for pack in packs if not _mend_pack(repository, others, pack, report, progress)]
-    if INDEX in wanted or packs:
-        _mend_index(repository, report, wanted, progress)
+    if INDEX in wanted:
+        _mend_index(repository, progress)
+        report.mended[INDEX] = ""
     for domain in (repository.sealed, repository.plain):
         domain.index.reload()
         here = domain.index.pack_names() & set(left)
@@ -80,7 +73,10 @@ def repository_repair(
             _unname(repository, domain, here, report, progress)
         left = [each for each in left if each not in here]
     for pack in left:
-        report.mended[PACK + pack] = ""  # No index names it any more: nothing needs it.
+        report.mended[PACK + pack] = ""  # No index names it any more; whatever was needed of it is looked for below.
+        _set_aside(repository, pack)
+    if is_primary and numbers:
+        chunks_bring(repository, others, numbers, name=name, report=report, progress=progress)
     return report
 
 
@@ -157,20 +153,31 @@ def _name(repository: Repository, domain: Domain, pack: str, blob: bytes) -> Non
     domain.index.write([(pack, blob[:HEADER_BYTES])], sorted(entries), generation=domain.index.generation)
 
 
-def _mend_index(repository: Repository, report: RepairReport, wanted: Collection[str], progress: Progress) -> None:
-    """Rebuild what the index lacks from the packs; segments that cannot be read go when every pack could be.
+def _mend_index(repository: Repository, progress: Progress) -> list[str]:
+    """Rebuild what the index lacks from the packs; names of packs whose trailers cannot be read.
 
-    The store's own objects are read, past the cache that lies near: that may still have what the store has lost.
+    Segments that cannot be read go when every pack could be. The store's own objects are read, past the cache that lies
+    near: that may still have what the store has lost.
     """
+    damaged: list[str] = []
     with tempfile.TemporaryDirectory(prefix="lastro-index-") as folder:
         afresh = Repository(repository.store, repository.keyring, cache=Path(folder))
         afresh.guard = repository.guard
         for domain in (afresh.sealed, afresh.plain):
-            domain.index.reload()
-            if INDEX in wanted or domain.index.damaged:
-                index_rebuild(afresh, domain, progress, skip=frozenset())
-    if INDEX in wanted:
-        report.mended[INDEX] = ""
+            rebuilt = index_rebuild(afresh, domain, progress, skip=frozenset())
+            damaged += [key.rpartition("/")[2] for key in rebuilt.damaged]
+    return damaged
+
+
+def _set_aside(repository: Repository, pack: str) -> None:
+    """Take a damaged pack that no index names out of the way of the next rebuild."""
+    for domain in (repository.sealed, repository.plain):
+        for folder in FOLDERS:
+            key = pack_key(domain, folder, pack)
+            with suppress(ObjectMissing, ObjectLocked):
+                blob = repository.store.get(key, 0, PACK_BYTES_MAX + 1)
+                repository.store.put(f"{domain.prefix}damaged/{pack}", [blob])
+                repository.store.delete(key)
 
 
 def _store_anew(
@@ -207,10 +214,5 @@ def _unname(
     kill_point("repair.unnamed")
     index.check_claim(claimed)
     for pack in sorted(packs):
-        for folder in FOLDERS:
-            key = pack_key(domain, folder, pack)
-            with suppress(ObjectMissing, ObjectLocked):
-                blob = repository.store.get(key, 0, PACK_BYTES_MAX + 1)
-                repository.store.put(f"{domain.prefix}damaged/{pack}", [blob])
-                repository.store.delete(key)
+        _set_aside(repository, pack)
         report.unnamed.append(pack)

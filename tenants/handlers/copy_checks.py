@@ -154,10 +154,16 @@ def repair(context: OperationContext) -> Mapping[str, Any]:
         ]  # fmt: skip
         places = [place_on(each, stack) for each in others]
         report = repository_repair(
-            repository, places, keys, is_primary=is_primary, name=copy.store.name, progress=context
+            repository,
+            places,
+            keys,
+            is_primary=is_primary,
+            name=copy.store.name,
+            numbers=list(expected_in(copy, repository)[0]) if is_primary else (),
+            progress=context,
         )
         brought = 0
-        if not is_primary and (report.unnamed or report.lost):
+        if not is_primary and keys:
             # What no copy had under its name comes in the packs that the primary has now.
             filled, repository = copy_filled(context, copy, store, wishes_of(copy), recheck=True)
             brought = filled.packs_moved
