@@ -60,7 +60,7 @@ def keys_settle(tenant: Tenant) -> list[str]:
 def _unsettled(tenant: Tenant) -> QuerySet[StoreConfig]:
     lately = clock.now() - datetime.timedelta(minutes=SILENT_MINUTES)
     settled = KeyringPlace.objects.filter(tenant=tenant).filter(
-        Q(state=KeyringState.WRITTEN) | Q(error_code__gt="", checked_at__gt=lately)
+        Q(state=KeyringState.WRITTEN) | Q(error_code__startswith="store.", checked_at__gt=lately)
     )
     return StoreConfig.objects.filter(keeps_keys=True).exclude(pk__in=settled.values("store")).order_by("name")
 
