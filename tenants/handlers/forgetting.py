@@ -4,9 +4,11 @@ import datetime
 
 from django.db.models import OuterRef, QuerySet, Subquery
 
+from core.errors import Conflict
 from core.ids import first_id
-from operations.history import history_register
+from operations.history import history_guarded_by, history_register
 from tenants.models import Drill, DrillState, PlanState, RestorePlan, Validation
+from tenants.services.clock_watch import THAW_HINT, clock_looked_at
 
 DRILLS_KEPT = 10
 """Of each tenant, whatever their age: the last one says whether a restore would work, ten make the estimate of its time."""
@@ -32,3 +34,12 @@ def _drills(before: datetime.datetime) -> "QuerySet[Drill]":
 def _validations(before: datetime.datetime) -> "QuerySet[Validation]":
     """Those of restores; the restore itself stays."""
     return Validation.objects.filter(pk__lt=first_id("val", before), drill=None)
+
+
+def _believable() -> None:
+    frozen = clock_looked_at()
+    if frozen is not None:
+        raise Conflict(f"nothing is deleted while the clock is not believed: {frozen.reason}", hint=THAW_HINT)
+
+
+history_guarded_by(_believable)

@@ -80,12 +80,15 @@ class PreparedSqlite:
             self._image(sink)
 
     def _image(self, sink: ImageSink) -> None:
+        sequences = {name: [*pair] for name, pair in self.sequences.items() if pair[0] != pair[1]}
+        if not (sequences or self.created or self.dropped or any(each.adds or each.removes for each in self.tables)):
+            return  # Nothing was changed: there is nothing to be taken back.
         sink.table(
             {
                 "name": "", "columns": [], "key": [], "rows": "schema", "kind": "sqlite", "version": IMAGE_VERSION,
                 "tenant_column": self.layout.tenant_column, "tenant_value": self.layout.tenant_value,
                 "created": [*self.created], "dropped": [*self.dropped],
-                "sequences": {name: [*pair] for name, pair in self.sequences.items() if pair[0] != pair[1]},
+                "sequences": sequences,
                 "healed": {name: count for name, count in self.healed.items() if count > 0}, "made_file": False,
             }
         )  # fmt: skip
