@@ -246,6 +246,13 @@ def _keys() -> Iterator[Sign]:
         yield Sign(*told)
 
 
+def _recovery() -> Iterator[Sign]:
+    from tenants.recovery_diagnosis import recovery_signs
+
+    for told in recovery_signs():
+        yield Sign(*told)
+
+
 def _disk() -> Iterator[Sign]:
     status = os.statvfs(wiring.data_folder())
     free = status.f_bavail * status.f_frsize
@@ -287,5 +294,6 @@ _CHECKS: tuple[tuple[str, Callable[[], Iterator[Sign]]], ...] = (
     ("damage", _damage),
     ("drills", _drills),
     ("retention", _deletion),
+    ("recovery", _recovery),
     ("data folder", _disk),
 )

@@ -24,6 +24,7 @@ from tenants import wiring
 from tenants.catalogue.filling import Filled, catalogue_fill
 from tenants.catalogue.places import Kept, kept_get, kept_list, repositories_found, repository_found
 from tenants.models import CatalogueStore, Installation, RepositoryMirror, StoreConfig, Tenant
+from tenants.owning import installation_get
 from tenants.rules import name_checked
 from tenants.services.adopting_places import (
     default_put,
@@ -80,11 +81,12 @@ def store_adopt(
     WrongKey for another root key, DamageError when no backup of the catalogue is whole, StoreError.
     """
     row = _row(name, kind, values)
-    done = Adopted(name)
+    done, taken_before = Adopted(name), False
     with wiring.store_open(row) as store:
         catalogue = _catalogue_in(store, repository_id)
         if catalogue is not None and _is_ours(catalogue):
             row = StoreConfig.objects.get(name=name)
+            taken_before = True
             note("this catalogue was adopted before; what is left is done now")
         elif catalogue is not None:
             _refuse_occupied()
@@ -97,9 +99,12 @@ def store_adopt(
         done.without_keys = keyrings_take(row, store, note)
         done.promoted = primaries_put(row, store)
         default_put(row)
-    done.generation = ownership_take(stores_reachable(row, note), reason="adopted", actor=actor, note=note)
-    for each in stores_reachable(row, note):
-        place_taken_over(each)
+    reachable = stores_reachable(row, note)
+    if not taken_before or tenants_behind():
+        ownership_take(reachable, reason="adopted", actor=actor, note=note)
+        for each in reachable:
+            place_taken_over(each)
+    done.generation = installation_get().generation
     kill_point("adopt.owned")
     done.rebuilt = tenants_rebuild(row, actor=actor, note=note)
     brought = Brought(row.name)
@@ -293,8 +298,6 @@ def _take_none(
             level="warning",
             data={"store": row.name, "backup": ""},
         )
-    from tenants.owning import installation_get
-
     Installation.objects.filter(pk=installation_get().pk, adopted_from="").update(
         adopted_from=MANIFESTS, adopted_at=clock.now()
     )

@@ -60,12 +60,21 @@ def catalogue_due() -> str:
     if len(places) < stores or any(place.taken_at is None for place in places):
         return "a store has no backup of it yet"
     size, oldest = min(place.audit_size for place in places), min(place.taken_at for place in places if place.taken_at)
-    news = Entry.objects.filter(sequence__gte=size).order_by("sequence").values_list("type", flat=True)
-    fresh = [each for each in news[:ENTRIES_LOOKED_AT_MAX] if not each.startswith(_OWN)]
+    fresh = _news(size)
     important = next((each for each in fresh if each.startswith(IMPORTANT)), "")
     if important:
         return f"{important} happened since"
     return "a day has passed" if fresh and clock.now() - oldest >= EVERY else ""
+
+
+def changed_since(audit_size: int) -> bool:
+    """Whether anything was done since the audit log was so long, but for keeping the catalogue itself."""
+    return bool(_news(audit_size))
+
+
+def _news(audit_size: int) -> list[str]:
+    types = Entry.objects.filter(sequence__gte=audit_size).order_by("sequence").values_list("type", flat=True)
+    return [each for each in types[:ENTRIES_LOOKED_AT_MAX] if not each.startswith(_OWN)]
 
 
 # ---------------------------------------------------------------- taking one

@@ -1,5 +1,6 @@
 """Becoming the owner of stores, and bringing the catalogue up to what they know."""
 
+import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,10 +8,12 @@ from typing import Any
 from django.db import transaction
 
 from audit.services import record
+from core.errors import Busy
 from core.rootkey import root_key
 from engine.errors import LastroError, TakenOver
 from engine.owner import owner_newest, owner_raise
 from engine.repository import Repository
+from operations import leases
 from operations.models import Operation
 from operations.services import operation_enqueue, operation_run
 from tenants import wiring
@@ -19,7 +22,7 @@ from tenants.models import CatalogueStore, Installation, RepositoryMirror, Store
 from tenants.owning import catalogue_keyring, installation_get
 from tenants.services.rebuilding import Note, tenants_rebuild
 
-BATCH = 500
+WAIT_SECONDS = 2.0
 
 
 @dataclass
@@ -157,7 +160,15 @@ def tenants_reconcile(
     `promoted` are slugs of tenants whose store was a copy until now.
     """
     for each in chosen:
-        operation = _run(each, {"close": close, "promoted": each.slug in promoted}, actor=actor)
+        params = {"close": close, "promoted": each.slug in promoted}
+        try:
+            operation = _run_free(each, params, actor=actor, note=note)
+        except Busy as error:
+            brought.failed.append(
+                {"tenant": each.slug, "code": error.code, "detail": error.message, "hint": error.hint}
+            )
+            note(f"{each.slug}: {error}")
+            continue
         if operation.error:
             brought.failed.append(
                 {"tenant": each.slug, **{key: str(operation.error.get(key, "")) for key in ("code", "detail", "hint")}}
@@ -165,6 +176,19 @@ def tenants_reconcile(
             note(f"{each.slug}: {operation.error.get('detail')}")
         else:
             brought.tenants.append(dict(operation.result))
+
+
+def _run_free(tenant: Tenant, params: Mapping[str, bool], *, actor: str, note: Note) -> Operation:
+    """Run it when the tenant is free; a killed run before this one holds its lease until that expires. Raises Busy."""
+    until = time.monotonic() + leases.lease_duration().total_seconds() + WAIT_SECONDS
+    while True:
+        try:
+            return _run(tenant, params, actor=actor)
+        except Busy as error:
+            if time.monotonic() > until:
+                raise
+            note(f"{tenant.slug}: waiting, {error.message}")
+            time.sleep(WAIT_SECONDS)
 
 
 def _run(tenant: Tenant, params: Mapping[str, bool], *, actor: str) -> Operation:

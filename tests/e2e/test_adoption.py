@@ -1,0 +1,205 @@
+"""Lastro itself is lost: a clean installation, a store and the recovery kit bring it back."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.program import ROOT, Program, tree
+
+PASSPHRASE = "five words that nobody guesses"
+KIT = ("--passphrase", "env:KIT_PASSPHRASE")
+
+
+class Lost:
+    """An installation with two tenants, a copy of its store elsewhere and a kit; then its host is gone."""
+
+    def __init__(self, top: Path) -> None:
+        self.top = top
+        self.old = Program(top / "old", KIT_PASSPHRASE=PASSPHRASE)
+        self.folders = {}
+        for slug in ("aurora", "boreal"):
+            folder = top / "live" / slug
+            (folder / "sub").mkdir(parents=True)
+            (folder / "a.txt").write_text(slug)
+            (folder / "sub" / "b.bin").write_bytes(os.urandom(100_000))
+            self.folders[slug] = folder
+            self.old.tenant(slug, assets=folder)
+        self.backups = {slug: [self.old.backup(slug)] for slug in self.folders}
+
+    def kit(self, name: str = "kit.json", *more: str) -> Path:
+        path = self.top / name
+        self.old("kit", "export", "--output", path, *more, *KIT)
+        return path
+
+    def carried_off(self) -> Path:
+        """The store as another place keeps it; the host with everything on it is gone."""
+        copy = self.top / "offsite"
+        shutil.copytree(self.old.data / "store", copy)
+        shutil.rmtree(self.old.data)
+        return copy
+
+    def adopt(self, store: Path, kit: Path, *, name: str = "offsite", new: Program | None = None) -> dict[str, Any]:
+        self.new = new or Program(self.top / "new", KIT_PASSPHRASE=PASSPHRASE)
+        given = ("--kind", "local", "--set", f"path={store}", "--kit", kit, *KIT)
+        return self.new("store", "adopt", name, *given)
+
+
+@pytest.fixture
+def lost(tmp_path: Path) -> Lost:
+    return Lost(tmp_path)
+
+
+def test_everything_comes_back_from_a_copy_and_the_kit(lost: Lost, tmp_path: Path) -> None:
+    """Goal: losing the host loses nothing. Method: catalogue backup, more changes, carry the store off, adopt, restore."""
+    kit = lost.kit()
+    lost.old("master", "add", "ana")
+    lost.old("catalogue", "backup", "--here")
+    size = lost.old("audit", "list")["data"][0]["sequence"]
+    (lost.folders["aurora"] / "later.txt").write_text("after the catalogue was kept")
+    later = lost.old.backup("aurora", "incremental")
+    lost.old.tenant("corona", assets=lost.folders["boreal"])
+    corona = lost.old.backup("corona")
+    want = {slug: tree(folder) for slug, folder in lost.folders.items()}
+    done = lost.adopt(lost.carried_off(), kit)
+    new = lost.new
+    assert (done["generation"], done["without_keys"], done["failed"], done["audit"]) == (2, [], [], [])
+    assert set(done["promoted"]) == {"aurora", "boreal"}
+    assert done["rebuilt"] == ["corona"]
+    assert [row["id"] for row in new("backup", "list", "aurora")["data"]] == [
+        later["id"],
+        lost.backups["aurora"][0]["id"],
+    ]
+    for slug, backup in (
+        ("aurora", later["id"]),
+        ("boreal", lost.backups["boreal"][0]["id"]),
+        ("corona", corona["id"]),
+    ):
+        out = tmp_path / "out" / slug
+        new("restore", "run", backup, "--target", f"path={out}", "--here")
+        assert (
+            tree(out / "assets" if (out / "assets").is_dir() else out)
+            == want["aurora" if slug == "aurora" else "boreal"]
+        )
+    _the_log_goes_on(new, size)
+    assert new.backup("aurora", "incremental")["state"] == "succeeded"
+    assert new("backup", "prune", "aurora")["packs_dropped"] == 0
+    again = new("store", "adopt", "offsite")
+    assert (again["rebuilt"], again["promoted"], again["tenants"]) == ([], [], [])
+
+
+def _the_log_goes_on(new: Program, size: int) -> None:
+    """The tree verifies as a whole, and says where the break was."""
+    assert new("audit", "verify")["entries"] > size
+    broken = [row for row in new("audit", "list", "--type", "catalogue")["data"] if row["type"] == "catalogue.adopted"]
+    assert len(broken) == 1
+
+
+def test_the_installation_that_was_left_for_dead_is_refused(lost: Lost) -> None:
+    """Goal: one owner. Method: adopt the very store of an installation that is still there; let that one go on."""
+    kit = lost.kit("kit.txt", "--printable")
+    lost.old("catalogue", "backup", "--here")
+    store = lost.old.data / "store"
+    done = lost.adopt(store, kit, name="default")
+    assert (done["generation"], done["promoted"]) == (2, [])
+    before = sorted(path for path in store.rglob("*") if path.is_file())
+    assert lost.old.backup("aurora", "incremental", code=8)["error"]["code"] == "repository.taken_over"
+    assert lost.old("backup", "prune", "aurora", code=8)["error"]["code"] == "repository.taken_over"
+    gone = set(before) - {path for path in store.rglob("*") if path.is_file()}
+    assert gone == set()
+    assert lost.new.backup("aurora", "incremental")["state"] == "succeeded"
+
+
+POINTS = ("adopt.before_commit", "adopt.rows_taken", "owner.raised", "adopt.owned", "reconcile.taken_over")
+
+
+def test_an_adoption_killed_anywhere_is_taken_up_again(lost: Lost) -> None:
+    """Goal: it can be repeated. Method: kill it at one point after another, then let it through; compare the outcome."""
+    kit = lost.kit()
+    lost.old("catalogue", "backup", "--here")
+    later = lost.old.backup("aurora", "incremental")
+    copy = lost.carried_off()
+    new = Program(lost.top / "new", KIT_PASSPHRASE=PASSPHRASE)
+    given = ("store", "adopt", "offsite", "--kind", "local", "--set", f"path={copy}", "--kit", kit, *KIT)
+    for point in POINTS:
+        assert new.raw(*given, LASTRO_KILL_AT=point).code == -9, point
+    done = lost.adopt(copy, kit, new=new)
+    assert (done["failed"], done["without_keys"]) == ([], [])
+    assert [row["id"] for row in new("backup", "list", "aurora")["data"]] == [
+        later["id"],
+        lost.backups["aurora"][0]["id"],
+    ]
+    assert new.backup("aurora", "incremental")["state"] == "succeeded"
+    assert new("backup", "prune", "aurora")["forgotten"] == []
+    assert new("audit", "verify")["findings"] == []
+
+
+def test_without_a_backup_of_the_catalogue_the_manifests_tell(lost: Lost, tmp_path: Path) -> None:
+    """Goal: a store alone is enough for the data. Method: adopt one that keeps no catalogue; restore; refusals."""
+    kit = lost.kit("kit.html", "--printable")
+    want = tree(lost.folders["boreal"])
+    copy = lost.carried_off()
+    done = lost.adopt(copy, kit)
+    assert (done["source"], sorted(done["rebuilt"])) == ("manifests", ["aurora", "boreal"])
+    out = tmp_path / "out"
+    lost.new("restore", "run", lost.backups["boreal"][0]["id"], "--target", f"path={out}", "--here")
+    assert tree(out) == want
+    source = lost.new("source", "list", "boreal")["data"][0]
+    assert (source["name"], source["enabled"], source["settings"]["path"]) == (
+        "assets",
+        False,
+        str(lost.folders["boreal"]),
+    )
+
+
+def test_an_adoption_refuses_what_would_be_lost_or_cannot_be_opened(lost: Lost) -> None:
+    """Goal: nothing is thrown away by mistake. Method: an occupied installation, another kit, no store, a strange folder."""
+    kit = lost.kit()
+    lost.old("catalogue", "backup", "--here")
+    store = lost.old.data / "store"
+    other = Program(lost.top / "other", KIT_PASSPHRASE=PASSPHRASE)
+    other.tenant("busy", assets=lost.folders["aurora"])
+    given = ("store", "adopt", "offsite", "--kind", "local", "--set", f"path={store}")
+    refused = other(*given, "--kit", kit, *KIT, code=1)["error"]
+    assert refused["code"] == "keys.root_mismatch"
+    clean = Program(lost.top / "clean", KIT_PASSPHRASE=PASSPHRASE)
+    assert clean(*given, code=7)["error"]["code"] == "repository.wrong_key"
+    assert clean("store", "adopt", "nowhere", code=4)["error"]["hint"].startswith("say where it is")
+    assert clean(*given[:-1], "path=/none/at/all", "--kit", kit, *KIT, code=9)
+    assert clean("tenant", "list")["data"] == []
+    lost.adopt(store, kit, new=clean)
+    assert [row["slug"] for row in clean("tenant", "list")["data"]] == ["aurora", "boreal"]
+
+
+READER = ROOT / "docs" / "formats" / "reader.py"
+
+
+def test_the_reader_needs_the_kit_alone(lost: Lost, tmp_path: Path) -> None:
+    """Goal: no Lastro is needed. Method: list and extract from the copy with the kit, tenants and catalogue alike."""
+    kit = lost.kit()
+    lost.old("catalogue", "backup", "--here")
+    want = tree(lost.folders["aurora"])
+    copy = lost.carried_off()
+    listed = _read(copy, kit, "list").stdout
+    assert lost.backups["aurora"][0]["id"] in listed
+    catalogue = next(line.split("\t")[0] for line in listed.splitlines() if line.startswith("cbk_"))
+    _read(copy, kit, "extract", lost.backups["aurora"][0]["id"], tmp_path / "out")
+    assert tree(tmp_path / "out" / "assets" / "files") == want
+    _read(copy, kit, "extract", catalogue, tmp_path / "rows")
+    rows = tmp_path / "rows" / "catalogue" / "files"
+    header = json.loads((rows / "catalogue.json").read_text())
+    tenants = next(each for each in header["models"] if each["model"] == "tenants.Tenant")
+    assert "keyring" not in tenants["fields"]
+    lines = [json.loads(line) for line in (rows / tenants["file"]).read_text().splitlines()]
+    assert [line[tenants["fields"].index("slug")] for line in lines] == ["aurora", "boreal"]
+
+
+def _read(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    environment = {"PATH": os.environ["PATH"], "LASTRO_KIT_PASSPHRASE": PASSPHRASE, "PYTHONUTF8": "1"}
+    command = [sys.executable, "-P", str(READER), *map(str, arguments)]
+    return subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, check=True)
