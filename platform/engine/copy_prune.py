@@ -7,17 +7,17 @@ without the packs in a generation of its own, and the packs go last: what a kill
 """
 
 import datetime
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from engine.chunks import ChunkReader
-from engine.errors import BackupMissing, ChunkMissing, DamageError, ObjectLocked, ObjectMissing, SessionFenced
+from engine.errors import BackupMissing, ChunkMissing, DamageError, ObjectMissing, SessionFenced
 from engine.faults import kill_point
 from engine.manifest import Manifest
 from engine.pack_table import FOLDERS, PackTable, pack_key
 from engine.progress import Progress
 from engine.rebuild import index_rebuild
-from engine.repository import Domain, Repository, delete_all
+from engine.repository import Domain, Repository, delete_unlocked
 from engine.selections import Selection, selection_read, selection_write
 from engine.views import walk_manifest
 
@@ -210,20 +210,10 @@ def _is_there(target: Repository, domain: Domain, name: str) -> bool:
     return False
 
 
-def _delete(target: Repository, keys: Collection[str], report: CopyPruneReport) -> list[str]:
+def _delete(target: Repository, keys: Sequence[str], report: CopyPruneReport) -> list[str]:
     """Delete objects; those that the store keeps locked stay, and are returned."""
-    try:
-        delete_all(target.store, list(keys))
-        return []
-    except ObjectLocked:
-        pass
-    locked = []
-    for key in keys:
-        try:
-            target.store.delete(key)
-        except ObjectLocked as error:
-            locked.append(key)
-            report.packs_locked += 1
-            if error.until is not None and (report.locked_until is None or error.until > report.locked_until):
-                report.locked_until = error.until
-    return locked
+    locked = delete_unlocked(target.store, keys)
+    report.packs_locked += len(locked)
+    ends = [until for until in (report.locked_until, *locked.values()) if until is not None]
+    report.locked_until = max(ends, default=None)
+    return list(locked)

@@ -1,8 +1,9 @@
 """The small objects of a repository on their way to a copy: config, erasure ledger, records, change images."""
 
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 
-from engine.errors import BackupMissing, DamageError, ManifestDamaged, ObjectExists, ObjectMissing
+from engine.errors import BackupMissing, DamageError, ManifestDamaged, ObjectExists, ObjectMissing, StoreDenied
 from engine.fallback import check_object
 from engine.faults import kill_point
 from engine.manifest import DOCUMENT_BYTES_MAX
@@ -75,7 +76,8 @@ def _drop_superseded(source: Repository, target: Repository, there: Iterable[str
     older = [target.prefix + key for key in there if key[:22] < newest[:22]]
     if newest and older:
         target.store.stat(target.prefix + newest)
-        delete_all(target.store, older)
+        with suppress(StoreDenied):  # A store that locks or only appends keeps them: they say nothing else.
+            delete_all(target.store, older)
 
 
 def images_copy(source: Repository, target: Repository, names: Iterable[str], progress: Progress) -> int:

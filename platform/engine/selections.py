@@ -10,9 +10,10 @@ behind the manifests that it adds and before those that it lacks are deleted.
 import datetime
 import re
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
-from engine.errors import ManifestDamaged, ObjectExists, ObjectMissing, SessionFenced
+from engine.errors import ManifestDamaged, ObjectExists, ObjectMissing, SessionFenced, StoreDenied
 from engine.faults import kill_point
 from engine.manifest import DOCUMENT_BYTES_MAX, FORMAT_VERSION, Manifest
 from engine.repository import Repository, delete_all
@@ -112,7 +113,8 @@ def selection_write(repository: Repository, *, copy: str, head: int, kept: Colle
             hint="the operation was taken over; start it again",
         ) from None
     kill_point("copy.selection_stored")
-    delete_all(repository.store, [_key(repository, each) for each in _older(repository, serial)])
+    with suppress(StoreDenied):  # A store that locks or only appends keeps older ones: the highest counts.
+        delete_all(repository.store, [_key(repository, each) for each in _older(repository, serial)])
     return Selection(serial, copy, head, frozenset(kept))
 
 

@@ -7,7 +7,7 @@ from core import clock
 from engine.copy import CopyReport, copy_run
 from engine.copy_prune import CopyPruneReport, copy_prune
 from engine.copy_small import config_copy
-from engine.errors import DamageError, LastroError, ObjectExists, StoreError, WrongKey
+from engine.errors import DamageError, LastroError, ObjectExists, StoreDenied, StoreError, WrongKey
 from engine.fallback import FallbackNote
 from engine.ports import Store
 from engine.repository import Repository
@@ -19,6 +19,7 @@ from tenants.copy_opening import copy_on, repository_reading
 from tenants.copy_selectors import copy_of
 from tenants.keyring_places import may_keep, place_failed, place_put
 from tenants.models import Copy, Tenant
+from tenants.services.copy_locks import copy_locks_follow, copy_selection_seen
 from tenants.services.copy_recording import copy_dropped, copy_failed, copy_ran, copy_result, reads_noted
 from tenants.services.copy_wishes import Wishes, copy_wish, wishes_of
 
@@ -88,6 +89,7 @@ def copy_filled(
         report = copy_run(source, target, wish, context)
     reads_noted(tenant, noted)
     copy_ran(context, copy, report, wanted=wishes.wanted)
+    copy_locks_follow(context, copy, target, wishes.until)
     return report, target
 
 
@@ -119,10 +121,13 @@ def _dropped(context: OperationContext, copy: Copy, target: Repository, wishes: 
     try:
         report = copy_prune(target, drop=going, copy=copy.pk, selection=copy.selection, dry_run=False, progress=context)
     except DamageError as error:
-        context.warn(
-            "copy.not_pruned",
-            f"nothing was dropped from {copy.store.name}: {error.message}; copy verify, then copy repair",
-        )
+        said = f"nothing was dropped from {copy.store.name}: {error.message}; copy verify, then copy repair"
+        context.warn("copy.not_pruned", said)
+        return None
+    except StoreDenied as error:
+        said = f"store {copy.store.name} lets nothing be deleted: what retention let go stays there ({error.message})"
+        context.warn("copy.not_pruned", said)
+        copy_selection_seen(copy, target)
         return None
     copy_dropped(context, copy, report)
     if report.packs_locked:

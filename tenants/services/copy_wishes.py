@@ -1,6 +1,8 @@
 """What a copy should hold and what it may drop, worked out from the catalogue and the rules of retention."""
 
-from dataclasses import dataclass
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from engine.copy import CopyWish
 from tenants.models import Backup, BackupCopy, BackupPresence, BackupState, Copy, RepositoryMirror
@@ -20,6 +22,8 @@ class Wishes:
     known: frozenset[int]
     drop: frozenset[int]
     """What may leave the copy now; empty while deletion is frozen."""
+    until: Mapping[int, datetime.datetime | None] = field(default_factory=dict)
+    """When the rules let each of them go; None for never."""
     why_not: str = ""
     """Why nothing may leave it."""
 
@@ -34,7 +38,13 @@ def wishes_of(copy: Copy) -> Wishes:
     known = frozenset(rows.filter(state__in=(*GOOD_STATES, *_ENDED)).values_list("number", flat=True))
     why_not = _frozen(copy)
     drop = frozenset() if why_not else frozenset(_droppable(copy) - stays)
-    return Wishes(wanted, frozenset(n for n in known if n is not None), frozenset(n for n in drop if n), why_not)
+    return Wishes(
+        wanted,
+        frozenset(n for n in known if n is not None),
+        frozenset(n for n in drop if n),
+        {each.number: each.until for each in kept if not each.trashed},
+        why_not,
+    )
 
 
 def _frozen(copy: Copy) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from core import clock
 from core.errors import Conflict
-from engine.errors import RepositoryMissing, WrongKey
+from engine.errors import ObjectMissing, RepositoryMissing, WrongKey
 from operations.models import Operation
 from operations.services import operation_run
 from tenants.copy_diagnosis import copy_signs
@@ -30,6 +30,7 @@ from tenants.services.copies import (
     copy_verify_start,
 )
 from tenants.services.stores import store_add
+from tests.services.seaweed import LOCKED
 from tests.tenants.conftest import ACTOR, House
 
 Content = Callable[[Path], dict[str, bytes]]
@@ -363,3 +364,21 @@ def test_a_run_is_cancelled_between_objects(copies: Copies) -> None:
     assert operation_run(operation.pk, here=True).state == "cancelled"
     copies.run(copy)
     assert copies.again(copy).health == "whole"
+
+
+def test_a_copy_that_locks_keeps_what_its_rules_keep(copies: Copies, s3_server: Any) -> None:
+    """Goal: locks follow the copy's retention and keys stay out; copy into a locking bucket, let the backup go, run."""
+    backup = copies.house.backup(copies.tenant)
+    values = s3_server.values(LOCKED, lock_mode="governance", lock_days="1")
+    copy = copies.add(kind="s3", values=values)
+    copies.run(copy)
+    (line,) = [each for each in backup_copies(backup_get(backup.pk)) if each["role"] == "copy"]
+    assert line["state"] == "locked"
+    assert line["locked_until"] > (clock.now() + datetime.timedelta(days=6)).isoformat()
+    with copy_open(copies.again(copy)) as repository, pytest.raises(ObjectMissing):
+        repository.store.stat(f"{repository.prefix}keyring")
+    Backup.objects.filter(pk=backup.pk).update(state="deleted", trashed_at=None)
+    ended = copies.run(copies.again(copy))
+    assert (ended.result["dropped"], ended.state) == (1, "warned")
+    assert ended.result["locked"] > 0
+    assert "are locked until" in ended.warnings[-1]["message"]
