@@ -68,11 +68,12 @@ class Reconciled:
 
 
 def reconciled_checked(tenant: Tenant, repository: Repository) -> None:
-    """Raise Unreconciled when the store is known, or turns out, to know more than this catalogue.
+    """Raise Unreconciled when the store is known, or turns out, to know more than this catalogue, TakenOver for a lost one.
 
     Everything is asked for by name, because a listing may end early: a handful of look-ups, and one for each good
     backup that the listing lacks. To be called under the tenant's lease before anything is deleted or ended.
     """
+    repository.guard.check()
     tenant.refresh_from_db()
     mirror = mirror_of(tenant)
     reason = mirror.behind_reason if mirror.behind_since else _ahead(tenant, repository, mirror)
