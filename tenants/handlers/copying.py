@@ -1,5 +1,8 @@
 """A restore to other places: source by source, each wholly or not at all; nothing live is touched."""
 
+import os
+from contextlib import suppress
+
 from engine.errors import LastroError
 from engine.faults import kill_point
 from operations.context import OperationContext
@@ -34,6 +37,7 @@ def _copy(context: OperationContext, restore: Restore, row: RestoreSource, backu
     )
     restore_source_put(context, row, RestoreSourceState.APPLYING)
     kill_point("restore.before_copy")
+    _folder_made(restore, row.name)
     try:
         report = connector.restore(backups.wanted(restore.backup, row.name), request, context)
     except LastroError as error:
@@ -44,3 +48,11 @@ def _copy(context: OperationContext, restore: Restore, row: RestoreSource, backu
     restore_source_put(context, row, RestoreSourceState.NEW, report=report)
     for warning in report.warnings:
         context.warn("restore.warning", f"source {row.name}: {warning}")
+
+
+def _folder_made(restore: Restore, name: str) -> None:
+    """Make the folder that a target is put into, as `DIR` of `DIR/<source>`."""
+    path = restore.targets.get(name, {}).get("path")
+    if path:
+        with suppress(OSError):  # What cannot be made is told by the connector, which cannot write there.
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)

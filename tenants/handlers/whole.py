@@ -11,6 +11,7 @@ from operations.context import OperationContext
 from tenants import wiring
 from tenants.handlers.courses import Backups
 from tenants.models import Backup, Restore, RestorePlan
+from tenants.models.backup import GOOD_STATES
 from tenants.selection import Selection
 
 NAMES_SHOWN_MAX = 10
@@ -63,9 +64,7 @@ def _told(
     lost = "; ".join(_lost(state) for state in broken[:NAMES_SHOWN_MAX])
     named = [f"{state.source}.{state.module}" for state in whole if state.module != "definitions"]
     if not named:
-        return type(error)(
-            f"{error.message}; cannot be restored: {lost}; nothing is whole", hint="look for another backup"
-        )
+        return type(error)(f"{error.message}; cannot be restored: {lost}; nothing is whole", hint=_another(backup))
     words = ["restore", "run", backup.pk, "--mode", "selective"]
     for name in named[:NAMES_SHOWN_MAX]:
         words += ["--module", name]
@@ -74,6 +73,15 @@ def _told(
         f"{error.message}; cannot be restored: {lost}; still whole: {', '.join(named[:NAMES_SHOWN_MAX])}{more}",
         hint=f"restore what is whole: {shlex.join(words)}{more}",
     )
+
+
+def _another(backup: Backup) -> str:
+    """The newest other good backup, which needs not share what is lost."""
+    others = Backup.objects.filter(tenant_id=backup.tenant_id, state__in=GOOD_STATES, damaged=False)
+    newest = others.exclude(pk=backup.pk).exclude(trigger="safety").order_by("-number").first()
+    if newest is None:
+        return f"no other backup of {backup.tenant.slug} is known to be good: look for a copy of the store"
+    return f"nothing was changed; see whether another one is whole: backup verify {newest.pk} --deep --here"
 
 
 def _lost(state: ModuleState) -> str:

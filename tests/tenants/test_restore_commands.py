@@ -65,3 +65,35 @@ def test_a_stale_plan_is_made_again_and_a_part_of_it_undone(
     assert (code, [each["name"] for each in rest["sources"]], rest["left_of_undone"]) == (0, ["assets"], [])
     assert (folder / "a").read_text() == "changed"
     assert lastro(*undo, "--confirm", "aurora")[0] == 1
+
+
+def test_lost_metadata_is_told_and_nothing_touched(
+    house: House, lastro: Callable[..., tuple[int, Any, str]], content: Content
+) -> None:
+    """Goal: whoever meets a loss at night learns what is lost, what is safe, and where to go; lose a backup's metadata."""
+    tenant = house.tenant()
+    folder = house.folder(house.files(tenant))
+    database = house.folder(house.database(tenant, rows=3))
+    first = house.backup(tenant)
+    lost = set((house.data / "store").rglob("meta/*/*"))
+    (folder / "a").write_text("changed since")
+    with sqlite3.connect(database) as connection:
+        connection.execute("DELETE FROM users WHERE id = 1")
+    before, rows = content(folder), database.read_bytes()
+    for pack in lost:
+        pack.unlink()
+    code, _, told = lastro("restore", "plan", first.pk)
+    assert code == 7
+    assert "cannot be restored: assets.." in told and "db.users" in told and "nothing is whole" in told
+    assert "no other backup of aurora is known to be good" in told
+    code, said, _ = lastro("restore", "run", first.pk, "--confirm", "aurora", "--here", "--json")
+    assert (code, said["error"]["code"]) == (7, "damage.chunk_missing")
+    assert {each["state"] for each in said["sources"]} == {"old"}
+    assert (content(folder), database.read_bytes()) == (before, rows)
+    code, printed, _ = lastro("backup", "verify", first.pk, "--here")
+    assert (code, printed.splitlines()[-1]) == (7, f"what is still whole of it is said by: restore plan {first.pk}")
+    code, made, _ = lastro("backup", "create", "aurora", "--type", "full", "--here", "--json")
+    assert code in (0, 3)
+    code, _, told = lastro("restore", "plan", first.pk)
+    assert (code, f"backup verify {made['id']} --deep --here" in told) == (7, True)
+    assert lastro("backup", "verify", made["id"], "--deep", "--here")[0] == 0

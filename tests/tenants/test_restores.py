@@ -392,3 +392,15 @@ def test_a_hook_that_stops_a_restore_leaves_nothing_waiting(house: House, conten
     Hook.objects.all().delete()
     assert house.run_plan(plan).state == "succeeded"
     assert content(folder) != before
+
+
+def test_a_folder_for_all_sources_need_not_be_there(house: House, content: Content) -> None:
+    """Goal: looking at a copy takes one command at night; restore two kinds into a folder two levels below what there is."""
+    tenant = house.tenant()
+    house.files(tenant)
+    house.database(tenant)
+    backup = house.backup(tenant)
+    out = house.data / "look" / "here"
+    assert house.restore(backup, targets=(f"path={out}",), confirmed=None).state == "succeeded"
+    assert (set(content(out / "assets")), (out / "db").is_file()) == ({"a", "b"}, True)
+    assert out.stat().st_mode & 0o777 == 0o700

@@ -90,7 +90,12 @@ def _line(row: Mapping[str, Any]) -> dict[str, Any]:
         "size": size_text(row["size_bytes"]),
         "stored": size_text(row["stored_bytes"]),
         "tags": ",".join(row["tags"]),
+        "in": ",".join(_place(each) for each in row["copies"]),
     }
+
+
+def _place(copy: Mapping[str, Any]) -> str:
+    return copy["store"] if copy["state"] in ("present", "locked") else f"{copy['store']} ({copy['state']})"
 
 
 def _show(call: Call) -> Mapping[str, Any]:
@@ -112,7 +117,12 @@ def _verify(call: Call) -> Answer:
 def _verified(data: Mapping[str, Any]) -> list[str]:
     if not data["findings"]:
         return [f"{data['id']} is whole ({'every byte read' if data['deep'] else 'structure'})"]
-    return [f"{each['code']}: {each['key']}: {each['message']}" for each in data["findings"]]
+    lines = [f"{each['code']}: {_finding(each['key'], each['message'])}" for each in data["findings"]]
+    return [*lines, f"what is still whole of it is said by: restore plan {data['id']}"]
+
+
+def _finding(key: str, message: str) -> str:
+    return message if message.startswith(key[:12]) else f"{key}: {message}"
 
 
 def _verify_exit(operation: Any) -> int:
