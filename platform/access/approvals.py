@@ -3,6 +3,7 @@
 import datetime
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import rfc8785
@@ -39,12 +40,6 @@ def four_eyes(area: str) -> bool:
     return area in settings.LASTRO_FOUR_EYES
 
 
-def action_digest(*, area: str, action: str, tenant: str, details: Mapping[str, Any]) -> str:
-    """What an approval is bound to: SHA-256 of the RFC 8785 form of everything that was asked for."""
-    asked = {"area": area, "action": action, "tenant": tenant, "details": dict(details)}
-    return hashlib.sha256(rfc8785.dumps(cast(Any, asked))).hexdigest()
-
-
 def master_checked(username: str, password: str) -> str:
     """The name of the master whose password this is. Raises MasterRefused, and says in the audit log who tried."""
     account = Account.objects.filter(username=username, is_master=True, is_active=True).first()
@@ -58,44 +53,60 @@ def master_checked(username: str, password: str) -> str:
     return account.username
 
 
-def approval_ask(
-    *, area: str, action: str, tenant: str = "", details: Mapping[str, Any], requested_by: str
-) -> Approval | None:
+@dataclass(frozen=True)
+class Action:
+    """One destructive action, exactly as it was asked for; `details` are JSON without secrets."""
+
+    area: str
+    """What LASTRO_FOUR_EYES names."""
+    name: str
+    tenant: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """What an approval is bound to: SHA-256 of the RFC 8785 form of all of it."""
+        asked = {"area": self.area, "action": self.name, "tenant": self.tenant, "details": dict(self.details)}
+        return hashlib.sha256(rfc8785.dumps(cast(Any, asked))).hexdigest()
+
+
+def approval_ask(action: Action, *, requested_by: str) -> Approval | None:
     """The agreement that exactly this action has; None when its area needs none.
 
     Without one it is asked for, in a transaction of its own, and ApprovalNeeded raised. Give what is returned to
     `approval_use` in the transaction that does the deed.
     """
-    if not four_eyes(area):
+    if not four_eyes(action.area):
         return None
-    if not requested_by:
+    # An account of the host, as the command line names it, is nobody of whom there are two.
+    known = Account.objects.filter(username=requested_by, is_master=True, is_active=True).exists()
+    if not known or ":" in requested_by:
         raise NotAllowed(
-            f"{action} needs two masters, and nobody has said who asks for it", hint="--master NAME (and your password)"
+            f"{action.name} needs two masters, and none has said who asks for it",
+            hint="--master NAME, and your password",
         )
-    digest, now = action_digest(area=area, action=action, tenant=tenant, details=details), clock.now()
-    rows = Approval.objects.filter(digest=digest, requested_by=requested_by, expires_at__gt=now, state__in=_OPEN)
+    now = clock.now()
+    rows = Approval.objects.filter(digest=action.digest, requested_by=requested_by, expires_at__gt=now, state__in=_OPEN)
     found = {row.state: row for row in rows.order_by("id")}
     if ApprovalState.APPROVED in found:
         return found[ApprovalState.APPROVED]
-    row = found.get(ApprovalState.REQUESTED) or _requested(area, action, tenant, details, digest, requested_by)
+    row = found.get(ApprovalState.REQUESTED) or _requested(action, requested_by)
     raise ApprovalNeeded(
-        f"{action} needs a second master; {row.pk} asks for it, until {row.expires_at:%Y-%m-%d %H:%M} UTC",
+        f"{action.name} needs a second master; {row.pk} asks for it, until {row.expires_at:%Y-%m-%d %H:%M} UTC",
         hint=f"another master: approval approve {row.pk} --master NAME; then the same command again",
         approval=row.pk,
     )
 
 
-def _requested(
-    area: str, action: str, tenant: str, details: Mapping[str, Any], digest: str, requested_by: str
-) -> Approval:
+def _requested(action: Action, requested_by: str) -> Approval:
     expires = clock.now() + datetime.timedelta(hours=settings.LASTRO_APPROVAL_HOURS)
     with transaction.atomic():
         row = Approval.objects.create(
-            area=area,
-            action=action,
-            tenant=tenant,
-            details=dict(details),
-            digest=digest,
+            area=action.area,
+            action=action.name,
+            tenant=action.tenant,
+            details=dict(action.details),
+            digest=action.digest,
             requested_by=requested_by,
             expires_at=expires,
         )
@@ -103,10 +114,16 @@ def _requested(
     return row
 
 
-def approval_use(approval: Approval | None, *, actor: str) -> None:
-    """Use the agreement up, inside the transaction that does the deed. Raises StateConflict when it was used or taken back."""
-    if approval is None:
+def approval_use(approval: Approval | None, action: Action, *, actor: str) -> None:
+    """Use the agreement up, inside the transaction that does the deed.
+
+    Raises ApprovalNeeded when the area needs one and there is none, or one for another action; StateConflict when it
+    was used or taken back meanwhile.
+    """
+    if approval is None and not four_eyes(action.area):
         return
+    if approval is None or approval.digest != action.digest:
+        raise ApprovalNeeded(f"{action.name} needs the agreement of a second master", hint="approval list shows them")
     if approval.expires_at <= clock.now():
         raise Conflict(f"approval {approval.pk} has expired", hint="ask again")
     approval_transition(approval, to=ApprovalState.USED, actor=actor, used_at=clock.now())

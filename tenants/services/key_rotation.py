@@ -5,7 +5,7 @@ from typing import Any
 
 from django.db import IntegrityError, transaction
 
-from access.approvals import approval_use
+from access.approvals import Action, approval_use
 from access.models import Approval
 from audit.services import record
 from core import clock
@@ -68,7 +68,8 @@ def tenant_rotate_start(
     """Queue a new epoch for a tenant; `compromised` replaces the id key, too. Raises KeysDestroyed."""
     keys_present(tenant)
     with transaction.atomic():
-        approval_use(approval, actor=actor)
+        if compromised:
+            approval_use(approval, compromise_action(tenant, reason), actor=actor)
         return operation_enqueue(
             kind="key_rotate",
             tenant=tenant.slug,
@@ -78,6 +79,16 @@ def tenant_rotate_start(
             reason=reason,
             here=here,
         )
+
+
+def compromise_action(tenant: Tenant, reason: str) -> Action:
+    """What a second master has to agree to."""
+    return Action("keys", "key.rotate.compromised", tenant.slug, {"reason": reason})
+
+
+def root_action(reason: str) -> Action:
+    """What a second master has to agree to."""
+    return Action("keys", "key.rotate-root", "", {"reason": reason})
 
 
 def tenant_rotate(context: OperationContext, tenant: Tenant, *, compromised: bool) -> dict[str, Any]:
@@ -169,7 +180,7 @@ def root_rotate_start(
     """
     rotation = RootRotation.objects.filter(running=True).first()
     if rotation is None:
-        rotation = _begun(given, approval, actor=actor, reason=reason_checked(reason)[:REASON_CHARS_MAX])
+        rotation = _begun(given, approval, actor=actor, asked=reason)
     elif given is not None and given.key_id != rotation.new_key_id:
         raise Conflict(
             f"a rotation from {rotation.old_key_id} to {rotation.new_key_id} is not finished",
@@ -193,11 +204,12 @@ def root_rotation_running() -> bool:
     return RootRotation.objects.filter(running=True).exists()
 
 
-def _begun(given: RootKey | None, approval: Approval | None, *, actor: str, reason: str) -> RootRotation:
+def _begun(given: RootKey | None, approval: Approval | None, *, actor: str, asked: str) -> RootRotation:
+    reason = reason_checked(asked)[:REASON_CHARS_MAX]
     old, new = root_key(), root_key_prepare(given)
     try:
         with transaction.atomic():
-            approval_use(approval, actor=actor)
+            approval_use(approval, root_action(asked), actor=actor)
             rotation = RootRotation.objects.create(
                 old_key_id=old.key_id, new_key_id=new.key_id, created_by=actor, reason=reason
             )

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from django.db import transaction
 
+from access.approvals import Action, approval_ask, approval_use
 from audit.services import record
 from core.errors import Busy
 from engine.errors import UsageError
@@ -93,14 +94,31 @@ def _permitted(tenant: Tenant, wish: RestoreWish, *, in_place: bool) -> None:
         )
 
 
+def _action(restore: Restore, sources: Sequence[str]) -> Action:
+    """What a second master has to agree to, where restores in place need that."""
+    details = {
+        "kind": restore.kind,
+        "from": restore.plan_id or restore.undoes_id or restore.backup_id,
+        "mode": restore.mode,
+        "sources": list(sources),
+        "wishes": restore.wishes,
+        "reason": restore.reason,
+    }
+    return Action("restores", "restore.in-place", restore.tenant.slug, details)
+
+
 def restore_queue(restore: Restore, sources: Mapping[str, Source], *, confirmed: bool, here: bool) -> Operation:
     """Save a new restore and queue it, approved by whoever confirmed it; takes its plan. Raises Busy."""
     tenant, actor = restore.tenant, restore.created_by
+    action = _action(restore, sorted(sources))
+    approval = approval_ask(action, requested_by=actor) if restore.in_place else None
     operations_reap()
     with transaction.atomic():
         # Of two that ask at the same moment the second waits here and then sees the first one's operation.
         Tenant.objects.select_for_update().get(pk=tenant.pk)
         _alone(tenant)
+        if restore.in_place:
+            approval_use(approval, action, actor=actor)
         if restore.plan is not None:
             plan_take(restore.plan, actor=actor)
         restore.save(force_insert=True)

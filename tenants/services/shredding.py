@@ -7,7 +7,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import Max
 
-from access.approvals import approval_use
+from access.approvals import Action, approval_use
 from access.models import Approval
 from audit.services import record
 from core import clock
@@ -63,7 +63,8 @@ def shred_start(
     hold_checked(tenant)
     idle_checked(tenant)
     with transaction.atomic():
-        approval_use(approval, actor=actor)
+        if tenant.shredded_at is None:  # What was agreed to is brought to its end without asking again.
+            approval_use(approval, shred_action(tenant, reason), actor=actor)
         operation = operation_enqueue(
             kind=KIND,
             tenant=tenant.slug,
@@ -82,6 +83,11 @@ def shred_start(
             data={"operation": operation.pk, "approval": approval.pk if approval else ""},
         )
     return operation
+
+
+def shred_action(tenant: Tenant, reason: str) -> Action:
+    """What a second master has to agree to."""
+    return Action("keys", "key.shred", tenant.slug, {"reason": reason})
 
 
 def hold_checked(tenant: Tenant) -> None:

@@ -11,8 +11,6 @@ from core.errors import Exit, NotFound
 from engine.errors import TargetDenied, TargetOccupied, UsageError
 from tenants.commanding import followed, result_of
 
-_AREA = "keys"
-
 
 def _list(call: Call) -> Answer:
     from tenants.services.keys import key_list
@@ -85,7 +83,7 @@ def _generate(call: Call) -> Answer:
 
 def _rotate(call: Call) -> Answer:
     from access.approvals import approval_ask
-    from tenants.services.key_rotation import tenant_rotate_start
+    from tenants.services.key_rotation import compromise_action, tenant_rotate_start
 
     options = call.options
     tenant = _tenant(options.tenant)
@@ -93,14 +91,8 @@ def _rotate(call: Call) -> Answer:
     actor, approval = call.actor, None
     if options.compromised:
         call.confirm(tenant.slug, what=f"have the next backups of {tenant.slug} store everything anew")
-        actor, details = master_of(call) or call.actor, {"reason": options.reason}
-        approval = approval_ask(
-            area=_AREA,
-            action="key.rotate.compromised",
-            tenant=tenant.slug,
-            details=details,
-            requested_by=_asker(call, actor),
-        )
+        actor = master_of(call) or call.actor
+        approval = approval_ask(compromise_action(tenant, options.reason), requested_by=_asker(call, actor))
     operation = tenant_rotate_start(
         tenant,
         compromised=options.compromised,
@@ -127,13 +119,12 @@ def _rotate_text(data: Mapping[str, Any]) -> list[str]:
 
 def _rotate_root(call: Call) -> Answer:
     from access.approvals import approval_ask
-    from tenants.services.key_rotation import root_rotate_start, root_rotation_running
+    from tenants.services.key_rotation import root_action, root_rotate_start, root_rotation_running
 
     options = call.options
     actor, approval = master_of(call) or call.actor, None
     if not root_rotation_running():  # Going on with one that was agreed to needs no second agreement.
-        details = {"reason": options.reason}
-        approval = approval_ask(area=_AREA, action="key.rotate-root", details=details, requested_by=_asker(call, actor))
+        approval = approval_ask(root_action(options.reason), requested_by=_asker(call, actor))
     _, operation = root_rotate_start(
         given=_given(options.to), reason=options.reason, approval=approval, actor=actor, here=options.here
     )
@@ -162,7 +153,7 @@ def _rotate_root_text(data: Mapping[str, Any]) -> list[str]:
 
 def _shred(call: Call) -> Answer:
     from access.approvals import approval_ask
-    from tenants.services.shredding import hold_checked, shred_start
+    from tenants.services.shredding import hold_checked, shred_action, shred_start
 
     options = call.options
     tenant = _tenant(options.tenant)
@@ -172,14 +163,7 @@ def _shred(call: Call) -> Answer:
     actor = master_of(call) or call.actor
     approval = None
     if tenant.shredded_at is None:
-        details = {"reason": options.reason}
-        approval = approval_ask(
-            area=_AREA,
-            action="key.shred",
-            tenant=tenant.slug,
-            details=details,
-            requested_by=_asker(call, actor),
-        )
+        approval = approval_ask(shred_action(tenant, options.reason), requested_by=_asker(call, actor))
     operation = shred_start(
         tenant, confirmed=tenant.slug, reason=options.reason, approval=approval, actor=actor, here=options.here
     )

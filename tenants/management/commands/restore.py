@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from access.management.commands.approval import MASTER_ARGUMENTS, master_of
 from core.cli import Answer, Call, NounCommand, Verb, argument
 
 
@@ -109,8 +110,13 @@ def _run(call: Call) -> Answer:
         safety_backup=not options.no_safety_backup,
         prove=options.prove,
     )
-    restore, operation = start(row, wish, actor=call.actor, reason=options.reason, here=options.here)
+    restore, operation = start(row, wish, actor=_actor(call), reason=options.reason, here=options.here)
     return followed(call, operation, data=lambda ended: _of(restore.pk), text=_restored)
+
+
+def _actor(call: Call) -> str:
+    """The master who has shown a password, where restores need two; else who is at the keyboard."""
+    return master_of(call) or call.actor
 
 
 _PLAN_IDS, _RESTORE_IDS = "pln_", "rst_"
@@ -136,7 +142,7 @@ def _undo(call: Call) -> Answer:
         restore,
         confirmed=slug,
         sources=tuple(options.source or ()),
-        actor=call.actor,
+        actor=_actor(call),
         reason=options.reason,
         here=options.here,
         prove=options.prove,
@@ -307,6 +313,7 @@ class Command(NounCommand):
                 argument("--no-validate", action="store_true", help="do not judge by the checks"),
                 argument("--no-safety-backup", action="store_true", help="other targets only"),
                 _PROVE,
+                *MASTER_ARGUMENTS,
             ),
             long=True,
             confirm=True,
@@ -321,6 +328,7 @@ class Command(NounCommand):
                 argument("--source", action="append", metavar="S", help="only this source (repeatable)"),
                 _PROVE,
                 argument("--reason", default="", help="why; kept in the audit log"),
+                *MASTER_ARGUMENTS,
             ),
             long=True,
             confirm=True,
