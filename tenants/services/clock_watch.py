@@ -55,9 +55,10 @@ def _disagreement(now: datetime.datetime, machine: clock.Machine) -> tuple[str, 
     skew = clock.catalogue_now() - now
     if abs(skew) > STEP_MAX:
         return "clock.catalogue", f"this host's clock is {_span(skew)} from that of the catalogue's server"
-    seen = _latest_seen()
-    if seen is not None and now < seen - STEP_MAX:
-        return "clock.backward", f"the clock stands {_span(seen - now)} before a time that was seen already"
+    seen = ClockWitness.objects.order_by("-seen_at").values_list("seen_at", flat=True).first()
+    newest = max((at for at in (seen, _newest_backup()) if at is not None), default=now)
+    if now < newest - STEP_MAX:
+        return "clock.backward", f"the clock stands {_span(newest - now)} before a time that was seen already"
     before = ClockWitness.objects.filter(pk=machine.boot_id).first() if machine.boot_id != _UNKNOWN else None
     if before is not None:
         step = now - machine.running - before.booted_at
@@ -72,13 +73,8 @@ def _disagreement(now: datetime.datetime, machine: clock.Machine) -> tuple[str, 
     return None
 
 
-def _latest_seen() -> datetime.datetime | None:
-    """The latest time that the catalogue holds: a witness's, or that of the newest backup."""
-    times = [
-        ClockWitness.objects.order_by("-seen_at").values_list("seen_at", flat=True).first(),
-        Backup.objects.exclude(taken_at=None).order_by("-id").values_list("created_at", flat=True).first(),
-    ]
-    return max((at for at in times if at is not None), default=None)
+def _newest_backup() -> datetime.datetime | None:
+    return Backup.objects.order_by("-id").values_list("created_at", flat=True).first()
 
 
 def freeze_for_store(seen: datetime.datetime, *, store: str) -> DeletionFreeze | None:

@@ -4,7 +4,7 @@ import datetime
 import random
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -157,6 +157,7 @@ def test_a_tombstone_from_the_future_waits() -> None:
 class _OtherClock(StoreWrapper):
     """A store whose server has another time; a real one cannot be set in a test."""
 
+    kind: ClassVar[str] = "local"
     by = datetime.timedelta(hours=3)
 
     def stat(self, key: str) -> ObjectInfo:

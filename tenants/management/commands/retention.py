@@ -53,7 +53,9 @@ def _wished(call: Call, place: Any) -> Any:
         try:
             values = json.loads(Path(options.policy).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise UsageError(f"{options.policy} cannot be read as JSON: {error}") from error
+            raise UsageError(
+                f"{options.policy} cannot be read as JSON: {error}", hint='for example {"daily_count": 7}'
+            ) from error
         if not isinstance(values, dict):
             raise UsageError(f"{options.policy} holds no object", hint='for example {"daily_count": 7}')
         base = policy_of(values)
