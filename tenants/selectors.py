@@ -3,8 +3,9 @@
 import datetime
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from django.db.models import Count, Min, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Case, Count, Min, OuterRef, Q, QuerySet, Subquery, Value, When
 
 from core.errors import NotFound
 from tenants.models import Backup, BackupSource, BackupState, Module, Restore, RestorePlan, Source, StoreConfig, Tenant
@@ -222,24 +223,59 @@ class TenantLine:
     source_count: int
     oldest_good_at: datetime.datetime | None
     newest: Backup | None
+    key: str
+    """What the next page goes on after."""
 
 
 def tenant_list(*, after: str = "", limit: int = LIST_MAX) -> list[TenantLine]:
     """Tenants by slug; `after` is the slug after which the page goes on. Two queries, whatever the page."""
-    guarded = Q(sources__enabled=True, sources__archived_at=None)
-    newest = Backup.objects.filter(tenant=OuterRef("pk")).exclude(state=BackupState.DELETED).order_by("-id")
-    rows = list(
-        Tenant.objects.filter(slug__gt=after, archived_at=None)
-        .annotate(
-            source_count=Count("sources", filter=guarded),
-            never_count=Count("sources", filter=guarded & Q(sources__last_good_at=None)),
-            oldest=Min("sources__last_good_at", filter=guarded),
-            newest_id=Subquery(newest.values("pk")[:1]),
-        )
-        .order_by("slug")[: min(limit, LIST_MAX + 1)]
+    rows = _tenant_rows().filter(slug__gt=after).order_by("slug")
+    return _lines(rows[: min(limit, LIST_MAX + 1)])
+
+
+def tenant_list_worst(*, now: datetime.datetime, after: str = "", limit: int = LIST_MAX) -> list[TenantLine]:
+    """Tenants that need somebody first: without a recent good backup of each source, then with a failed newest one,
+    then those in order, then those with nothing to protect; each group by slug. `after` is `<urgency>:<slug>`."""
+    newest_state = Subquery(_newest().values("state")[:1])
+    rows = _tenant_rows().annotate(
+        newest_state=newest_state,
+        urgency=Case(
+            When(source_count=0, then=Value(3)),
+            When(Q(never_count__gt=0) | Q(oldest__lt=now - AGE_MAX), then=Value(0)),
+            When(newest_state=BackupState.FAILED, then=Value(1)),
+            default=Value(2),
+        ),
     )
+    urgency, _, slug = after.partition(":")
+    if urgency.isascii() and urgency.isdigit():
+        rows = rows.filter(Q(urgency__gt=int(urgency[:4])) | Q(urgency=int(urgency[:4]), slug__gt=slug))
+    return _lines(rows.order_by("urgency", "slug")[: min(limit, LIST_MAX + 1)])
+
+
+def _newest() -> QuerySet[Backup]:
+    return Backup.objects.filter(tenant=OuterRef("pk")).exclude(state=BackupState.DELETED).order_by("-id")
+
+
+def _tenant_rows() -> "QuerySet[Any]":
+    guarded = Q(sources__enabled=True, sources__archived_at=None)
+    return Tenant.objects.filter(archived_at=None).annotate(
+        source_count=Count("sources", filter=guarded),
+        never_count=Count("sources", filter=guarded & Q(sources__last_good_at=None)),
+        oldest=Min("sources__last_good_at", filter=guarded),
+        newest_id=Subquery(_newest().values("pk")[:1]),
+    )
+
+
+def _lines(wanted: "QuerySet[Any]") -> list[TenantLine]:
+    rows = list(wanted)
     backups = Backup.objects.in_bulk([row.newest_id for row in rows if row.newest_id])
     return [
-        TenantLine(row, row.source_count, None if row.never_count else row.oldest, backups.get(row.newest_id))
+        TenantLine(
+            row,
+            row.source_count,
+            None if row.never_count else row.oldest,
+            backups.get(row.newest_id),
+            f"{row.urgency}:{row.slug}" if hasattr(row, "urgency") else row.slug,
+        )
         for row in rows
     ]

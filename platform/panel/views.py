@@ -15,15 +15,16 @@ PAGE_ROWS = 50
 @require_safe
 @master_required
 def tenants(request: HttpRequest) -> HttpResponse:
-    """List tenants, a page at a time, each with the age of its data and its newest backup."""
-    rows = selectors.tenant_list(after=request.GET.get("after", "")[:64], limit=PAGE_ROWS + 1)
+    """List tenants, those first that need somebody, each with the age of its data and its newest backup."""
+    now = clock.now()
+    rows = selectors.tenant_list_worst(now=now, after=request.GET.get("after", "")[:64], limit=PAGE_ROWS + 1)
     page, more = rows[:PAGE_ROWS], len(rows) > PAGE_ROWS
     context = {
         "rows": page,
-        "counts": selectors.protection_counts(now=clock.now()),
-        "next": page[-1].tenant.slug if more else "",
-        "now": clock.now(),
-        "late": clock.now() - selectors.AGE_MAX,
+        "counts": selectors.protection_counts(now=now),
+        "next": page[-1].key if more else "",
+        "now": now,
+        "late": now - selectors.AGE_MAX,
     }
     return render(request, "panel/tenants.html", context)
 

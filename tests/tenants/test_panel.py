@@ -7,7 +7,9 @@ import pytest
 from django.test import Client
 
 from access.models import Account
-from tenants.models import Tenant
+from core import clock
+from tenants.models import Source, Tenant
+from tenants.selectors import AGE_MAX, tenant_list_worst
 from tests.tenants.conftest import House
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -113,5 +115,25 @@ def test_queries_do_not_grow_with_tenants(
     )
     with django_assert_num_queries(7):
         first = master.get("/").content.decode()
-    assert "?after=t048" in first
-    assert "t049" in master.get("/?after=t048").content.decode()
+    assert "?after=3%3At048" in first
+    rest = master.get("/?after=3%3At048").content.decode()
+    assert "t049" in rest and "t048" not in rest
+
+
+def test_the_worst_comes_first(house: House, master: Client) -> None:
+    """Goal: what needs somebody is on the first page; one of each kind, in an order that slugs would reverse."""
+    made = {slug: house.tenant(slug) for slug in ("a-empty", "b-fine", "c-failed", "d-never", "e-late")}
+    sources = {slug: house.files(row) for slug, row in made.items() if slug != "a-empty"}
+    for slug in ("b-fine", "c-failed", "e-late"):
+        house.backup(made[slug])
+    folder = house.folder(sources["c-failed"])
+    folder.rename(folder.with_name("away"))
+    house.backup(made["c-failed"], ok=False)
+    Source.objects.filter(pk=sources["e-late"].pk).update(last_good_at=clock.now() - 2 * AGE_MAX)
+    wanted = ["d-never", "e-late", "c-failed", "b-fine", "a-empty"]
+    page = master.get("/").content.decode()
+    assert sorted(wanted, key=lambda slug: page.index(f"<code>{slug}</code>")) == wanted
+    seen: list[str] = []
+    while line := tenant_list_worst(now=clock.now(), after=seen[-1] if seen else "", limit=1):
+        seen.append(line[0].key)
+    assert [key.partition(":")[2] for key in seen] == wanted
