@@ -33,12 +33,9 @@ def _adopt(call: Call) -> Answer:
 
 
 def _adopted(data: Mapping[str, Any]) -> list[str]:
-    source = (
-        "what its manifests tell"
-        if data["source"] == "manifests"
-        else f"{data['source']} of {data['taken_at'] or 'before'}"
-    )
-    lines = [f"Store {data['store']} is adopted: the catalogue is that of {source}, owner {data['generation']}."]
+    sources = {"manifests": "what its manifests tell", "": "as it was"}
+    source = sources.get(data["source"], f"that of {data['source']} {data['taken_at']}".strip())
+    lines = [f"Store {data['store']} is adopted: the catalogue is {source}, owner {data['generation']}."]
     lines += [_reconciled_line(each) for each in data["tenants"]]
     for slugs, said in (
         (data["rebuilt"], "rebuilt from manifests; give their sources' settings with source set, then source enable"),

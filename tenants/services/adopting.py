@@ -76,7 +76,8 @@ def store_adopt(
 ) -> Adopted:
     """Rebuild the catalogue from what this store keeps, and become the owner.
 
-    Refuses on an installation that has tenants of its own (Conflict). Killed at any point it can be run again with the
+    On the installation that the store belongs to no row is touched: tenants whose store is gone go on in this one.
+    Refuses on an installation that has other tenants (Conflict). Killed at any point it can be run again with the
     same arguments: the rows come back in one transaction, and what follows is taken up where it stands. Raises NotFound,
     WrongKey for another root key, DamageError when no backup of the catalogue is whole, StoreError.
     """
@@ -84,10 +85,9 @@ def store_adopt(
     done, taken_before = Adopted(name), False
     with wiring.store_open(row) as store:
         catalogue = _catalogue_in(store, repository_id)
-        if catalogue is not None and _is_ours(catalogue):
-            row = StoreConfig.objects.get(name=name)
+        if _is_ours(row, catalogue):
             taken_before = True
-            note("this catalogue was adopted before; what is left is done now")
+            note("this catalogue stays as it is; tenants whose store is gone go on in this one")
         elif catalogue is not None:
             _refuse_occupied()
             row = _take_rows(catalogue, row, backup, done, actor=actor, note=note)
@@ -121,8 +121,8 @@ def _row(name: str, kind: str, values: Mapping[str, str]) -> StoreConfig:
     """The store as it was named; one that is configured already needs no settings."""
     name_checked("store", name)
     present = StoreConfig.objects.filter(name=name).first()
-    if present is not None and not kind:
-        return present
+    if present is not None and (not kind or Tenant.objects.exists()):
+        return present  # What an earlier run, or `store set`, has made of it.
     if not kind:
         raise NotFound(
             f"there is no store {name!r} yet", hint="say where it is: --kind … --set …; store kinds lists them"
@@ -158,8 +158,14 @@ def _catalogue_in(store: Store, wanted: str) -> Repository | None:
     return opened[0] if opened else None
 
 
-def _is_ours(catalogue: Repository) -> bool:
-    return Installation.objects.filter(repository_id=catalogue.repository_id).exclude(adopted_from="").exists()
+def _is_ours(row: StoreConfig, catalogue: Repository | None) -> bool:
+    """Whether the store belongs to this very installation: adopted before, or one of its own from the start."""
+    installation = Installation.objects.first()
+    if installation is None or not StoreConfig.objects.filter(pk=row.pk).exists():
+        return False
+    if catalogue is not None:
+        return installation.repository_id == catalogue.repository_id and Tenant.objects.exists()
+    return Tenant.objects.filter(copies__store=row).exists()
 
 
 def _refuse_occupied() -> None:

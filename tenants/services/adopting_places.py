@@ -12,7 +12,8 @@ from engine.errors import DamageError, LastroError, WrongKey
 from engine.ports import Store
 from tenants import wiring
 from tenants.keyring_places import KEYRING_BYTES_MAX, place_note
-from tenants.models import Copy, RepositoryMirror, Source, StoreConfig, Tenant
+from tenants.models import BackupCopy, Copy, RepositoryMirror, Source, StoreConfig, Tenant
+from tenants.owning import behind_put
 from tenants.services.rebuilding import Note
 from tenants.tenant_sealing import keyring_of
 
@@ -73,8 +74,10 @@ def primaries_put(row: StoreConfig, store: Store) -> list[str]:
             continue
         with transaction.atomic():
             Copy.objects.filter(tenant=tenant, store=row).update(position=0)
+            BackupCopy.objects.filter(copy__tenant=tenant, copy__store=row).delete()  # Of a primary none is kept.
             Copy.objects.filter(tenant=tenant, store=tenant.store_id).update(position=F("position") + 1, enabled=False)
             Tenant.objects.filter(pk=tenant.pk).update(store=row)
+            behind_put(tenant, f"its backups go on in store {row.name}")
             RepositoryMirror.objects.filter(tenant=tenant).update(sealed_generation=0, plain_generation=0)
             record(
                 "tenant.store_changed",
@@ -90,7 +93,7 @@ def primaries_put(row: StoreConfig, store: Store) -> list[str]:
 
 def _promoted_before(row: StoreConfig) -> list[str]:
     """Tenants that an earlier, killed run had moved here and not reconciled yet."""
-    behind = Tenant.objects.filter(store=row, mirror__behind_reason="adopted")
+    behind = Tenant.objects.filter(store=row, mirror__behind_since__isnull=False)
     moved = behind.filter(mirror__sealed_generation=0, copies__enabled=False)
     return list(moved.distinct().values_list("slug", flat=True))
 

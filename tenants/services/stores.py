@@ -43,11 +43,11 @@ def store_default() -> StoreConfig:
 
 def store_get(name: str) -> StoreConfig:
     """Find a store by name. Raises NotFound."""
-    if name == DEFAULT_STORE:
-        return store_default()
     try:
         return StoreConfig.objects.get(name=name)
     except StoreConfig.DoesNotExist:
+        if name == DEFAULT_STORE:
+            return store_default()
         raise NotFound(f"there is no store {name[:60]!r}", hint="store list shows them") from None
 
 
