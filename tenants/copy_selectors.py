@@ -17,7 +17,9 @@ def copy_primary(tenant: Tenant) -> Copy:
     """The row of the tenant's primary store, made when it is first asked for; it follows the tenant's store."""
     row = Copy.objects.select_related("store", "tenant__store").filter(tenant=tenant, store=tenant.store_id).first()
     if row is None:
-        Copy.objects.get_or_create(tenant=tenant, store_id=tenant.store_id, defaults={"position": 0})
+        Copy.objects.get_or_create(
+            tenant=tenant, store_id=tenant.store_id, defaults={"position": 0, "health": CopyHealth.WHOLE}
+        )
         return copy_primary(tenant)
     if row.position != 0:
         Copy.objects.filter(pk=row.pk).update(position=0)

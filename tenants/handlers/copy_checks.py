@@ -25,6 +25,7 @@ from tenants.models.backup import GOOD_STATES
 from tenants.services.copies import repair_queue
 from tenants.services.copy_recording import (
     copy_failed,
+    hurt_backups,
     numbered,
     repair_recorded,
     sample_recorded,
@@ -145,7 +146,7 @@ def repair(context: OperationContext) -> Mapping[str, Any]:
     """Mend what was found lost or altered in one store from the others, and say which backups are whole again."""
     copy = copy_of(context.operation.subject_id)
     is_primary = copy.store_id == copy.tenant.store_id
-    keys = {finding.key for finding in findings_open(copy)}
+    keys, hurt_before = {finding.key for finding in findings_open(copy)}, hurt_backups(copy)
     with ExitStack() as stack:
         store = stack.enter_context(wiring.store_open(copy.store))
         repository = copy_on(copy, store)
@@ -171,7 +172,7 @@ def repair(context: OperationContext) -> Mapping[str, Any]:
             copy.refresh_from_db()
         expected, _ = expected_in(copy, repository)
         structure = store_verify_structure(repository, expected, erasures=copy.tenant.erasures_number, progress=context)
-    again, hurt = repair_recorded(context, copy, report, structure, expected=expected)
+    again, hurt = repair_recorded(context, copy, report, structure, expected=expected, hurt=hurt_before)
     for key, why in list(report.lost.items())[:20]:
         context.warn("copy.lost", f"{key} in {copy.store.name} cannot be mended: {why}")
     if hurt:

@@ -14,7 +14,7 @@ from operations.services import operation_enqueue
 from tenants import wiring
 from tenants.copy_opening import copy_on
 from tenants.copy_selectors import copies_due, copies_of, copy_primary
-from tenants.models import Copy, StoreConfig, Tenant
+from tenants.models import Copy, CopyHealth, StoreConfig, Tenant
 from tenants.services.backups import tenant_active
 
 VERIFY_MODES = ("structure", "sample", "deep")
@@ -206,7 +206,7 @@ def _primaries_known() -> None:
         .values_list("pk", "store_id")
         .iterator(chunk_size=1_000)
     )
-    batch = [Copy(tenant_id=pk, store_id=store_id, position=0) for pk, store_id in without]
+    batch = [Copy(tenant_id=pk, store_id=store_id, position=0, health=CopyHealth.WHOLE) for pk, store_id in without]
     Copy.objects.bulk_create(batch, batch_size=500, ignore_conflicts=True)
 
 

@@ -8,11 +8,11 @@ from django.db import transaction
 
 from audit.services import record
 from core import clock
+from engine.chunk_repair import RepairReport
 from engine.copy import CopyReport
 from engine.copy_prune import CopyPruneReport
 from engine.errors import LastroError
 from engine.fallback import FallbackNote
-from engine.repair import RepairReport
 from engine.verify import Finding
 from engine.verify_store import StoreReport
 from operations.context import OperationContext
@@ -299,14 +299,15 @@ def repair_recorded(
     structure: StoreReport,
     *,
     expected: Collection[int],
+    hurt: Mapping[int, str],
 ) -> tuple[list[str], list[str]]:
-    """Record what was mended; ids of the backups that are whole again, and of those that are not."""
+    """Record what was mended of the backups that were `hurt`; ids of the backups that are whole again, and of those that are not."""
     affected, is_primary = set(structure.affected), copy.store_id == copy.tenant.store_id
     with transaction.atomic():
         context.fence()
         findings_mended(copy, report.mended)
-        again = _whole_again(copy, set(expected) - affected, is_primary=is_primary)
-        hurt = sorted(numbered(copy.tenant, affected).values())
+        again = _whole_again(copy, hurt, set(expected) - affected, is_primary=is_primary)
+        left_hurt = sorted(numbered(copy.tenant, affected).values())
         if is_primary:
             _primary_marked(copy.tenant, affected)
         left = CopyFinding.objects.filter(copy=copy, mended_at=None).exists()
@@ -329,21 +330,27 @@ def repair_recorded(
                 "mended": dict(list(report.mended.items())[:NAMED_MAX]),
                 "lost": dict(list(report.lost.items())[:NAMED_MAX]),
                 "whole_again": again[:NAMED_MAX],
-                "damaged": hurt[:NAMED_MAX],
+                "damaged": left_hurt[:NAMED_MAX],
             },
         )
-    return again, hurt
+    return again, left_hurt
 
 
-def _whole_again(copy: Copy, whole: Collection[int], *, is_primary: bool) -> list[str]:
-    good = set(whole)
-    if is_primary:
+def hurt_backups(copy: Copy) -> dict[int, str]:
+    """Backups that are known not to be whole in this store, by number, before a repair begins."""
+    if copy.store_id == copy.tenant.store_id:
         rows = Backup.objects.filter(tenant=copy.tenant, damaged=True, state__in=GOOD_STATES)
-        again = sorted(pk for number, pk in rows.values_list("number", "pk") if number in good)
+        return {number: pk for number, pk in rows.values_list("number", "pk") if number is not None}
+    hurt = BackupCopy.objects.filter(copy=copy).exclude(presence=BackupPresence.PRESENT)
+    return {n: pk for n, pk in hurt.values_list("backup__number", "backup_id") if n is not None}
+
+
+def _whole_again(copy: Copy, hurt: Mapping[int, str], whole: Collection[int], *, is_primary: bool) -> list[str]:
+    good = set(whole)
+    again = sorted(pk for number, pk in hurt.items() if number in good)
+    if is_primary:
         for at in range(0, len(again), BATCH):
             Backup.objects.filter(pk__in=again[at : at + BATCH]).update(damaged=False)
-        return again
-    hurt = BackupCopy.objects.filter(copy=copy).exclude(presence=BackupPresence.PRESENT)
-    again = sorted(pk for number, pk in hurt.values_list("backup__number", "backup_id") if number in good)
-    presence_put(copy, good, verified=True, complete=False)
+    else:
+        presence_put(copy, good, verified=True, complete=False)
     return again

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from engine.chunk_repair import RepairReport
 from engine.copy_prune import copy_prune
 from engine.erasures import ErasureLedger, erase
 from engine.errors import BackupMissing, DamageError, StoreUnreachable
 from engine.fallback import Place, ReadingRepository
 from engine.progress import NullProgress
 from engine.prune import prune
-from engine.repair import RepairReport, repository_repair
+from engine.repair import repository_repair
 from engine.repository import Repository
 from engine.selections import selection_read
 from engine.verify_store import CIRCLE, Share, StoreReport, share_due, store_verify_bytes, store_verify_structure
