@@ -161,8 +161,8 @@ class SftpStore:
         try:
             ends = [extended(sftp.FSYNC, handle), request(sftp.CLOSE, handle)]
             refused = wire.write(handle, parts, then=ends)
-            if refused is not None:
-                raise refused
+            if refused is not None:  # Asked now: the removal makes room again.
+                raise self._mapped(wire, refused, f"writing to {self._config.place}: {refused}", None) from refused
             kill_point("store.sftp.written")
             yield temp
         finally:

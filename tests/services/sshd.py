@@ -38,8 +38,10 @@ StrictModes no
 UsePAM no
 PrintMotd no
 UseDNS no
+LogLevel VERBOSE
 MaxStartups 100
 Subsystem sftp internal-sftp {options}
+{extra}
 """
 _numbers = itertools.count(1)
 
@@ -68,8 +70,8 @@ class Sshd:
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def prepared(cls, folder: Path, port: int, *, options: str = "") -> "Sshd":
-        """Write keys, configuration and users of a new server; `options` go to the sftp-server."""
+    def prepared(cls, folder: Path, port: int, *, options: str = "", extra: str = "") -> "Sshd":
+        """Write keys, configuration and users of a new server; `options` go to the sftp-server, `extra` to sshd."""
         server = cls(folder, port)
         folder.chmod(0o755)
         server.home.mkdir(mode=0o700)
@@ -79,7 +81,7 @@ class Sshd:
             (folder / name).chmod(0o600)
             (folder / f"{name}.pub").write_text(public)
         shutil.copy(folder / "user_key.pub", folder / "authorized_keys")
-        (folder / "config").write_text(CONFIG.format(folder=folder, options=options))
+        (folder / "config").write_text(CONFIG.format(folder=folder, options=options, extra=extra))
         if as_root():
             os.chown(server.home, UID, UID)
             (folder / "authorized_keys").chmod(0o644)
@@ -89,7 +91,7 @@ class Sshd:
         return server
 
     @classmethod
-    def start(cls, *, options: str = "") -> "Sshd":
+    def start(cls, *, options: str = "", extra: str = "") -> "Sshd":
         """A server of this test's own, to be stopped and killed; `discard` ends it."""
         server = cls.prepared(
             Path(tempfile.mkdtemp(prefix=f"lastro-sshd-{os.getpid()}-")), free_port(), options=options
@@ -127,21 +129,23 @@ class Sshd:
         script = f'{mounts} && exec "$@"'
         return ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, str(self.folder), *command]
 
-    def connections(self) -> list[int]:
-        """Process ids that serve connections now."""
-        assert self._process is not None, "asked only of a server of this test's own"
-        said = subprocess.run(
-            ["ps", "-o", "pid=", "--ppid", str(self._process.pid)], capture_output=True, text=True, check=False
-        ).stdout
-        return [int(pid) for pid in said.split()]
-
     def cut(self) -> None:
-        """Break every connection as a crash of its process does."""
-        for pid in self.connections():
+        """Break every connection as a crash of the server's processes does."""
+        assert self._process is not None, "only a server of this test's own is cut"
+        for pid in _below(self._process.pid):
             with contextlib.suppress(ProcessLookupError):
-                for child in _children(pid):
-                    os.kill(child, signal.SIGKILL)
                 os.kill(pid, signal.SIGKILL)
+
+    def mount_small(self, values: Mapping[str, str], *, size: str) -> None:
+        """Mount a small file system where the folder of these settings will be; root only, gone with the server."""
+        assert self._process is not None, "only a server of this test's own has mounts of its own"
+        path = self.path(values)
+        path.mkdir()
+        options = f"size={size},uid={UID},gid={UID},mode=700"
+        subprocess.run(
+            ["nsenter", "-t", str(self._process.pid), "-m", "mount", "-t", "tmpfs", "-o", options, "none", str(path)],
+            check=True,
+        )
 
     def stop(self) -> None:
         """End the server and all its connections."""
@@ -173,9 +177,13 @@ class Sshd:
         return self.home / values["folder"] if as_root() else Path.home() / values["folder"]
 
 
-def _children(pid: int) -> list[int]:
-    said = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False).stdout
-    return [int(each) for each in said.split()]
+def _below(pid: int) -> list[int]:
+    """Process ids of all descendants, the deepest first."""
+    try:
+        children = [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [each for child in children for each in [*_below(child), child]]
 
 
 def _prepare(folder: Path, facts: Mapping[str, Any]) -> None:

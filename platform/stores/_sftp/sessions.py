@@ -86,10 +86,12 @@ class Sessions:
             self._changed.notify()
 
     def _drop(self, wire: Wire) -> None:
-        wire.close()
-        with self._changed:
-            self._open -= 1
-            self._changed.notify()
+        try:
+            wire.close()
+        finally:
+            with self._changed:
+                self._open -= 1
+                self._changed.notify()
 
     def _opened(self) -> Wire | None:
         """A new session; None when the server lets no more be open at once, and others are."""
@@ -160,6 +162,8 @@ class Sessions:
                 hint="store set NAME with what it takes",
             ) from error
         except paramiko.AuthenticationException as error:
+            if not transport.is_active() or "timeout" in str(error):  # The SDK has one error for both.
+                raise StoreUnreachable(f"{config.place}: {error}", hint="the server went away; run it again") from error
             raise StoreDenied(
                 f"{config.place}: the server refuses user {config.user} with this {how}",
                 hint="is the public half in the user's authorized_keys, and the user allowed to log in?"
@@ -224,6 +228,6 @@ def lost_means_unreachable(place: str) -> Iterator[None]:
         ) from error
     except (paramiko.SSHException, EOFError, OSError, ProtocolError, struct.error) as error:
         raise StoreUnreachable(
-            f"{place}: {error or 'the connection was lost'}",
+            f"{place}: {str(error) or 'the connection was lost'}",
             hint="is the server up, and host and port right? nothing that was acknowledged is lost",
         ) from error

@@ -7,6 +7,7 @@ folds most status codes into one, and waits for an answer after each step.
 import struct
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -143,7 +144,8 @@ class Wire:
 
     def close(self) -> None:
         self.broken = True
-        self.channel.close()
+        with suppress(OSError, EOFError):  # A connection that is lost cannot be told of it.
+            self.channel.close()
 
     def send(self, request: bytes) -> int:
         """Send a request made by `request` and the like; `answer` waits for its answer by the number."""
