@@ -1,5 +1,6 @@
 """The page: for masters only, true, and the same few queries whatever there is."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from django.test import Client
 from access.models import Account
 from core import clock
 from tenants.models import Source, Tenant
+from tenants.reports import restore_report_html
 from tenants.selectors import AGE_MAX, tenant_list_worst
 from tests.tenants.conftest import House
 
@@ -137,3 +139,22 @@ def test_the_worst_comes_first(house: House, master: Client) -> None:
     while line := tenant_list_worst(now=clock.now(), after=seen[-1] if seen else "", limit=1):
         seen.append(line[0].key)
     assert [key.partition(":")[2] for key in seen] == wanted
+
+
+def test_everybody_can_use_the_pages(house: House, master: Client) -> None:
+    """Goal: keyboard and screen reader reach all of it; landmarks, headings, names of regions and columns, no colour alone."""
+    tenant = house.tenant()
+    source = house.files(tenant)
+    backup = house.backup(tenant)
+    (house.folder(source) / "a").write_text("changed")
+    pages = [master.get(page).content.decode() for page in PAGES]
+    pages += [Client().get("/login/").content.decode(), restore_report_html(house.restore(backup))]
+    for page in pages:
+        assert page.count("<main") == page.count("<h1") == 1
+        assert '<html lang="en"' in page and "<title>" in page
+        assert all('scope="' in cell for cell in re.findall(r"<th[ >][^>]*", page))
+        regions = re.findall(r'<div class="wide"[^>]*>', page)
+        assert all('tabindex="0"' in region and "aria-label=" in region for region in regions)
+        assert all('aria-hidden="true"' in icon for icon in re.findall(r"<svg[^>]*>", page))
+        fields = re.findall(r'<input(?![^>]*type="hidden")[^>]*id="([^"]+)"', page)
+        assert all(f'for="{field}"' in page for field in fields)
