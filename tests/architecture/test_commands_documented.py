@@ -14,7 +14,7 @@ from engine.errors import UsageError
 from tenants.commanding import settings_of
 from tests.architecture.source import ROOT, none
 
-PAGES = (ROOT / "README.md", ROOT / "docs" / "guide.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "guide.md", ROOT / "docs" / "keys.md")
 _ASSIGNMENT = re.compile(r"[A-Z_]+=\S*")
 
 
