@@ -7,26 +7,24 @@ their way down by their length; what they hold is authenticated by the engine.
 
 import datetime
 import time
-from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Self
 
-from engine.errors import ObjectExists, ObjectLocked, ObjectMissing, StoreDenied, StoreError, StoreUnreachable
+from engine.errors import ObjectExists, ObjectMissing, StoreError, StoreUnreachable
 from engine.ports import Buffer, ObjectInfo
 from stores import registry
 from stores._keys import check_key, check_prefix, is_key_part
 from stores._s3.config import S3Config, client_of
-from stores._s3.errors import code_of, errors_of, mapped_answer, status_of
-from stores._s3.locks import lock_of, lock_parameters
+from stores._s3.deleting import Deleter
+from stores._s3.errors import code_of, errors_of, status_of
+from stores._s3.locks import lock_of, lock_parameters, locked, version_of
 from stores._s3.upload import UPLOAD_AGE_MAX, Uploader, begin_sending
 
 MARKER = ".lastro-store"
 MARKER_TEXT = b'{"format": "lastro-store", "version": 1}\n'
 OWN_FOLDERS = ("r/", "probe/", "catalogue/")
 PAGE_KEYS = 1000
-DELETE_BATCH_MAX = 1000
-DELETE_THREADS = 8
 PACED_READ_BYTES = 64 << 10
 BUCKET_SEEN_SECONDS = 60.0
 """So long after any answer from the bucket nobody asks whether it is still there."""
@@ -49,7 +47,7 @@ class S3Store:
         self._client.meta.events.register("before-send.s3", begin_sending)
         self._uploader = Uploader(self._client, self._bucket, self._kept_as)
         self._seen = -BUCKET_SEEN_SECONDS
-        self._bucket_locks: bool | None = True if config.lock_mode != "none" else None
+        self._deleter = Deleter(config, self._client, self._head)
 
     @classmethod
     def make(cls, config: S3Config) -> Self:
@@ -162,27 +160,11 @@ class S3Store:
 
         In a bucket that only keeps versions the object goes behind a delete marker: what remains is the bucket's to keep.
         """
-        check_key(key)
-        version = self._deletable(key) if self._has_locks() else {}
-        if version is None:
-            return
-        with self._errors(f"deleting {key}", "delete_version" if version else "delete_object"):
-            self._client.delete_object(Bucket=self._bucket, Key=self._root + key, **version)
+        self._deleter.delete(key)
 
     def delete_many(self, keys: Sequence[str]) -> None:
         """Delete up to 1,000 objects a request. Raises ObjectLocked or StoreDenied, with all others gone."""
-        for key in keys:
-            check_key(key)
-        refused: list[StoreError] = []
-        targets = self._targets(keys, refused)
-        for at in range(0, len(targets), DELETE_BATCH_MAX):
-            with self._errors(f"deleting {len(targets)} objects", "delete_objects"):
-                answer = self._client.delete_objects(
-                    Bucket=self._bucket, Delete={"Objects": targets[at : at + DELETE_BATCH_MAX], "Quiet": True}
-                )
-            refused += [self._refusal(each) for each in answer.get("Errors", []) if each.get("Code") != "NoSuchKey"]
-        if refused:
-            raise max(refused, key=_gravity)
+        self._deleter.delete_many(keys)
 
     def close(self) -> None:
         self._uploader.close()
@@ -203,24 +185,12 @@ class S3Store:
             self._client.put_object_retention(
                 Bucket=self._bucket,
                 Key=self._root + key,
-                **_version(head),
+                **version_of(head),
                 Retention={"Mode": mode, "RetainUntilDate": until},
             )
 
     def purge(self, key: str) -> int:
-        check_key(key)
-        removed = 0
-        refused: list[StoreError] = []
-        for version in self._versions(key):
-            try:
-                with self._errors(f"deleting version {version} of {key}", "delete_version"):
-                    self._client.delete_object(Bucket=self._bucket, Key=self._root + key, VersionId=version)
-                removed += 1
-            except StoreDenied as error:
-                refused.append(self._locked_version(key, version) or error)
-        if refused:
-            raise max(refused, key=_gravity)
-        return removed
+        return self._deleter.purge(key)
 
     def clear_stale(self, older_than: datetime.timedelta = UPLOAD_AGE_MAX) -> int:
         """Abort multipart uploads that writers left unfinished so long ago; how many there were."""
@@ -285,32 +255,6 @@ class S3Store:
             self._client.head_bucket(Bucket=self._bucket)
         self._seen = time.monotonic()
 
-    # ------------------------------------------------------------ deleting
-
-    def _has_locks(self) -> bool:
-        """Whether the bucket was made with Object Lock, asked once; unknown counts as not."""
-        if self._bucket_locks is None:
-            try:
-                with self._errors("looking up Object Lock", "get_object_lock_configuration"):
-                    found = self._client.get_object_lock_configuration(Bucket=self._bucket)
-                self._bucket_locks = found.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") == "Enabled"
-            except StoreUnreachable:
-                raise
-            except StoreError:
-                self._bucket_locks = False
-        return self._bucket_locks
-
-    def _deletable(self, key: str) -> dict[str, str] | None:
-        """The version to delete; None when there is none. Raises ObjectLocked."""
-        try:
-            head = self._head(key)
-        except ObjectMissing:
-            return None
-        until = lock_of(head)
-        if until is not None:
-            raise locked(key, until)
-        return _version(head)
-
     def _check_unlocked(self, key: str) -> None:
         try:
             until = self.locked_until(key)
@@ -318,53 +262,6 @@ class S3Store:
             return
         if until is not None:
             raise locked(key, until)
-
-    def _targets(self, keys: Sequence[str], refused: MutableSequence[StoreError]) -> Sequence[dict[str, str]]:
-        """What to name in a bulk deletion; locked objects are left out and added to `refused`."""
-        if not self._has_locks():
-            return [{"Key": self._root + key} for key in keys]
-
-        def target(key: str) -> dict[str, str] | None:
-            try:
-                version = self._deletable(key)
-            except ObjectLocked as error:
-                refused.append(error)
-                return None
-            return None if version is None else {"Key": self._root + key, **version}
-
-        with ThreadPoolExecutor(DELETE_THREADS, "s3-look") as pool:
-            return [found for found in pool.map(target, keys) if found is not None]
-
-    def _refusal(self, item: Mapping[str, str]) -> StoreError:
-        """The error of one object in the answer to a bulk deletion."""
-        key = item.get("Key", "")[len(self._root) :]
-        answer = {"Error": dict(item), "ResponseMetadata": {"HTTPStatusCode": 403 if "Denied" in item["Code"] else 500}}
-        return mapped_answer(answer, self._config.place, f"deleting {key}", "delete_objects")
-
-    def _versions(self, key: str) -> Iterator[str]:
-        """Every version of the object and every marker of its deletion."""
-        name = self._root + key
-        more: dict[str, str] = {}
-        while True:
-            with self._errors(f"listing the versions of {key}", "list_object_versions"):
-                page = self._client.list_object_versions(Bucket=self._bucket, Prefix=name, **more)
-            for item in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]:
-                if item["Key"] == name:
-                    yield item["VersionId"]
-            # Sorted by key: what comes after this one's versions belongs to longer names.
-            if not page.get("IsTruncated") or page["NextKeyMarker"] != name:
-                return
-            more = {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page["NextVersionIdMarker"]}
-
-    def _locked_version(self, key: str, version: str) -> ObjectLocked | None:
-        """The error that says until when, if it is a lock that kept the version from being deleted."""
-        try:
-            with self._errors(f"looking up the lock of {key}", "get_object_retention", key=key):
-                head = self._client.head_object(Bucket=self._bucket, Key=self._root + key, VersionId=version)
-        except StoreError:
-            return None
-        until = lock_of(head)
-        return None if until is None else locked(key, until)
 
     def _stranger(self) -> str | None:
         """A key under the prefix that is none of ours."""
@@ -378,23 +275,6 @@ class S3Store:
 
 class _Taken(Exception):
     """A conditional put found the key taken."""
-
-
-def locked(key: str, until: datetime.datetime) -> ObjectLocked:
-    """The error that names the date."""
-    return ObjectLocked(
-        f"{key} is locked until {until:%Y-%m-%d %H:%M} UTC", hint="nothing can delete it before", until=until
-    )
-
-
-def _gravity(error: StoreError) -> tuple[bool, datetime.datetime]:
-    """Which of several refusals to raise: one that is no lock, else the latest date."""
-    until = error.until if isinstance(error, ObjectLocked) else None
-    return until is None, until or datetime.datetime.min.replace(tzinfo=datetime.UTC)
-
-
-def _version(head: Mapping[str, Any]) -> dict[str, str]:
-    return {"VersionId": head["VersionId"]} if head.get("VersionId") else {}
 
 
 def _range(offset: int, length: int | None) -> str:

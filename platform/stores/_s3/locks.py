@@ -4,6 +4,7 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
+from engine.errors import ObjectLocked
 from stores._s3.config import S3Config
 
 MODES = {"governance": "GOVERNANCE", "compliance": "COMPLIANCE"}
@@ -21,3 +22,15 @@ def lock_of(head: Mapping[str, Any]) -> datetime.datetime | None:
         return None
     until = until.astimezone(datetime.UTC)
     return until if until > datetime.datetime.now(datetime.UTC) else None
+
+
+def locked(key: str, until: datetime.datetime) -> ObjectLocked:
+    """The error that names the date."""
+    return ObjectLocked(
+        f"{key} is locked until {until:%Y-%m-%d %H:%M} UTC", hint="nothing can delete it before", until=until
+    )
+
+
+def version_of(head: Mapping[str, Any]) -> dict[str, str]:
+    """The parameter that names the version of a HEAD's answer; none in a bucket without versions."""
+    return {"VersionId": head["VersionId"]} if head.get("VersionId") else {}
