@@ -35,6 +35,8 @@ class Scope:
     others: str = ""
     """Rows that belong to another tenant, with `others_ctes`; a row that is neither belongs to nobody."""
     others_ctes: tuple[str, ...] = ()
+    row_by_row: bool = False
+    """The condition looks each row up in several tables, and the planner takes it to hold for half of them."""
 
     @property
     def with_clause(self) -> str:
@@ -84,6 +86,8 @@ def select_tenant(
     return _Closure(catalogue, column, value, include, exclude, ignored_links).selection()
 
 
+NESTED_LINKS_MAX = 6
+"""References of one table that are told apart case by case; the text of it grows with their square."""
 RELATION = "lastro_relation"
 """Where a parent's row lies, for foreign keys that refer to one partition."""
 
@@ -220,7 +224,9 @@ class _Closure:
                 select = f"SELECT {', '.join(columns)} FROM {table.source} AS t WHERE "
                 ctes[oid] = (f"{label[oid]} {how} ({select}{mine})", f"{label[oid]}o {how} ({select}{others})")
             needed = self._needed(oid, mine, ctes)
-            scopes.append(Scope(table, mine, needed, reason, others, self._needed(oid, others, ctes)))
+            several = len(self._through.get(oid, ())) > 1
+            others_needed = self._needed(oid, others, ctes)
+            scopes.append(Scope(table, mine, needed, reason, others, others_needed, row_by_row=several))
         return scopes
 
     def _child_conditions(self, oid: int, label: dict[int, str]) -> tuple[str, str]:
@@ -228,22 +234,37 @@ class _Closure:
         mine = " OR ".join(self._exists(link, label[link.parent]) for link in links)
         others = " OR ".join(self._exists(link, label[link.parent] + "o") for link in links)
         if len(links) > 1:
-            denied = " AND ".join(self._not_denied(link, label[link.parent]) for link in links)
-            # The order counts: hardly a row that is somebody else's has to be looked up among the others' parents.
-            mine = f"CASE WHEN {mine} THEN {denied} ELSE false END"
+            mine = self._mine_by_several(links, [label[link.parent] for link in links])
         return mine, others
 
-    def _not_denied(self, link: ForeignKey, cte: str) -> str:
-        """Whether a row refers to no row of another tenant.
+    def _mine_by_several(self, links: Sequence[ForeignKey], ctes: Sequence[str]) -> str:
+        """Whether one of the references leads to this tenant and none to another.
 
-        It refers to one row at the most, so that one of this tenant's settles it: the others' parents are not even read
-        then, which for a small tenant would be nearly all there are.
+        The order counts: a row is looked up among the other tenants' parents, nearly all there are, only when no parent of
+        this tenant's settles the reference.
+        """
+        mine = [self._exists(link, cte) for link, cte in zip(links, ctes, strict=True)]
+        denied = [self._not_denied(link, cte, known=False) for link, cte in zip(links, ctes, strict=True)]
+        if len(links) > NESTED_LINKS_MAX:
+            return f"CASE WHEN {' OR '.join(mine)} THEN {' AND '.join(denied)} ELSE false END"
+        cases = []
+        for n, condition in enumerate(mine):
+            before = [self._not_denied(link, cte, known=True) for link, cte in zip(links[:n], ctes[:n], strict=True)]
+            # A period may be covered by rows of several tenants.
+            after = denied[n:] if links[n].period else denied[n + 1 :]
+            cases.append(f"WHEN {condition} THEN {' AND '.join([*before, *after])}")
+        return f"CASE {' '.join(cases)} ELSE false END"
+
+    def _not_denied(self, link: ForeignKey, cte: str, *, known: bool) -> str:
+        """Whether a row refers to no row of another tenant; `known`: it refers to none of this tenant's.
+
+        A row refers to one row at the most, so that one of this tenant's settles it.
         """
         none = f"NOT {self._exists(link, cte + 'o')}"
         if link.period or link.parent not in self._found:
             return none
-        empty = " OR ".join(f"t.{ident(column)} IS NULL" for column in link.columns)
-        return f"({empty} OR {self._exists(link, cte)} OR {none})"
+        settled = " OR ".join(f"t.{ident(column)} IS NULL" for column in link.columns)
+        return f"({settled} OR {none})" if known else f"({settled} OR {self._exists(link, cte)} OR {none})"
 
     @staticmethod
     def _exists(link: ForeignKey, cte: str) -> str:
