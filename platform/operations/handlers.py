@@ -1,13 +1,16 @@
 """The kinds of work, registered by the apps that know them.
 
-An app registers in its `handlers` module; those modules are imported when a kind is first looked up, so that
-commands which run no operation do not pay for them.
+An app registers in its `handlers` module, imported when a kind is first looked up; or that is a package whose MODULES tell in
+which of its modules each kind registers, and only that one is imported. Commands do not pay for what they do not run.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
+from django.apps import apps
 from django.utils.module_loading import autodiscover_modules
 
 from engine.errors import UsageError
@@ -76,21 +79,43 @@ def register(
 def handler_get(kind: str) -> Handler:
     """Raise UsageError naming the known kinds when this one is unknown."""
     if kind not in _handlers:
-        autodiscover_modules("handlers")
+        _load(kind)
     try:
         return _handlers[kind]
     except KeyError:
-        known = ", ".join(sorted(_handlers)) or "none"
+        known = ", ".join(kinds()) or "none"
         raise UsageError(f"unknown kind of operation {kind!r}", hint=f"known: {known}") from None
 
 
 def kinds() -> list[str]:
     """All kinds of operations."""
-    autodiscover_modules("handlers")
+    handlers_load()
     return sorted(_handlers)
 
 
 def hooked_kinds() -> list[str]:
     """Kinds of operations around which hooks may run."""
-    autodiscover_modules("handlers")
+    handlers_load()
     return sorted(kind for kind, handler in _handlers.items() if handler.hooks)
+
+
+def handlers_load() -> None:
+    """Import every module that registers a kind."""
+    for package, modules in _listed():
+        for module in dict.fromkeys(modules.values()):
+            import_module(f"{package}.{module}")
+
+
+def _load(kind: str) -> None:
+    for package, modules in _listed():
+        if kind in modules:
+            import_module(f"{package}.{modules[kind]}")
+
+
+def _listed() -> Iterator[tuple[str, Mapping[str, str]]]:
+    """The apps' `handlers`, imported, and what those that are packages list."""
+    autodiscover_modules("handlers")
+    for app in apps.get_app_configs():
+        package = sys.modules.get(f"{app.name}.handlers")
+        if package is not None:
+            yield package.__name__, getattr(package, "MODULES", {})

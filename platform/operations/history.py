@@ -2,7 +2,7 @@
 
 What says how things went day by day (operations, runs of hooks, plans) stays LASTRO_HISTORY_DAYS; what proves that
 restores would work or did work (drills, validations) LASTRO_EVIDENCE_DAYS. Backups and restores stay as long as
-retention says; the audit log stays whole. Apps register their chapters in their `handlers` module.
+retention says; the audit log stays whole. Apps register their chapters in their `forgetting` module.
 """
 
 import datetime
@@ -65,7 +65,7 @@ def history_forget(*, actor: str, dry_run: bool = False) -> dict[str, int]:
 
     Repeating it, or two at a time, does no harm. One audit entry tells how much went, none when nothing did.
     """
-    autodiscover_modules("handlers")
+    autodiscover_modules("forgetting")
     for guard in () if dry_run else tuple(_guards):
         guard()
     now = clock.now()

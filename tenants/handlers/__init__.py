@@ -1,37 +1,22 @@
-"""What the operations of this app do; imported when a kind of operation is first looked up."""
+"""What the operations of this app do: by kind, the module of this package that registers it (see operations.handlers)."""
 
-from tenants.handlers import (
-    backup,
-    catalogue,
-    copies,
-    copy_checks,
-    delete,
-    drill,
-    export,
-    forgetting,
-    keys,
-    plan,
-    prune,
-    reconcile,
-    restore,
-    retention,
-    verify,
-)
-
-__all__ = [
-    "backup",
-    "catalogue",
-    "copies",
-    "copy_checks",
-    "delete",
-    "drill",
-    "export",
-    "forgetting",
-    "keys",
-    "plan",
-    "prune",
-    "reconcile",
-    "restore",
-    "retention",
-    "verify",
-]
+MODULES = {
+    "backup": "backup",
+    "catalogue": "catalogue",
+    "copies": "copies",
+    "copy": "copies",
+    "copy_repair": "copy_checks",
+    "copy_verify": "copy_checks",
+    "delete": "delete",
+    "drill": "drill",
+    "export": "export",
+    "key_rotate": "keys",
+    "key_rotate_root": "keys",
+    "key_shred": "keys",
+    "plan": "plan",
+    "prune": "prune",
+    "reconcile": "reconcile",
+    "restore": "restore",
+    "retention": "retention",
+    "verify": "verify",
+}

@@ -1,11 +1,14 @@
 """Operations within one process: queueing, claiming, ending, reaping, retrying."""
 
 import datetime
+import importlib
+from pathlib import Path
 
 import pytest
 from django.db import transaction
 from django_q.models import OrmQ
 
+import tenants.handlers
 from audit.models import Entry
 from core import clock
 from core.errors import Busy, Conflict, Exit, NotFound, meaning
@@ -13,6 +16,7 @@ from core.models import Fact, StateChange
 from engine.errors import LastroError, SessionFenced, UsageError
 from operations import leases, services
 from operations.context import WARNINGS_MAX, OperationContext
+from operations.handlers import handler_get, kinds
 from operations.models import Lease, Operation
 from operations.running import operation_run
 from operations.selectors import operation_list
@@ -47,6 +51,18 @@ def test_an_unknown_kind_is_refused() -> None:
     """Goal: a typing error is not queued for ever; ask for a kind that nobody registered."""
     with pytest.raises(UsageError, match=r"unknown kind of operation 'test\.nothing'"):
         _ask("test.nothing")
+
+
+def test_every_kind_is_found_where_it_is_listed() -> None:
+    """Goal: a kind's module is found without importing all. Method: import each handlers module, compare with the list."""
+    folder = Path(tenants.handlers.__file__).parent
+    modules = sorted(each.stem for each in folder.glob("*.py") if "@register(" in each.read_text())
+    for module in modules:
+        importlib.import_module(f"tenants.handlers.{module}")
+    home = "tenants.handlers."
+    runs = {kind: handler_get(kind).run.__module__ for kind in kinds()}
+    found = {kind: name.removeprefix(home) for kind, name in runs.items() if name.startswith(home)}
+    assert found == tenants.handlers.MODULES
 
 
 def test_a_run_ends_with_its_result_and_its_history() -> None:
