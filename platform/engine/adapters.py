@@ -25,8 +25,8 @@ def setting(
     """Declare one field of a Config; `secret` fields are write-only and stored sealed."""
     meta = {"label": label, "help": help, "secret": secret, "choices": choices}
     if default is dataclasses.MISSING:
-        return dataclasses.field(metadata=meta)
-    return dataclasses.field(default=default, metadata=meta)
+        return dataclasses.field(metadata=meta, repr=not secret)
+    return dataclasses.field(default=default, metadata=meta, repr=not secret)
 
 
 class Adapter(Protocol):

@@ -8,9 +8,10 @@ import datetime
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from itertools import islice
 from typing import Any, ClassVar, Self
 
-from engine.errors import ObjectExists, ObjectMissing, StoreUnreachable
+from engine.errors import ObjectExists, ObjectLocked, ObjectMissing, StoreDenied, StoreUnreachable
 from engine.ports import Buffer, ObjectInfo
 from stores import registry
 from stores._azure.config import AzureConfig, client_of
@@ -22,6 +23,7 @@ from stores._place import LOOK_AT_MAX, MARKER, MARKER_TEXT, mark_place
 PAGE_OBJECTS = 1000
 BLOCKS_AT_ONCE = 4
 DELETE_THREADS = 8
+VERSIONS_MAX = 10_000
 
 
 @registry.register
@@ -115,6 +117,31 @@ class AzureStore:
             if error is not None:
                 raise error
 
+    def purge(self, key: str) -> int:
+        """Delete the blob with its snapshots and versions, then look whether they are gone.
+
+        Raises ObjectLocked while the account's soft deletion keeps any of them, StoreDenied when some were not deleted.
+        """
+        doing = f"deleting all versions of {check_key(key)}"
+        there = self._versions(key, doing)
+        self.delete(key)
+        for blob in there:
+            if blob.version_id and not blob.deleted:
+                self._delete_version(key, blob.version_id, doing)
+        left = self._versions(key, doing)
+        if any(not blob.deleted for blob in left):
+            raise StoreDenied(
+                f"{self._config.place} keeps older versions of {key}", hint="delete them with Azure's tools"
+            )
+        if left:
+            days = max(int(blob.remaining_retention_days or 0) for blob in left) + 1
+            until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
+            raise ObjectLocked(
+                f"the account's soft deletion keeps {key} until {until:%Y-%m-%d %H:%M} UTC",
+                hint="turn soft deletion for blobs off for what is deleted from then on", until=until,
+            )  # fmt: skip
+        return sum(not blob.deleted for blob in there)
+
     def close(self) -> None:
         self._container.close()
 
@@ -142,6 +169,20 @@ class AzureStore:
             raise StoreUnreachable(
                 f"{key} was there and is gone", hint="somebody deletes meanwhile; run it again"
             ) from None
+
+    def _versions(self, key: str, doing: str) -> Sequence[Any]:
+        """The blob, its snapshots and versions, and what is softly deleted of them."""
+        which = ["versions", "snapshots", "deleted"]
+        with self._errors(doing, "list"):
+            found = self._container.list_blobs(name_starts_with=self._root + key, include=which)
+            return [blob for blob in islice(found, VERSIONS_MAX) if blob.name == self._root + key]
+
+    def _delete_version(self, key: str, version: str, doing: str) -> None:
+        try:
+            with self._errors(doing, "delete", key=key):
+                self._blob(key).delete_blob(version_id=version)
+        except ObjectMissing:
+            pass
 
     def _is_marked(self) -> bool:
         try:

@@ -10,12 +10,21 @@ import base64
 import datetime
 import json
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, Self
 from urllib.parse import quote
 
-from engine.errors import LastroError, ObjectExists, ObjectMissing, StoreError, StoreUnreachable
+from engine.errors import (
+    LastroError,
+    ObjectExists,
+    ObjectLocked,
+    ObjectMissing,
+    StoreDenied,
+    StoreError,
+    StoreUnreachable,
+)
 from engine.ports import Buffer, ObjectInfo
 from stores import registry
 from stores._body import Body, check_length
@@ -27,6 +36,7 @@ from stores._place import LOOK_AT_MAX, MARKER, MARKER_TEXT, mark_place
 PAGE_OBJECTS = 1000
 DELETE_THREADS = 8
 TOKEN_CHARS_MAX = 4096
+GENERATIONS_MAX = 10_000
 
 
 @registry.register
@@ -122,6 +132,26 @@ class GcsStore:
             if error is not None:
                 raise error
 
+    def purge(self, key: str) -> int:
+        """Delete every generation of the object, then look whether they are gone.
+
+        Raises ObjectLocked while the bucket's soft deletion keeps any of them, StoreDenied when some were not deleted.
+        """
+        doing = f"deleting all versions of {check_key(key)}"
+        generations = self._generations(key, doing, "versions")
+        for item in generations:
+            answer = self._ask("DELETE", self._url(key), doing, params={"generation": str(item.get("generation", ""))})
+            if answer.status_code not in (200, 204, 404):
+                raise self._refusal(answer, doing, "delete")
+        if self._generations(key, doing, "versions"):
+            raise StoreDenied(
+                f"{self._config.place} keeps older versions of {key}", hint="delete them with Google's tools"
+            )
+        kept = [str(item.get("hardDeleteTime", "")) for item in self._generations(key, doing, "softDeleted")]
+        if kept:
+            raise _soft_deleted(key, max(kept))
+        return len(generations)
+
     def close(self) -> None:
         self._session.close()
 
@@ -193,6 +223,19 @@ class GcsStore:
         page = self._json(answer, doing, "list")
         return {"items": page.get("items", []), "nextPageToken": str(page.get("nextPageToken", ""))[:TOKEN_CHARS_MAX]}
 
+    def _generations(self, key: str, doing: str, which: str) -> Sequence[Any]:
+        fields = "items(name,generation,hardDeleteTime),nextPageToken"
+        found: deque[Any] = deque(maxlen=GENERATIONS_MAX)
+        token = ""
+        while True:
+            more = {"pageToken": token} if token else {}
+            params = {"prefix": self._root + key, which: "true", "fields": fields, **more}
+            page = self._json(self._ask("GET", self._objects, doing, params=params), doing, "list")
+            found.extend(item for item in page.get("items", []) if item.get("name") == self._root + key)
+            token = str(page.get("nextPageToken", ""))[:TOKEN_CHARS_MAX]
+            if not token:
+                return found
+
     def _json(self, answer: Any, doing: str, operation: str) -> Any:
         if answer.status_code != 200:
             raise self._refusal(answer, doing, operation)
@@ -228,6 +271,18 @@ class GcsStore:
         if answer.status_code == 404:
             return no_bucket(self._config.place, doing)
         return mapped(answer, self._config.place, doing, operation)
+
+
+def _soft_deleted(key: str, until: str) -> ObjectLocked:
+    try:
+        date = datetime.datetime.fromisoformat(until).astimezone(datetime.UTC)
+    except ValueError:
+        date = None
+    return ObjectLocked(
+        f"the bucket's soft deletion keeps {key} until {f'{date:%Y-%m-%d %H:%M} UTC' if date else 'a date it does not say'}",
+        hint="gcloud storage buckets update gs://BUCKET --clear-soft-delete ends it for what is deleted from then on",
+        until=date,
+    )
 
 
 def _crc32c(parts: Sequence[Buffer]) -> str:
