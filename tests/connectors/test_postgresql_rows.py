@@ -5,7 +5,6 @@ import pytest
 from connectors._postgresql.config import PostgresqlConfig
 from engine.errors import TargetError, UsageError
 from tests.connectors.postgres_views import MemoryView, execute, put_back, query, table_text, take
-from tests.services.postgres import PostgresServer
 
 HOTELS = """
 create table hotel(id int primary key, name text not null);
@@ -96,20 +95,6 @@ def test_restore_brings_back_exactly_the_tenant(hotels: str) -> None:
     assert restored.report.neighbours is not None
     assert restored.report.neighbours["fingerprints"]["public.country"]["rows"] == 1
     assert put_back(config(hotels), view).changes() == {}
-
-
-def test_restore_on_every_major(postgres_each: PostgresServer) -> None:
-    """Goal: the same on each installed server. Method: damage and restore once on each."""
-    name = postgres_each.create_database()
-    try:
-        dsn = postgres_each.dsn(name)
-        execute(dsn, HOTELS)
-        view = take(config(dsn))
-        execute(dsn, DAMAGE)
-        put_back(config(dsn), view, prove=True)
-        assert take(config(dsn)).digests() == view.digests()
-    finally:
-        postgres_each.drop_database(name)
 
 
 def test_a_restored_copy_is_not_taken_for_live_data(hotels: str) -> None:

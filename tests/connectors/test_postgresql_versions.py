@@ -16,7 +16,7 @@ from tests.connectors.test_postgresql_histories import run
 from tests.connectors.test_postgresql_rows import DAMAGE, HOTELS
 from tests.services.postgres import PostgresServer, servers_for_session
 
-HISTORIES = 2
+HISTORIES = 1
 OWN = {
     "guest": "hotel_id = 3",
     "booking": "hotel_id = 3",
