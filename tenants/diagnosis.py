@@ -114,7 +114,7 @@ def _store(row: StoreConfig) -> Sign:
     except LastroError as error:
         return Sign(f"store {row.name}", CRITICAL, f"{error.message}{_kept_there(row)}", error.hint)
     figures = {"free_bytes": probe.free_bytes}
-    if not probe.conditional:
+    if not probe.conditional and row.tenants.exists():
         return Sign(f"store {row.name}", CRITICAL, "two writers can create one object", "use another store", figures)
     if gone:
         named = _some(gone, len(gone))
@@ -122,7 +122,11 @@ def _store(row: StoreConfig) -> Sign:
         return Sign(f"store {row.name}", CRITICAL, f"it does not hold the repository of {named}", hint, figures)
     if probe.free_bytes is not None and probe.free_bytes < FREE_BYTES_MIN:
         return Sign(f"store {row.name}", WARNING, "less than 1 GB is free", "free space there", figures)
-    return Sign(f"store {row.name}", OK, "written, read back and deleted; conditional create holds", "", figures)
+    can = "conditional create holds" if probe.conditional else "no conditional create, so for copies only"
+    if not probe.deletes:
+        hint = "prune and shredding need other credentials than these"
+        return Sign(f"store {row.name}", OK, f"append-only: written and read back; {can}", hint, figures)
+    return Sign(f"store {row.name}", OK, f"written, read back and deleted; {can}", "", figures)
 
 
 def _some(names: list[str], count: int) -> str:

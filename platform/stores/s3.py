@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Self
 
-from engine.errors import ObjectExists, ObjectMissing, StoreError, StoreUnreachable
+from engine.errors import ObjectExists, ObjectMissing, StoreError, StoreUnreachable, UsageError
 from engine.ports import Buffer, ObjectInfo
 from stores import registry
 from stores._keys import check_key, check_prefix, is_key_part
@@ -42,8 +42,13 @@ class S3Store:
         """Open without asking the server anything. Raises UsageError for settings that the SDK refuses."""
         self._config, self._bucket, self._root = config, config.bucket, config.root
         self.lock_days = config.lock_days
-        with self._errors("opening", ""):
-            self._client = client_of(config)
+        try:
+            with self._errors("opening", ""):
+                self._client = client_of(config)
+        except ValueError as error:
+            raise UsageError(
+                f"the SDK refuses these settings: {str(error)[:200]}", hint="store kinds explains them"
+            ) from error
         self._client.meta.events.register("before-send.s3", begin_sending)
         self._uploader = Uploader(self._client, self._bucket, self._kept_as)
         self._seen = -BUCKET_SEEN_SECONDS

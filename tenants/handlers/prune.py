@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from django.db.models import Q
 
-from engine.errors import ClockSkewed
+from engine.errors import ClockSkewed, StoreDenied
 from engine.prune import PruneReport, prune
 from engine.repository import Repository
 from engine.space import Space
@@ -68,9 +69,19 @@ def prune_tenant(
         except ClockSkewed as error:
             freeze_for_store(error.seen, store=tenant.store.name)
             raise
+        if not dry_run:
+            _unfinished_clear(repository)
     if not dry_run:
         plans_forget(tenant)
     return {"dry_run": dry_run, **_report(done.report), "change_images": dataclasses.asdict(done.images)}
+
+
+def _unfinished_clear(repository: Repository) -> None:
+    """Abort what killed writers left half-way, where the kind of store keeps such things and lets us."""
+    clear = getattr(repository.store, "clear_stale", None)
+    if clear is not None:
+        with suppress(StoreDenied):
+            clear()
 
 
 def _prune(

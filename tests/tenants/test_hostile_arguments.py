@@ -43,6 +43,7 @@ NASTY = {
     "first day": "0001-01-01T00:00:00+14:00",
     "no zone": "2026-11-22T08:00:00",
 }
+S3 = ("store", "add", "new", "--kind", "s3", "--set", "endpoint=http://127.0.0.1:9")
 FILES = ("source", "add", "aurora", "x", "--kind", "files", "--category", "assets")
 POSTGRES = ("source", "add", "aurora", "x", "--kind", "postgresql", "--category", "database")
 DEAD = ("--set", "dsn=postgresql://127.0.0.1:1/none")
@@ -68,6 +69,35 @@ CALLS: tuple[tuple[str, ...], ...] = (
     ("store", "add", "new", "--kind", "local", "--set", f"path={X}"),
     ("store", "add", "new", "--kind", "local", "--set", f"path=/proc/{X}"),
     ("store", "test", X),
+    ("store", "show", X),
+    ("store", "remove", X),
+    ("store", "set", X, "--offsite", "yes"),
+    ("store", "set", "default", "--offsite", X),
+    ("store", "set", "default", "--medium", X),
+    ("store", "set", "default", "--paid", X),
+    ("store", "set", "default", "--bandwidth", X),
+    ("store", "set", "default", "--set", X),
+    (*S3, "--set", f"bucket={X}"),
+    (*S3, "--set", "bucket=bucket", "--set", f"prefix={X}"),
+    (*S3, "--set", "bucket=bucket", "--set", f"region={X}"),
+    (*S3, "--set", "bucket=bucket", "--set", f"storage_class={X}"),
+    (*S3, "--set", "bucket=bucket", "--set", f"access_key={X}", "--set", "secret_key=x"),
+    (*S3, "--set", "bucket=bucket", "--set", "access_key=x", "--set", f"secret_key={X}"),
+    (*S3, "--set", "bucket=bucket", "--set", "sse=kms", "--set", f"sse_key={X}"),
+    (*S3, "--set", "bucket=bucket", "--set", "lock_mode=governance", "--set", f"lock_days={X}"),
+    (
+        "store",
+        "add",
+        "new",
+        "--kind",
+        "s3",
+        "--set",
+        "bucket=bucket",
+        "--set",
+        f"endpoint={X}",
+        "--set",
+        "connect_seconds=1",
+    ),
     ("source", "add", X, "x", "--kind", "files", "--category", "assets"),
     ("source", "add", "aurora", X, "--kind", "files", "--category", "assets", "--set", "path=/none"),
     ("source", "add", "aurora", "x", "--kind", X, "--category", "assets"),

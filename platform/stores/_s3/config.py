@@ -19,6 +19,12 @@ PREFIX_CHARS_MAX = 200
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]\Z")
 _REGION = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
+_HOST = re.compile(
+    r"(?=.{1,253}\Z)[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*\Z|[0-9a-f.]*:[0-9a-f:.]*\Z"
+)
+_CLASS = re.compile(r"[A-Z0-9_]{1,60}\Z")
+_WORD = re.compile(r"[!-~]{1,2048}\Z")
+"""What may stand in a header: printable ASCII without spaces."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,12 @@ class S3Config:
                 raise UsageError(f"the prefix is longer than {PREFIX_CHARS_MAX} characters or empty")
         if bool(self.access_key) != bool(self.secret_key):
             raise UsageError("access_key and secret_key go together", hint="or neither: the SDK looks for its own")
+        if self.storage_class and not _CLASS.match(self.storage_class):
+            raise UsageError(f"{self.storage_class[:60]!r} cannot be a storage class", hint="for example STANDARD_IA")
+        for name in ("access_key", "secret_key", "sse_key"):
+            value = getattr(self, name)
+            if value and not _WORD.match(value):
+                raise UsageError(f"{name} has spaces or signs that no key has", hint="is there a line break too many?")
         if self.sse_key and self.sse != "kms":
             raise UsageError("sse_key is only for sse=kms")
         if not 0 <= self.lock_days <= LOCK_DAYS_MAX:
@@ -79,7 +91,7 @@ class S3Config:
             return
         try:
             parts = urlsplit(self.endpoint)
-            bad = parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0
+            bad = parts.scheme not in ("http", "https") or not _HOST.match(parts.hostname or "") or parts.port == 0
         except ValueError:
             bad = True
         if bad or parts.username or parts.query or parts.fragment or parts.path.strip("/"):
