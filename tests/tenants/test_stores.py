@@ -1,6 +1,8 @@
 """Stores as an operator has them: added, tested, changed, removed, and lived on, against a real S3 server."""
 
 import json
+import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,10 @@ import pytest
 from django.core.management import load_command_class
 
 from core.errors import Conflict, Exit
-from engine.errors import StoreDenied, UsageError
+from engine.errors import CancelledError, StoreDenied, UsageError
 from engine.ports import Buffer, LockingStore, VersionedStore
+from operations.context import OperationContext, working_on
+from operations.models import Operation
 from stores.local import LocalStore
 from tenants import wiring
 from tenants.models import StoreConfig
@@ -121,6 +125,23 @@ def test_wrappers_show_what_a_store_can_do(house: House, s3_server: Seaweed) -> 
     with wiring.store_open(store_get("default")) as local:
         assert not isinstance(local, LockingStore)
         assert not isinstance(local, VersionedStore)
+
+
+def test_waiting_for_a_store_ends_with_the_operation(
+    house: House, s3_server: Seaweed, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Goal: nobody waits two minutes for a server that is gone after Ctrl-C; cancel while it is tried again."""
+    row = added("away", s3_server.values())
+    row.config["endpoint"] = "http://127.0.0.1:9"
+    context = OperationContext(Operation(kind="backup"))
+    with working_on(context), wiring.store_open(row) as store:
+        threading.Timer(0.3, context.cancel).start()
+        began = time.monotonic()
+        with pytest.raises(CancelledError):
+            store.get("r/x/config")
+        assert time.monotonic() - began < 30
+    assert "store away" in caplog.text
+    assert "trying again" in caplog.text
 
 
 def test_versions_are_told(house: House, run: Run, s3_server: Seaweed) -> None:
