@@ -51,6 +51,16 @@ def errors_of(place: str, doing: str, operation: str, *, key: str | None = None)
             f"{doing} in {place}: {_first_line(error)}",
             hint="are account and endpoint right and reachable from here? nothing was lost",
         ) from error
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:  # What the SDK makes of an answer it cannot read.
+        raise StoreError(
+            f"{doing}: {place} does not answer as Azure's storage does ({type(error).__name__})",
+            hint="check endpoint; is a proxy or a login page in between?",
+        ) from error
 
 
 def mapped(error: Any, place: str, doing: str, operation: str, *, key: str | None = None) -> StoreError:
@@ -76,7 +86,7 @@ def mapped(error: Any, place: str, doing: str, operation: str, *, key: str | Non
         return StoreError(
             about, hint="it lies in the archive tier: rehydrate it with Azure's tools, or read another copy"
         )
-    if status in (408, 429) or status >= 500 or code in _BUSY or (status == 200 and not code):
+    if status in (408, 429) or status >= 500 or code in _BUSY or status < 300:  # An answer that broke off is below.
         return StoreUnreachable(about, hint="the server is busy or failing; try again later")
     if status in (401, 403) or code in _CREDENTIALS:
         return _denied(place, doing, operation, code, text, str(error))
@@ -96,7 +106,7 @@ def _denied(place: str, doing: str, operation: str, code: str, text: str, whole:
         )
     return StoreDenied(
         f"{doing} in {place} is not allowed ({code or text})",
-        hint=f"the credentials need {RIGHTS[operation]}: docs/stores.md has the list; is this address let through?",
+        hint=f"the credentials need {RIGHTS[operation]} and must be valid now: docs/stores.md; is this address let through?",
     )
 
 
