@@ -1,5 +1,6 @@
 """What the noun `retention` prints: policies, verdicts and dates as plain JSON."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from tenants.models import RetentionPolicy, Source, Tenant
@@ -7,6 +8,9 @@ from tenants.outputs import moment
 from tenants.retention.policy import DEFAULT, policy_of, policy_words
 from tenants.retention_selectors import Keeping, backups_known, keepings, trash_ends
 from tenants.services.retention import Place, policy_at, upcoming
+
+DECIDED_AT_ONCE = 200
+"""More tenants than this are not looked at while somebody waits."""
 
 
 def policies_shown() -> dict[str, Any]:
@@ -93,9 +97,12 @@ def backup_shown(each: Keeping) -> dict[str, Any]:
 
 
 def upcoming_shown(tenant: Tenant | None, *, days: int) -> dict[str, Any]:
-    """What goes within so many days: of one tenant as it is decided now, of all as the last daily look wrote it down."""
+    """What goes within so many days: of few tenants as it is decided now, of many as the last daily look wrote it down."""
     if tenant is not None:
-        return _upcoming_of(tenant, days)
+        return _upcoming_of([tenant], days)
+    few = list(Tenant.objects.filter(archived_at=None).select_related("store").order_by("slug")[: DECIDED_AT_ONCE + 1])
+    if len(few) <= DECIDED_AT_ONCE:
+        return _upcoming_of(few, days)
     rows = upcoming(days=days)
     return {
         "days": days,
@@ -113,7 +120,7 @@ def upcoming_shown(tenant: Tenant | None, *, days: int) -> dict[str, Any]:
     }
 
 
-def _upcoming_of(tenant: Tenant, days: int) -> dict[str, Any]:
+def _upcoming_of(tenants: Sequence[Tenant], days: int) -> dict[str, Any]:
     import datetime
 
     from core import clock
@@ -121,6 +128,7 @@ def _upcoming_of(tenant: Tenant, days: int) -> dict[str, Any]:
     until = clock.now() + datetime.timedelta(days=days)
     found = [
         {**backup_shown(each), "tenant": tenant.slug}
+        for tenant in tenants
         for each in keepings(tenant)
         if each.verdict.goes_at is not None and each.verdict.goes_at <= until
     ]

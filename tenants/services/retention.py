@@ -28,7 +28,7 @@ from tenants.retention_selectors import (
     place_of,
 )
 from tenants.services.backups import tenant_active
-from tenants.services.clock_watch import clock_looked_at
+from tenants.services.clock_watch import clock_looked_at, freeze_active
 from tenants.services.trash import trash_due
 
 COMPARED_TENANTS_MAX = 1_000
@@ -113,6 +113,7 @@ def policy_put(
             },
         )
         _record(place, "retention.set", policy_words(policy), actor, reason, before=before, after=values)
+    _dates_again(place)
     return change
 
 
@@ -130,7 +131,14 @@ def policy_drop(
     with transaction.atomic():
         RetentionPolicy.objects.filter(pk=row.pk).delete()
         _record(place, "retention.reset", "the wider policy holds again", actor, reason, before=row.values, after=None)
+    _dates_again(place)
     return change
+
+
+def _dates_again(place: Place) -> None:
+    """One tenant's dates are worked out at once; those of all by the next daily look."""
+    if place.tenant is not None and freeze_active() is None:
+        expiries_put(keepings(place.tenant))
 
 
 def _record(
