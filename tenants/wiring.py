@@ -38,7 +38,7 @@ def scratch_site() -> ScratchSite:
 
 def store_kind(kind: str) -> type[Store]:
     """The adapter of a kind; UsageError when there is none."""
-    return stores.load_all().get(kind)
+    return stores.load(kind)
 
 
 def connector_kind(kind: str) -> type[Connector]:

@@ -24,6 +24,18 @@ class StoreAdapter(Store, Protocol):
 registry: Registry[StoreAdapter] = Registry("store")
 
 
+def load(kind: str) -> type[StoreAdapter]:
+    """The adapter of a kind, importing no other where its file bears the kind's name. Raises UsageError."""
+    import importlib
+    import pkgutil
+
+    if any(module.name == kind and not kind.startswith("_") for module in pkgutil.iter_modules(__path__)):
+        importlib.import_module(f"stores.{kind}")
+        if any(adapter.kind == kind for adapter in registry):
+            return registry.get(kind)
+    return load_all().get(kind)
+
+
 def load_all() -> Registry[StoreAdapter]:
     """Import every adapter of this package, so that the registry knows it."""
     import importlib

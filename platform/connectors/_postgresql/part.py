@@ -12,6 +12,8 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import psycopg
+
 from connectors._postgresql.connection import Connection, begin, begin_text, errors, run
 from connectors._postgresql.piped import Psql
 from connectors._postgresql.quoting import literal
@@ -98,6 +100,20 @@ class SnapshotPool:
                     self._idle.append(connection)
             if not keep:
                 connection.close()
+
+    @contextmanager
+    def outside(self) -> Iterator[Connection]:
+        """Lend a connection that sees what is committed by now, and close it afterwards."""
+        with self._lock:
+            connection = self._idle.pop() if self._idle else None
+        if connection is not None:
+            try:
+                run(connection, "ROLLBACK")
+            except psycopg.OperationalError:  # Lost since it was used last.
+                connection.close()
+                connection = None
+        with contextlib.closing(connection or self._open()) as lent, errors("source"):
+            yield lent
 
     def _begun(self) -> Connection:
         """A new connection in the snapshot's transaction."""

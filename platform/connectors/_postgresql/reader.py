@@ -324,7 +324,7 @@ class PostgresReader:
 
     def finish(self) -> Mapping[str, Any]:
         """Compare the schema with what was read; SourceChanged when a type or table changed in between."""
-        with contextlib.closing(connect_source(self._config)) as connection, errors("source", self._config.conninfo):
+        with self._pool.outside() as connection, errors("source", self._config.conninfo):
             now = selection_of(catalogue_of(connection, self._config), self._config)
         before = {scope.table.display: scope.table.shape + scope.text for scope in self._selection.scopes}
         after = {scope.table.display: scope.table.shape + scope.text for scope in now.scopes}
