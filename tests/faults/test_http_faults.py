@@ -100,7 +100,7 @@ class Life:
 
     def prune(self) -> None:
         self.settle()
-        ending = {min(self.wanted): "retention"} if len(self.wanted) > 1 else {}
+        ending = dict.fromkeys(sorted(self.wanted)[:-1], "retention")
         for number in ending:  # Decided and recorded before it is done: it may be gone from here on.
             self.wanted.pop(number)
         prune(self.repository(), forget=ending, head=self.head, dry_run=False, progress=NullProgress())
