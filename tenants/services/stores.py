@@ -78,7 +78,10 @@ def store_add(
     _keep_keys_out_of_locks(row, config, asked=columns.get("keeps_keys"))
     wiring.store_make(row)
     if test:
-        _tested(row).require()
+        probe = _tested(row)
+        probe.require()
+        if not probe.deletes and "keeps_keys" not in columns:
+            row.keeps_keys = False  # What cannot be deleted cannot be shredded.
     try:
         with transaction.atomic():
             row.save(force_insert=True)

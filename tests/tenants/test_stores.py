@@ -92,6 +92,7 @@ def test_a_tenant_lives_on_append_only_credentials(house: House, run: Run, s3_se
     code, answer = run("store", "test", "safe")
     assert (code, answer["status"], answer["deletes"]) == (Exit.WARNED, "limited", False)
     assert "s3:DeleteObject" in next(step["hint"] for step in answer["steps"] if step["step"] == "delete")
+    assert not store_get("safe").keeps_keys, "what cannot be deleted cannot be shredded"
     tenant = tenant_add("aurora", name="Aurora", store_name="safe", actor=ACTOR)
     source = house.files(tenant)
     first = house.backup(tenant)
