@@ -13,7 +13,7 @@ from django.apps import apps
 from django.db import models, transaction
 from django.db.models import QuerySet
 
-from core.models import StateChange
+from core.models import Record, StateChange
 from operations.models import Operation
 from tenants import wiring
 from tenants.models import Backup, BackupState, Tenant
@@ -120,9 +120,9 @@ def _history_clear(tenant: Tenant) -> None:
     """Reasons of state changes repeat what errors said."""
     for each in CLEARED:
         model: type[models.Model] = apps.get_model(each.model)
-        if any(field.name == "state" for field in model._meta.get_fields()) and model._meta.model_name:
+        if issubclass(model, Record) and any(field.name == "state" for field in model._meta.get_fields()):
             subjects = each.rows(tenant).values("pk")
-            changes = StateChange.objects.filter(subject_type=model._meta.model_name, subject_id__in=subjects)
+            changes = StateChange.objects.filter(subject_type=model._meta.model_name or "", subject_id__in=subjects)
             changes.exclude(reason=REASON).update(reason="")
 
 
