@@ -6,6 +6,7 @@ their way down by their length; what they hold is authenticated by the engine.
 """
 
 import datetime
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -25,9 +26,13 @@ MARKER = ".lastro-store"
 MARKER_TEXT = b'{"format": "lastro-store", "version": 1}\n'
 OWN_FOLDERS = ("r/", "probe/", "catalogue/")
 PAGE_KEYS = 1000
+EMPTY_PAGES_MAX = 1000
 PACED_READ_BYTES = 64 << 10
 BUCKET_SEEN_SECONDS = 60.0
 """So long after any answer from the bucket nobody asks whether it is still there."""
+
+
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})\Z")
 
 
 @registry.register
@@ -123,10 +128,14 @@ class S3Store:
                 if status_of(error) == 416:
                     return b""  # The offset is at the end or behind it.
                 raise
+            _check_answer(key, answer, offset, length, ranged=bool(wanted))
             with answer["Body"] as body:  # One that breaks off is an error of the SDK.
                 data = body.read() if self.pace is None else _read_paced(body, self.pace)
+        if len(data) != answer["ContentLength"]:
+            raise StoreUnreachable(
+                f"reading {key}: {len(data)} of {answer['ContentLength']} bytes came", hint="try again"
+            )
         self._seen = time.monotonic()
-        _check_length(key, len(data), answer, offset, length)
         return data
 
     def stat(self, key: str) -> ObjectInfo:
@@ -137,16 +146,19 @@ class S3Store:
         """Yield the objects under a prefix, one page of the server's (1,000) in memory at a time."""
         check_prefix(prefix)
         after: dict[str, Any] = {}
-        last = ""
-        while True:
+        last, empty = "", 0
+        while empty < EMPTY_PAGES_MAX:
             with self._errors(f"listing {prefix or 'the store'}", "list_objects_v2"):
                 page = self._client.list_objects_v2(
                     Bucket=self._bucket, Prefix=self._root + prefix, MaxKeys=PAGE_KEYS, **after
                 )
             found = page.get("Contents", [])
+            empty = 0 if found else empty + 1
             if "KeyCount" in page and page["KeyCount"] != len(found) + len(page.get("CommonPrefixes", [])):
                 raise StoreUnreachable(f"the listing of {prefix} in {self._config.place} broke off")
             for item in found:
+                if not item["Key"].startswith(self._root + prefix):
+                    raise StoreError(f"{self._config.place} lists {item['Key'][:80]} below {prefix}")
                 key = item["Key"][len(self._root) :]
                 if all(map(is_key_part, key.split("/"))):
                     # SeaweedFS walks folders: there `a/x` comes before `a-b`. A reader that counts on the order must hear.
@@ -159,6 +171,7 @@ class S3Store:
             if not page.get("NextContinuationToken"):
                 raise StoreUnreachable(f"the listing of {prefix} in {self._config.place} does not say how it goes on")
             after = {"ContinuationToken": page["NextContinuationToken"]}
+        raise StoreUnreachable(f"the listing of {prefix} in {self._config.place} does not end")
 
     def delete(self, key: str) -> None:
         """Remove the object; in a bucket with Object Lock its version, so that nothing stays behind.
@@ -196,6 +209,10 @@ class S3Store:
 
     def purge(self, key: str) -> int:
         return self._deleter.purge(key)
+
+    def keys_kept(self, prefix: str) -> Iterator[str]:
+        """Keys below the prefix of which the bucket has any version or marker, those that no listing shows too; sorted."""
+        return self._deleter.keys_kept(prefix)
 
     def clear_stale(self, older_than: datetime.timedelta = UPLOAD_AGE_MAX) -> int:
         """Abort multipart uploads that writers left unfinished so long ago; how many there were."""
@@ -286,16 +303,24 @@ def _range(offset: int, length: int | None) -> str:
     return f"bytes={offset}-" if length is None else f"bytes={offset}-{offset + length - 1}"
 
 
-def _check_length(key: str, size: int, answer: Mapping[str, Any], offset: int, length: int | None) -> None:
-    """Raise StoreUnreachable unless the bytes are all that the answer promised and the request asked for."""
-    said = answer.get("ContentRange", "")
-    total = said.rpartition("/")[2]
-    if total.isdigit():
-        expected = max(0, int(total) - offset) if length is None else max(0, min(length, int(total) - offset))
+def _check_answer(key: str, answer: Mapping[str, Any], offset: int, length: int | None, *, ranged: bool) -> None:
+    """Raise StoreUnreachable unless the answer announces exactly what was asked for, before any of it is read."""
+    announced = answer.get("ContentLength")
+    found = _CONTENT_RANGE.match(answer.get("ContentRange") or "")
+    if not ranged:
+        good = announced is not None
+    elif found is None:
+        good = False  # Something on the way ignores ranges: its bytes would be others than those asked for.
     else:
-        expected = int(answer["ContentLength"])
-    if size != expected:
-        raise StoreUnreachable(f"reading {key}: {size} bytes came, {expected} were to come", hint="try again")
+        first, last, total = map(int, found.groups())
+        wanted = total - offset if length is None else min(length, total - offset)
+        good = first == offset and last + 1 - first == wanted == announced
+    if not good:
+        said = answer.get("ContentRange") or "no range"
+        raise StoreUnreachable(
+            f"reading {key}: the server announced {announced} bytes ({said}) for {_range(offset, length)}",
+            hint="is there a proxy on the way that cuts or ignores ranges?",
+        )
 
 
 def _read_paced(body: Any, pace: Callable[[int], None]) -> bytes:

@@ -359,3 +359,38 @@ def test_one_limit_for_all_who_open_the_store(s3_store_values: dict[str, str], t
     local = LocalStore.make(LocalConfig(path=str(tmp_path / "store")))
     assert isinstance(throttled(local, "sto_local", 1 << 30), ThrottleStore)
     assert throttled(local, "sto_local", 0) is local
+
+
+# ---------------------------------------------------------------- servers that answer something else
+
+
+def test_answers_to_other_questions_are_refused(
+    s3_store_values: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: a proxy that ignores ranges or lists other keys is met at once; alter what the SDK hands over."""
+    store = opened(s3_store_values)
+    store.put("k", [b"0123456789"])
+    real = store._client.get_object
+
+    def whole(**asked: Any) -> Any:
+        asked.pop("Range", None)
+        return real(**asked)
+
+    monkeypatch.setattr(store._client, "get_object", whole)
+    assert store.get("k") == b"0123456789"
+    for offset, length in ((0, 4), (4, None), (2, 3), (0, 10)):
+        with pytest.raises(StoreUnreachable, match="announced"):
+            store.get("k", offset, length)
+    moment = now()
+    page = {"Contents": [{"Key": "elsewhere/x", "Size": 1, "LastModified": moment}], "IsTruncated": False}
+    monkeypatch.setattr(store._client, "list_objects_v2", lambda **asked: page)
+    with pytest.raises(StoreError, match="elsewhere"):
+        list(store.list(""))
+    again = {"Key": f"{store._root}k", "Size": 1, "LastModified": moment}
+    endless = {"Contents": [again], "IsTruncated": True, "NextContinuationToken": "t"}
+    monkeypatch.setattr(store._client, "list_objects_v2", lambda **asked: endless)
+    with pytest.raises(StoreError, match="out of order"):
+        list(store.list(""))
+    monkeypatch.setattr(store._client, "list_objects_v2", lambda **asked: {**endless, "Contents": []})
+    with pytest.raises(StoreUnreachable, match="does not end"):
+        list(store.list(""))
