@@ -350,7 +350,7 @@ class TableChange:
     whatever the policy decided; `collisions`: the backup's row is not brought back because its key, or a unique
     value of it, belongs to another row now; `withheld`: not brought back because it was erased, or because what it
     refers to is not there and does not come back; `stays`: would be deleted, but something outside the chosen
-    modules refers to it.
+    modules refers to it. `imaged` is false for what no change image holds, so that only the safety backup brings it back.
     """
 
     name: str
@@ -363,6 +363,7 @@ class TableChange:
     collisions: int = 0
     withheld: int = 0
     stays: int = 0
+    imaged: bool = True
 
 
 @dataclass(frozen=True, slots=True)

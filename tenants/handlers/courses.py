@@ -14,6 +14,7 @@ from tenants import reading
 from tenants.handlers.unchanged import unchanged_since
 from tenants.models import Backup, Restore, RestorePlan, RestoreSource
 from tenants.selection import Selection
+from tenants.services.undos import changed_beyond_image
 
 
 @dataclass
@@ -136,6 +137,8 @@ class ToBefore:
         """Do it up to the last step. Raises StalePlan when the source is not what the other restore made it."""
         first = self._first(row.name)
         if first.image:
+            for text in left_behind(first):
+                self.context.warn("restore.left_behind", text)
             image = reading.image_of(self.backups.repository, first)
             return connector.prepare_undo(image, request, self.context)
         before = self._before(first)
@@ -161,7 +164,8 @@ class ToBefore:
         first = self._first(source)
         if first.image:
             image = reading.image_of(self.backups.repository, first)
-            return connector.preview_undo(image, request, self.context)
+            preview = connector.preview_undo(image, request, self.context)
+            return replace(preview, warnings=(*preview.warnings, *left_behind(first)))
         return connector.preview(self._before(first), request, self.context)
 
     def _made_of(self, source: str) -> SourceView:
@@ -181,3 +185,12 @@ class ToBefore:
                 hint="restore another backup of it",
             )
         return self.backups.held(first.saved, first.name)
+
+
+def left_behind(first: RestoreSource) -> list[str]:
+    """Say what an undo by change image leaves as the restore made it, and how to have it back."""
+    return [
+        f"{name} of source {first.name} stay as the restore made them; to put them back, too:"
+        f" restore plan {first.saved_id} --mode selective --source {first.name} --module '{name}'"
+        for name in changed_beyond_image(first)
+    ]

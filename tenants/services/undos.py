@@ -167,7 +167,22 @@ def _idle(row: RestoreSource) -> bool:
     )
 
 
+def changed_beyond_image(row: RestoreSource) -> list[str]:
+    """Names of what the restore changed in this source and no change image holds, such as large objects."""
+    return [
+        table["name"]
+        for table in report_of(row).get("tables") or ()
+        if not table.get("imaged", True) and any(table[count] for count in ("insert", "update", "delete"))
+    ]
+
+
 def _has_before(row: RestoreSource, restore: Restore) -> None:
+    beyond = changed_beyond_image(row)
+    if beyond and not row.image:
+        raise Conflict(
+            f"in source {row.name} the restore changed {beyond[0]} alone, which an undo does not put back",
+            hint=f"plan that: restore plan {row.saved_id} --mode selective --source {row.name} --module '{beyond[0]}'",
+        )
     if report_of(row).get("undo") == UNDO_BY_IMAGE:
         if not row.image:
             raise Conflict(

@@ -63,7 +63,7 @@ class Applying:
         work.progress.check()
         changes = {difference.change.name: difference.change for difference in differences}
         return RestoreReport(
-            tables=tuple(changes[name] for name in sorted(changes)),
+            tables=(*(changes[name] for name in sorted(changes)), *planned.large_changes),
             checks=checks,
             neighbours=neighbours,
             warnings=tuple(work.warnings),
@@ -126,18 +126,11 @@ class Applying:
     # -------------------------------------------------------- what follows the rows
 
     def _restore_large_objects(self) -> None:
-        view = self._view
-        request = self._work.request
-        chosen = request.mode == "full" or (request.mode == "selective" and large_objects.MODULE in request.modules)
-        if view is None or self._work.config.layout != "database" or not chosen:
+        if self._view is None or self._planned.large is None:
             return
-        owners = view.documents.get(large_objects.DOCUMENT)
-        if owners is None and not large_objects.any_exist(self._connection):
-            return
-        pages = next((table for table in view.tables if table.name == large_objects.NAME), None)
+        owners = self._view.documents.get(large_objects.DOCUMENT)
         stored = json.loads(owners.read()) if owners is not None else []
-        work = self._work
-        large_objects.restore_large_objects(self._connection, pages, stored, work.warn, work.progress)
+        large_objects.apply_staged(self._connection, stored, self._work.warn)
 
     def _advance_sequences(self, pairs: Sequence[Pair]) -> None:
         """Move sequences past the restored keys, and a tenant's own ones to where they stood; never backwards."""

@@ -4,17 +4,18 @@ The pages lie in pg_largeobject, which only a superuser may read; its rows carry
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 
 from connectors._postgresql.catalogue import Key, Table, TableColumn
-from connectors._postgresql.connection import Connection, begin, run, value
+from connectors._postgresql.connection import Connection, begin, rows, run, value
 from connectors._postgresql.quoting import ident, literal
 from connectors._postgresql.roles import attempt, grants
 from connectors._postgresql.scope import Scope
 from connectors._postgresql.staging import copy_in
-from engine.ports import TableView
+from engine.ports import TableChange, TableView
 from engine.progress import Progress
 
 NAME = "pg_catalog.pg_largeobject"
@@ -68,6 +69,24 @@ def restore_large_objects(
     inside = connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE
     if not inside:
         begin(connection, "READ COMMITTED")
+    stage(connection, pages, owners, progress)
+    apply_staged(connection, owners, warn)
+    if not inside:
+        run(connection, "COMMIT")
+
+
+@dataclass(frozen=True, slots=True)
+class LargeChange:
+    """What becomes of the large objects; `mark` is a digest of every one that changes, before and after."""
+
+    change: TableChange
+    mark: str
+
+
+def stage(
+    connection: Connection, pages: TableView | None, owners: Sequence[Mapping[str, Any]], progress: Progress
+) -> LargeChange:
+    """Lay the backup's large objects beside the live ones, in temporary tables of the transaction, and compare."""
     run(connection, "CREATE TEMPORARY TABLE lastro_pages (loid oid, pageno int, data bytea) ON COMMIT DROP")
     run(connection, "CREATE TEMPORARY TABLE lastro_objects (loid oid PRIMARY KEY) ON COMMIT DROP")
     if pages is not None:
@@ -75,27 +94,44 @@ def restore_large_objects(
     wanted = ", ".join(f"({int(each['oid'])})" for each in owners)
     if wanted:
         run(connection, f"INSERT INTO lastro_objects VALUES {wanted}")
-    run(
-        connection,
-        "SELECT count(lo_unlink(m.oid)) FROM pg_largeobject_metadata m WHERE NOT EXISTS (SELECT FROM lastro_objects w WHERE w.loid = m.oid)",
-    )
-    run(
-        connection,
-        "SELECT count(lo_create(w.loid)) FROM lastro_objects w WHERE NOT EXISTS (SELECT FROM pg_largeobject_metadata m WHERE m.oid = w.loid)",
-    )
-    # An object that differs anywhere is emptied and written anew: pages cannot be deleted one by one.
-    run(
-        connection,
-        "CREATE TEMPORARY TABLE lastro_rewrite ON COMMIT DROP AS SELECT DISTINCT coalesce(l.loid, p.loid) AS loid"
-        " FROM pg_largeobject l FULL JOIN lastro_pages p ON l.loid = p.loid AND l.pageno = p.pageno"
-        " WHERE l.data IS DISTINCT FROM p.data",
-    )
-    run(connection, "SELECT count(lo_unlink(loid)) FROM lastro_rewrite")
-    run(connection, "SELECT count(lo_create(loid)) FROM lastro_rewrite")
+    run(connection, _COMPARE)
+    counts = dict(rows(connection, "SELECT change, count(*) FROM lastro_large GROUP BY change"))
+    mark = value(connection, _MARK)
+    change = TableChange(
+        MODULE, insert=counts.get("I", 0), update=counts.get("U", 0), delete=counts.get("D", 0),
+        unchanged=counts.get("=", 0), imaged=False,
+    )  # fmt: skip
+    return LargeChange(change, mark or "")
+
+
+_SIDE = (
+    "SELECT loid, encode(sha256(convert_to(string_agg(pageno || ':' || encode(sha256(data), 'hex'), ',' ORDER BY pageno),"
+    " 'SQL_ASCII')), 'hex') AS mark FROM {} GROUP BY loid"
+)
+_COMPARE = f"""
+CREATE TEMPORARY TABLE lastro_large ON COMMIT DROP AS
+SELECT coalesce(m.oid, w.loid) AS loid, coalesce(b.mark, '') AS before, coalesce(a.mark, '') AS after,
+       CASE WHEN m.oid IS NULL THEN 'I' WHEN w.loid IS NULL THEN 'D' WHEN b.mark IS DISTINCT FROM a.mark THEN 'U' ELSE '=' END AS change
+  FROM pg_largeobject_metadata m FULL JOIN lastro_objects w ON w.loid = m.oid
+  LEFT JOIN ({_SIDE.format("pg_largeobject")}) AS b ON b.loid = m.oid
+  LEFT JOIN ({_SIDE.format("lastro_pages")}) AS a ON a.loid = w.loid
+"""
+_MARK = """
+SELECT encode(sha256(convert_to(string_agg(concat_ws(':', change, loid, before, after), ',' ORDER BY loid), 'SQL_ASCII')), 'hex')
+  FROM lastro_large WHERE change <> '='
+"""
+
+
+def apply_staged(connection: Connection, owners: Sequence[Mapping[str, Any]], warn: Callable[[str], None]) -> None:
+    """Carry out what `stage` found in the same transaction. An object that differs anywhere is written anew: pages cannot
+    be deleted one by one."""
+    run(connection, "SELECT count(lo_unlink(loid)) FROM lastro_large WHERE change IN ('D', 'U')")
+    run(connection, "SELECT count(lo_create(loid)) FROM lastro_large WHERE change IN ('I', 'U')")
     run(
         connection,
         f"SELECT count(lo_put(p.loid, p.pageno::int8 * {PAGE_BYTES}, p.data)) FROM"
-        " (SELECT p.* FROM lastro_pages p JOIN lastro_rewrite w ON w.loid = p.loid ORDER BY p.loid, p.pageno) AS p",
+        " (SELECT p.* FROM lastro_pages p JOIN lastro_large w ON w.loid = p.loid WHERE w.change IN ('I', 'U')"
+        " ORDER BY p.loid, p.pageno) AS p",
     )
     user = value(connection, "SELECT current_user")
     for each in owners:
@@ -108,8 +144,6 @@ def restore_large_objects(
             _try(connection, sql, warn, f"a grant on large object {number} is not kept")
         if each.get("comment"):
             run(connection, f"COMMENT ON LARGE OBJECT {number} IS {literal(each['comment'])}")
-    if not inside:
-        run(connection, "COMMIT")
 
 
 def _try(connection: Connection, sql: str, warn: Callable[[str], None], what: str) -> None:

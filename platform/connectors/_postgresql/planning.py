@@ -4,6 +4,8 @@ Stage the rows, compute the difference, decide by the mode, settle references, k
 """
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +20,7 @@ from connectors._postgresql.deciding import Merging, clock_of, decide, merge_col
 from connectors._postgresql.dependencies import References
 from connectors._postgresql.difference import Difference, adopted_rows, compute, compute_nothing, count
 from connectors._postgresql.digesting import keep_before, take_digest
+from connectors._postgresql.large_objects import LargeChange
 from connectors._postgresql.links import with_linked_schemas
 from connectors._postgresql.missing import Missing
 from connectors._postgresql.modules import chosen_views
@@ -29,7 +32,7 @@ from connectors._postgresql.staging import Pair, check_required, load_stage, pai
 from connectors._postgresql.straight import everything, goes_straight
 from engine.errors import SchemaMismatch, StalePlan, TargetError
 from engine.plans import Dependency
-from engine.ports import RestoreRequest, SourceView, TableView
+from engine.ports import RestoreRequest, SourceView, TableChange, TableView
 from engine.progress import Progress
 
 BASE_NUMBERS = 100_000
@@ -90,12 +93,19 @@ class Planned:
     missing: Missing | None = None
     clocks: Mapping[str, str] = field(default_factory=dict)
     undo: bool = False
+    large: LargeChange | None = None
+    """What becomes of the large objects; None where they stay as they are."""
 
     @property
     def parents_first(self) -> list[Difference]:
         by_number = {difference.pair.number: difference for difference in self.differences}
         ordered = parents_first([d.pair for d in self.differences], self.linked.foreign_keys)
         return [by_number[pair.number] for pair in ordered]
+
+    @property
+    def large_changes(self) -> tuple[TableChange, ...]:
+        """What becomes of the large objects, as one more table; nothing where they stay."""
+        return (self.large.change,) if self.large is not None else ()
 
     @property
     def adopted(self) -> dict[int, str]:
@@ -113,6 +123,8 @@ def digest_and_compare(work: Work, planned: Planned) -> None:
             check_required(difference.pair)
         keep_before(work.connection, difference, hold=work.holds)
     planned.digest = take_digest(work.connection, planned.differences, work.progress)
+    if planned.large is not None and planned.large.mark:
+        planned.digest = hashlib.sha256(f"{planned.digest}:{planned.large.mark}".encode()).hexdigest()
     if work.request.digest and work.holds and planned.digest != work.request.digest:
         raise StalePlan(
             "the rows have changed since the preview", hint="nothing was changed; look at a new preview and approve it"
@@ -138,7 +150,6 @@ class Planning:
         views = chosen_views(self._view, self._request)
         catalogue, selection = work.read_schema()
         require_rights(self._connection, self._scopes_of(selection, views))
-        self._say_large_objects()
         work.begin()
         if not work.holds or self._request.prove:
             work.lock(selection)
@@ -156,6 +167,7 @@ class Planning:
         planned = Planned(catalogue, linked, selection, [], [], self._request.mode == "full", missing=missing)
         self._difference(planned, pairs)
         planned.clocks = self.clocks
+        planned.large = self._large_objects()
         digest_and_compare(work, planned)
         return planned
 
@@ -209,16 +221,28 @@ class Planning:
         for name, was, now in pair.changed:
             warnings.append(f"{pair.table.display} now has {name} as {now}, not {was}: values are converted")
 
-    def _say_large_objects(self) -> None:
+    def _large_objects(self) -> LargeChange | None:
         """Large objects belong to nobody's rows: they become the backup's as a whole, or stay."""
-        if not any(table.name == large_objects.NAME for table in self._view.tables):
-            return
+        pages = next((table for table in self._view.tables if table.name == large_objects.NAME), None)
+        if self._work.config.layout != "database":
+            return None
         if self._request.mode == "merge":
-            self._work.warnings.append("large objects are not merged: they stay as they are")
-        elif self._request.mode == "full" or large_objects.MODULE in self._request.modules:
+            if pages is not None:
+                self._work.warnings.append("large objects are not merged: they stay as they are")
+            return None
+        if self._request.mode == "selective" and large_objects.MODULE not in self._request.modules:
+            return None
+        owners = self._view.documents.get(large_objects.DOCUMENT)
+        if owners is None and not large_objects.any_exist(self._connection):
+            return None
+        stored = json.loads(owners.read()) if owners is not None else []
+        found = large_objects.stage(self._connection, pages, stored, self._work.progress)
+        if found.mark:
             self._work.warnings.append(
-                "large objects become the backup's; an undo leaves them so, the safety backup has them"
+                "large objects become the backup's; an undo does not put them back, the module"
+                f" '{large_objects.MODULE}' of the safety backup does"
             )
+        return found
 
     def _check_schema_again(self, before: Selection) -> None:
         _, now = self._work.read_schema()

@@ -76,7 +76,7 @@ def _describe(work: Work, planned: Planned, drift: Sequence[Drift]) -> Preview:
     }
     return Preview(
         digest=planned.digest,
-        tables=tuple(changes[name] for name in sorted(changes)),
+        tables=(*(changes[name] for name in sorted(changes)), *planned.large_changes),
         samples=samples,
         drift=tuple(drift),
         dependencies=tuple(planned.dependencies),
