@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from django.db.models import QuerySet
 
 from core import clock
-from engine.errors import LastroError, ObjectMissing, StoreError
+from engine.errors import LastroError, ObjectLocked, ObjectMissing, StoreError
 from engine.faults import kill_point
 from engine.keys import keyring_root_id
 from engine.ports import LockingStore, Store, VersionedStore
@@ -17,6 +17,8 @@ from tenants.models import KeyringPlace, KeyringState, StoreConfig, Tenant
 
 KEYRING_BYTES_MAX = 4 << 20
 BATCH_TENANTS = 64
+OLDER_VERSIONS = "keys.older_versions"
+"""Error code of a place that is right while something there keeps what it replaced."""
 WRITERS = 8
 """Keyrings on their way to one store at a time: a remote one answers each put after tens of milliseconds."""
 
@@ -31,11 +33,11 @@ def may_keep(row: StoreConfig, store: Store) -> bool:
     return row.keeps_keys and not (isinstance(store, LockingStore) and store.lock_days > 0)
 
 
-def keyring_store(blob: bytes, repository_id: str, store: Store) -> None:
-    """Make this the keyring in its place, and the only version of it. Raises StoreError.
+def keyring_store(blob: bytes, repository_id: str, store: Store) -> str:
+    """Make this the keyring in its place, and the only version of it; what keeps older ones, "" for nothing.
 
     A store that keeps older versions would keep what a former root key opens: they go first. A crash in between
-    leaves the place empty, which the next look mends from the catalogue.
+    leaves the place empty, which the next look mends from the catalogue. Raises StoreError.
     """
     key = keyring_key(repository_id)
     try:
@@ -43,13 +45,18 @@ def keyring_store(blob: bytes, repository_id: str, store: Store) -> None:
     except ObjectMissing:
         there = None
     if there == blob:
-        return
-    if isinstance(store, VersionedStore):
-        store.purge(key)
+        return ""
+    kept = ""
+    if isinstance(store, VersionedStore) and there is not None:
+        try:
+            store.purge(key)
+        except ObjectLocked as error:  # Soft deletion of a bucket: the place itself is free all the same.
+            kept = error.message
         kill_point("key.place_purged")
     store.put(key, [blob])
     if store.get(key, 0, KEYRING_BYTES_MAX) != blob:
         raise StoreError("the store gives back another keyring than was put into it", hint="do not use it for keys")
+    return kept
 
 
 def keyring_purge(repository_id: str, store: Store) -> tuple[int, str]:
@@ -72,12 +79,14 @@ def keyring_purge(repository_id: str, store: Store) -> tuple[int, str]:
 def place_put(tenant: Tenant, row: StoreConfig, store: Store) -> None:
     """Put the tenant's keyring into an open store that may keep it, and write that down. Raises StoreError."""
     blob = bytes(tenant.keyring)
-    keyring_store(blob, tenant.repository_id, store)
-    place_note(tenant, row, blob)
+    place_note(tenant, row, blob, kept=keyring_store(blob, tenant.repository_id, store))
 
 
-def place_note(tenant: Tenant, row: StoreConfig, blob: bytes) -> None:
-    """Write down that the place holds these bytes; pending, should the catalogue have others by now."""
+def place_note(tenant: Tenant, row: StoreConfig, blob: bytes, *, kept: str = "") -> None:
+    """Write down that the place holds these bytes; pending, should the catalogue have others by now.
+
+    `kept` says what keeps older versions there.
+    """
     now = clock.now()
     present = Tenant.objects.filter(pk=tenant.pk, keyring=blob).exists()
     values = {
@@ -86,8 +95,8 @@ def place_note(tenant: Tenant, row: StoreConfig, blob: bytes) -> None:
         "root_key_id": keyring_root_id(blob),
         "written_at": now,
         "checked_at": now,
-        "error_code": "",
-        "error": "",
+        "error_code": OLDER_VERSIONS if kept else "",
+        "error": kept,
     }
     KeyringPlace.objects.update_or_create(tenant=tenant, store=row, defaults=values)
 
@@ -124,8 +133,8 @@ def places_write(
             # Threads do nothing but talk to the store: the catalogue's connection is this thread's.
             results = pool.map(lambda tenant: _stored(tenant, store), batch)
             for tenant, error in zip(batch, results, strict=True):
-                if error is None:
-                    place_note(tenant, row, bytes(tenant.keyring))
+                if isinstance(error, str):
+                    place_note(tenant, row, bytes(tenant.keyring), kept=error)
                     done.written += 1
                 else:
                     place_failed(tenant, row, error)
@@ -144,9 +153,9 @@ def _batches(tenants: QuerySet[Tenant]) -> Iterator[Sequence[Tenant]]:
         yield batch
 
 
-def _stored(tenant: Tenant, store: Store) -> LastroError | None:
+def _stored(tenant: Tenant, store: Store) -> LastroError | str:
+    """What failed, or what keeps older versions there."""
     try:
-        keyring_store(bytes(tenant.keyring), tenant.repository_id, store)
+        return keyring_store(bytes(tenant.keyring), tenant.repository_id, store)
     except LastroError as error:
         return error
-    return None

@@ -75,6 +75,12 @@ class _Versioned(StoreWrapper):
         return self._call("delete", key, lambda: cast(VersionedStore, self.inner).purge(key))
 
 
+class _Remembering(StoreWrapper):
+    def keys_kept(self, prefix: str) -> Iterator[str]:
+        """Streamed past the wrapper: what is seen twice after a failure does no harm to who deletes."""
+        return cast(Iterator[str], cast(Any, self.inner).keys_kept(prefix))
+
+
 class _Clearing(StoreWrapper):
     def clear_stale(self) -> int:
         return self._call("delete", "unfinished", lambda: int(cast(Any, self.inner).clear_stale()))
@@ -85,6 +91,7 @@ _PARTS: tuple[tuple[type[StoreWrapper], Callable[[Store], bool]], ...] = (
     (_Measured, lambda store: hasattr(store, "free_bytes")),
     (_Locking, lambda store: isinstance(store, LockingStore)),
     (_Versioned, lambda store: isinstance(store, VersionedStore)),
+    (_Remembering, lambda store: hasattr(store, "keys_kept")),
     (_Clearing, lambda store: hasattr(store, "clear_stale")),
 )
 

@@ -24,6 +24,7 @@ from operations.services import operation_enqueue
 from tenants import wiring
 from tenants.keyring_places import (
     KEYRING_BYTES_MAX,
+    OLDER_VERSIONS,
     keyring_purge,
     keyring_store,
     may_keep,
@@ -282,6 +283,12 @@ def _places_rewrap(context: OperationContext, root: RootKey, counts: dict[str, i
         except LastroError as error:
             context.warn("key.place_pending", f"store {row.name}: {error.message}")
         old = KeyringPlace.objects.filter(store=row, tenant__shredded_at=None).exclude(root_key_id="")
+        older = KeyringPlace.objects.filter(
+            store=row, error_code=OLDER_VERSIONS, written_at__gte=context.operation.started_at
+        )
+        if (place := older.first()) is not None:
+            said = f"store {row.name} keeps what it replaced, which the old key opens: {place.error}"
+            context.warn("key.older_versions", said)
         left = old.exclude(root_key_id=root.key_id)
         if count := left.count():
             names = list(left.order_by("tenant__slug").values_list("tenant__slug", flat=True)[:NAMED_MAX])

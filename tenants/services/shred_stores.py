@@ -12,7 +12,7 @@ from engine.ports import Store, VersionedStore
 from engine.repository import delete_all, keyring_key
 from engine.sealed import CIPHER_NONE, HEADER, HEADER_BYTES
 from tenants import wiring
-from tenants.keyring_places import keyring_purge, may_keep
+from tenants.keyring_places import keyring_purge
 from tenants.models import Backup, DestroyedKey, KeyringPlace, StoreConfig, Tenant
 from tenants.owning import guard_of
 
@@ -90,7 +90,7 @@ def objects_destroy(tenant: Tenant, *, check: Callable[[], None], advance: Calla
                 guard_of(tenant, store).check()
                 plain = _repository_destroy(tenant, place, store, done, check, advance)
                 if plain or _plain_ever(tenant):
-                    done.pending += _older_versions(place, row, store)
+                    done.pending += _older_versions(tenant, place, store, check)
         except LastroError as error:
             if _plain_ever(tenant):
                 why = f"it could not be reached or refuses: {error.message}"
@@ -183,11 +183,27 @@ def _sealed_delete(store: Store, keys: list[str], done: StoresShredded) -> int:
     return 0
 
 
-def _older_versions(place: str, row: StoreConfig, store: Store) -> Iterator[Pending]:
-    """A bucket with versions may keep plain objects that a prune deleted long ago, which no listing shows."""
-    if isinstance(store, VersionedStore) and not may_keep(row, store):
-        yield Pending(
-            place,
-            "older versions of objects stored without encryption",
-            "they were deleted before, and the bucket's locks may keep them; expire noncurrent versions there",
-        )
+def _older_versions(tenant: Tenant, place: str, store: Store, check: Callable[[], None]) -> Iterator[Pending]:
+    """A bucket with versions keeps plain objects that a prune deleted long ago, which no listing shows."""
+    if not isinstance(store, VersionedStore):
+        return
+    what = "older versions of objects stored without encryption"
+    keys_kept = getattr(store, "keys_kept", None)
+    if keys_kept is None:
+        why = "they may have been deleted before, and a bucket may keep versions; have noncurrent versions expire there"
+        yield Pending(place, what, why)
+        return
+    kept, until, gone = 0, None, 0
+    prefix = f"r/{tenant.repository_id}/"
+    # Manifests of plain backups are plain themselves, and what is deleted does not tell any more what it was.
+    for part in ("plain/", "manifests/"):
+        for key in keys_kept(prefix + part):
+            check()
+            try:
+                gone += store.purge(key)
+            except ObjectLocked as error:
+                kept, until = kept + 1, max(filter(None, (until, error.until)), default=None)
+    if kept:
+        yield Pending(place, f"{kept} {what}", "object locks keep them", until)
+    elif gone:
+        destroyed(tenant, place, what, versions=gone)

@@ -64,6 +64,21 @@ class Deleter:
             raise max(refused, key=_gravity)
         return removed
 
+    def keys_kept(self, prefix: str) -> Iterator[str]:
+        """See S3Store.keys_kept."""
+        last, more = "", dict[str, str]()
+        while True:
+            with self._errors(f"listing the versions below {prefix}", "list_object_versions"):
+                page = self._client.list_object_versions(Bucket=self._bucket, Prefix=self._root + prefix, **more)
+            # Versions and markers come as two lists, each sorted.
+            for name in sorted({item["Key"] for item in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]}):
+                if name > last:
+                    last = name
+                    yield name[len(self._root) :]
+            if not page.get("IsTruncated"):
+                return
+            more = {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page["NextVersionIdMarker"]}
+
     # ------------------------------------------------------------ inner parts
 
     def _errors(self, doing: str, operation: str, *, key: str | None = None) -> AbstractContextManager[None]:
