@@ -7,6 +7,7 @@ from core.cli import Answer, Argument, Call, NounCommand, Verb, argument
 from core.errors import Exit
 from tenants.store_adoption import VERBS
 
+_PLACE = ("endpoint", "host", "account", "bucket", "container", "path", "prefix")
 _ABOUT = ("offsite", "medium", "paid", "keeps_keys", "bandwidth")
 
 
@@ -43,12 +44,25 @@ def _set(call: Call) -> Answer:
     return Answer(outputs.store(row), [f"Store {row.name} is changed.", *(_steps(row.tested) if options.set else [])])
 
 
-def _list(call: Call) -> Mapping[str, Any]:
+def _list(call: Call) -> Answer:
+    from core.cli_output import table
     from tenants import outputs, selectors
     from tenants.services.stores import store_default
 
     store_default()
-    return {"data": [outputs.store(row) for row in selectors.store_list()]}
+    rows = [outputs.store(row) for row in selectors.store_list()]
+    return Answer({"data": rows}, table([{"name": row["name"], "place": _place(row), **_shown(row)} for row in rows]))
+
+
+def _place(row: Mapping[str, Any]) -> str:
+    """Where a store is, in a few signs: what its settings name first."""
+    settings = row["settings"]
+    named = [str(settings[key]) for key in _PLACE if settings.get(key)]
+    return f"{row['kind']}:{'/'.join(named)}"
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: row[key] for key in ("default", "offsite", "medium", "keeps_keys", "tested", "tested_at")}
 
 
 def _show(call: Call) -> Mapping[str, Any]:
