@@ -84,6 +84,8 @@ def amount(values: Sequence[float], unit: str) -> str:
     value = median(values)
     if unit == "s":
         return f"{value:.2f} s" if value < 100 else f"{value:.0f} s"
+    if unit == "":
+        return f"{value:,.0f}"
     if value < 1e6:
         return f"{value / 1e3:.0f} kB"
     return f"{value / 1e6:.1f} MB" if value < 1e9 else f"{value / 1e9:.2f} GB"
