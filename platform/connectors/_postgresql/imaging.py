@@ -53,8 +53,10 @@ def _sections(difference: Difference) -> Iterator[tuple[Rows, str]]:
         source = pair.made if pair.plain else f"(SELECT FROM {pair.diff} WHERE change = 'I') AS made"
         yield "after", f"SELECT {idents(pair.plain)} FROM {source}"
         return
-    live = f"{pair.table.source} AS t JOIN {pair.diff} AS d ON {pair.on_diff('t')} WHERE d.change IN ('I', 'U')"
-    yield "after", f"SELECT {idents(pair.plain, of='t')} FROM {live}"
+    # The checks have compared what was written with what was staged, which lies together.
+    source = f"{pair.table.source} AS t" if pair.added else f"{pair.stage} AS t"
+    changed = f"{source} JOIN {pair.diff} AS d ON {pair.on_diff('t')} WHERE d.change IN ('I', 'U')"
+    yield "after", f"SELECT {idents(pair.plain, of='t')} FROM {changed}"
 
 
 def _header(config: PostgresqlConfig, pair: Pair, rows_of: Rows, *, columns: Sequence[str]) -> Mapping[str, Any]:
