@@ -11,7 +11,12 @@ import sys
 import tempfile
 
 if "pytest" in sys.modules:
-    for _name in [name for name in os.environ if name.startswith("LASTRO_") and not name.startswith("LASTRO_TEST_")]:
+    for _name in [
+        name
+        for name in os.environ
+        if (name.startswith("LASTRO_") and not name.startswith("LASTRO_TEST_"))
+        or name in ("AWS_S3_BUCKET", "GCS_BUCKET")
+    ]:
         del os.environ[_name]
     os.environ["LASTRO_DATA"] = tempfile.mkdtemp(prefix="lastro-tests-")
     atexit.register(shutil.rmtree, os.environ["LASTRO_DATA"], ignore_errors=True)

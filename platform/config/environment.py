@@ -47,6 +47,8 @@ class Environment:
     retention_zone: str
     log_level: str
     log_stderr: bool
+    inherited_stores: Mapping[str, Mapping[str, str]]
+    """Settings of stores by kind, from variables that are not Lastro's own; used on the first start only."""
 
 
 class _Reader:
@@ -134,4 +136,22 @@ def read(variables: Mapping[str, str] = os.environ) -> Environment:
         retention_zone=reader.zone("LASTRO_RETENTION_ZONE", "UTC"),
         log_level=reader.choice("LASTRO_LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
         log_stderr=reader.flag("LASTRO_LOG_STDERR"),
+        inherited_stores=_inherited_stores(reader),
     )
+
+
+def _inherited_stores(reader: _Reader) -> Mapping[str, Mapping[str, str]]:
+    key_file = reader.text("GCS_KEY_FILE")
+    wanted = {
+        "s3": {"bucket": reader.text("AWS_S3_BUCKET"), "region": reader.text("AWS_REGION")},
+        "gcs": {
+            "bucket": reader.text("GCS_BUCKET"),
+            "project": reader.text("GCS_PROJECT_ID"),
+            "key": f"@{key_file}" if key_file else "",
+        },
+    }
+    return {
+        kind: {name: value for name, value in values.items() if value}
+        for kind, values in wanted.items()
+        if values["bucket"]
+    }

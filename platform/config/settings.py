@@ -45,6 +45,7 @@ LASTRO_TRASH_DAYS = ENVIRONMENT.trash_days
 LASTRO_RETENTION_ZONE = ENVIRONMENT.retention_zone
 LASTRO_DEBUG = ENVIRONMENT.debug
 LASTRO_LOG_LEVEL = ENVIRONMENT.log_level
+INHERITED_STORES = ENVIRONMENT.inherited_stores
 
 # ---------------------------------------------------------------- Django
 

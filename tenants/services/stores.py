@@ -18,6 +18,7 @@ from stores._probe import StoreProbe, probe_store
 from tenants import wiring
 from tenants.models import StoreConfig, Tenant
 from tenants.rules import name_checked
+from tenants.services.inherited_stores import inherited_stores
 from tenants.store_rules import about_checked
 
 DEFAULT_STORE = "default"
@@ -25,10 +26,14 @@ REPOSITORIES_LOOKED_AT_MAX = 20
 
 
 def store_default() -> StoreConfig:
-    """The default store: a local folder `store` in the data folder, made and recorded on first use."""
+    """The default store: a local folder `store` in the data folder, made and recorded on first use.
+
+    With it come the stores that the environment names (inherited_stores), once. Raises UsageError when these cannot be.
+    """
     row = StoreConfig.objects.filter(is_default=True).first()
     if row is not None:
         return row
+    inherited = inherited_stores()
     values = {"path": str(wiring.data_folder() / "store")}
     row = StoreConfig(name=DEFAULT_STORE, kind="local", config=values, is_default=True)
     wiring.store_make(row)  # Before its row: a folder that is missing later has been lost.
@@ -36,6 +41,10 @@ def store_default() -> StoreConfig:
         with transaction.atomic():
             row.save(force_insert=True)
             record("store.added", message=f"default store in {values['path']}", actor="", data={"store": row.name})
+            for other in inherited:
+                other.save(force_insert=True)
+                said = f"store {other.name}, named by the environment; not tested yet"
+                record("store.added", message=said, actor="", data={"store": other.name, "kind": other.kind})
             return row
     except IntegrityError:  # Another process was first.
         return StoreConfig.objects.get(is_default=True)
