@@ -13,7 +13,7 @@ from django.db import transaction
 from audit.services import record
 from core import clock
 from core.models import Fact
-from core.rootkey import ROOT_KEY_FACT, ROOT_KEY_FILE, root_key, root_key_put
+from core.rootkey import FORMER_FACT, ROOT_KEY_FACT, ROOT_KEY_FILE, root_key, root_key_put
 from engine.adapters import secret_fields
 from engine.errors import ObjectDamaged
 from engine.keys import RootKey
@@ -152,6 +152,23 @@ def _unused_key_aside(root: RootKey) -> None:
         os.replace(path, path.with_name(f"{ROOT_KEY_FILE}.unused-{known}"))
     Fact.objects.filter(pk=ROOT_KEY_FACT).delete()
     root_key.cache_clear()
+
+
+def kit_list(*, limit: int) -> list[dict[str, Any]]:
+    """Kits that were made, newest first; an outdated one holds a root key that opens nothing here any more."""
+    facts = dict(Fact.objects.filter(pk__in=(ROOT_KEY_FACT, FORMER_FACT)).values_list("name", "value"))
+    return [
+        {
+            "id": row.pk,
+            "made_at": row.created_at,
+            "root_key_id": row.root_key_id,
+            "outdated": row.root_key_id not in facts.values(),
+            "printable": row.printable,
+            "repositories": row.repositories,
+            "made_by": row.created_by,
+        }
+        for row in RecoveryKit.objects.order_by("-id")[:limit]
+    ]
 
 
 def kit_check(kit: bytes, passphrase: str) -> KitChecked:

@@ -13,10 +13,11 @@ from core.rootkey import RootKeyMissing, root_key
 from engine.errors import UsageError, WrongKey
 from engine.keys import Keyring, RootKey, keyring_root_id
 from operations.hook_settings import hook_add
+from tenants.diagnosis import diagnose
 from tenants.models import KeyringPlace, RootRotation, Source, StoreConfig, Tenant
 from tenants.services.key_rotation import root_rotate_start, tenant_rotate_start
 from tenants.services.keys import key_list, keys_repair, keys_verify
-from tenants.services.kits import kit_make, kit_take
+from tenants.services.kits import kit_list, kit_make, kit_take
 from tenants.services.sources import source_add
 from tenants.services.stores import store_add
 from tests.tenants.conftest import ACTOR, House
@@ -90,7 +91,9 @@ def test_after_a_rotation_nothing_opens_with_the_old_root_key(house: House, hote
     old = root_key()
     kit = kit_make(PASSPHRASE, actor=ACTOR)
     assert names_in_catalogue(old.key_id)
+    assert [row["outdated"] for row in kit_list(limit=9)] == [False]
     rotation = rotate_root(house)
+    assert [row["outdated"] for row in kit_list(limit=9)] == [True]
     assert (rotation.running, rotation.old_key_id) == (False, old.key_id)
     assert names_in_catalogue(old.key_id) == []
     assert root_key().key_id == rotation.new_key_id != old.key_id
@@ -287,3 +290,20 @@ def test_ten_thousand_tenants_are_rotated_in_bounded_memory(house: House, tmp_pa
     assert KeyringPlace.objects.filter(state="written", root_key_id=rotation.new_key_id).count() == count + 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
     assert names_in_catalogue(root.key_id) == []
+
+
+def test_doctor_tells_of_a_rotation_that_waits_and_of_kits_that_are_old(house: House, hotel: Tenant) -> None:
+    """Goal: nobody relies on a kit that opens nothing; make one, take a store away, rotate, read doctor, finish, read again."""
+
+    def said(name: str) -> str:
+        return " ".join(f"{sign.status}: {sign.message} {sign.hint}" for sign in diagnose() if sign.name == name)
+
+    kit_make(PASSPHRASE, actor=ACTOR)
+    assert "warning" not in said("recovery kit")
+    (house.data / "second").rename(house.data / "elsewhere")
+    rotation = rotate_root(house)
+    assert f"{rotation.old_key_id} is still needed" in said("root key rotation")
+    (house.data / "elsewhere").rename(house.data / "second")
+    rotate_root(house)
+    assert said("root key rotation") == ""
+    assert "opens nothing any more" in said("recovery kit")

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from core.cli import Answer, Call, NounCommand, Verb, argument
+from core.cli import Answer, Call, NounCommand, Verb, argument, count
 from core.errors import Exit, NotFound
 from engine.errors import TargetDenied, TargetOccupied, UsageError
 
@@ -41,6 +41,12 @@ def _import(call: Call) -> Answer:
         {"root_key_id": key_id, "put": put},
         [f"The root key {key_id} {'is in its place again' if put else 'was in its place already'}. Next: doctor"],
     )
+
+
+def _list(call: Call) -> Mapping[str, Any]:
+    from tenants.services.kits import kit_list
+
+    return {"data": kit_list(limit=call.options.limit)}
 
 
 def _check(call: Call) -> Answer:
@@ -123,6 +129,12 @@ class Command(NounCommand):
                 ),
                 PASSPHRASE,
             ),
+        ),
+        Verb(
+            "list",
+            _list,
+            "kits that were made, newest first, and which of them are outdated; the kits themselves are with you",
+            (argument("--limit", type=count(200), default=200, help="at most 200"),),
         ),
         Verb("check", _check, "try whether a kit opens, and say what it covers", (_FILE, PASSPHRASE)),
         Verb("import", _import, "put the root key of a kit in the place of a lost one", (_FILE, PASSPHRASE)),
