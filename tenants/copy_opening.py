@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from engine.errors import LastroError
 from engine.fallback import FallbackNote, Place, ReadingRepository
 from engine.ports import Store
 from engine.repository import Repository
@@ -92,25 +91,13 @@ def repository_reading(
         own = place_on(primary, stack)
         near = sorted([primary, *copies], key=(lambda each: each.position) if primary_first else nearness)
         places = [own if each.pk == primary.pk else place_on(each, stack) for each in near]
-        repository = ReadingRepository(
-            places, keyring=keyring_of(tenant), cache=cache_of(_nearest(near, places)), writes_to=_writable(own)
+        nearest = next(
+            (copy for copy, place in zip(near, places, strict=True) if place.repository is not None), near[0]
         )
+        repository = ReadingRepository(places, keyring=keyring_of(tenant), cache=cache_of(nearest), writes_to=own)
         try:
             yield repository
         finally:
             notes = repository.notes.all()
             if notes and on_notes is not None:
                 on_notes(tenant, notes)
-
-
-def _nearest(copies: Sequence[Copy], places: Sequence[Place]) -> Copy:
-    """The copy that will be read: whose index the cache is."""
-    usable = (copy for copy, place in zip(copies, places, strict=True) if place.repository is not None)
-    return next(usable, copies[0])
-
-
-def _writable(primary: Place) -> Store | None:
-    try:
-        return None if primary.repository is None else primary.repository.store
-    except LastroError:
-        return None

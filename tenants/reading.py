@@ -15,6 +15,7 @@ from operations.context import current_context
 from tenants import wiring
 from tenants.copy_opening import repository_reading
 from tenants.models import Backup, RestoreSource, Tenant
+from tenants.services.copies import repair_queue
 from tenants.services.copy_recording import reads_noted
 
 Views = Mapping[str, SourceView]
@@ -32,7 +33,8 @@ def backups_open(tenant: Tenant, backups: Collection[Backup]) -> Iterator[Reposi
 
 
 def _noted(tenant: Tenant, notes: Sequence[FallbackNote]) -> None:
-    reads_noted(tenant, notes)
+    for copy in reads_noted(tenant, notes):
+        repair_queue(copy)
     context = current_context()
     if context is None:
         return

@@ -116,7 +116,7 @@ class FallbackStore:
 
     kind: ClassVar[str] = "fallback"
 
-    def __init__(self, places: Sequence[Place], *, notes: FallbackNotes, writes_to: Store | None) -> None:
+    def __init__(self, places: Sequence[Place], *, notes: FallbackNotes, writes_to: Place | None) -> None:
         self._places, self._notes, self._writes_to = places, notes, writes_to
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
@@ -148,9 +148,10 @@ class FallbackStore:
         """The stores belong to who opened them."""
 
     def _writer(self, key: str) -> Store:
-        if self._writes_to is None:
+        repository = None if self._writes_to is None else self._writes_to.repository
+        if repository is None:
             raise StoreDenied(f"{key} cannot be written: the primary store is away", hint="copies are only read")
-        return self._writes_to
+        return repository.store
 
     def _first(self, key: str, read: Callable[[Repository], T], *, noted: bool = True) -> T:
         """The first answer; a copy that is away is asked last. Raises what the nearest one raised."""
@@ -272,18 +273,18 @@ class ReadingRepository(Repository):
     """
 
     def __init__(
-        self, places: Sequence[Place], *, keyring: Keyring, cache: Path | None, writes_to: Store | None = None
+        self, places: Sequence[Place], *, keyring: Keyring, cache: Path | None, writes_to: Place | None = None
     ) -> None:
         self.notes = FallbackNotes()
-        usable = [place for place in places if place.repository is not None]
-        if not usable:
+        nearest = next((place for place in places if place.repository is not None), None)
+        if nearest is None:
             raise places[0].error or StoreUnreachable("no copy of this repository can be reached")
-        self.places = (*usable, *(place for place in places if place.repository is None))
-        for place in self.places[len(usable) :]:
+        # Those behind it are opened when they are needed; those before it could not be.
+        self.places = (nearest, *(place for place in places if place is not nearest))
+        for place in places:
             if place.error is not None:
-                self.notes.add(
-                    FallbackNote(place.name, "store", place.error.code, place.error.message, self.places[0].name)
-                )
+                note = FallbackNote(place.name, "store", place.error.code, place.error.message, nearest.name)
+                self.notes.add(note)
         store = FallbackStore(self.places, notes=self.notes, writes_to=writes_to)
         super().__init__(store, keyring, cache=cache)
         self.sealed = _FallbackDomain(self, encrypted=True, places=self.places, notes=self.notes)

@@ -198,9 +198,13 @@ def findings_mended(copy: Copy, mended: Mapping[str, str]) -> int:
     return count
 
 
-def reads_noted(tenant: Tenant, notes: Sequence[FallbackNote]) -> None:
-    """Record what had to be read from another copy: each is a finding in the store that could not give it."""
+def reads_noted(tenant: Tenant, notes: Sequence[FallbackNote]) -> list[Copy]:
+    """Record what had to be read from another copy: each is a finding in the store that could not give it.
+
+    Returns the copies in which something new was found.
+    """
     by_store: dict[str, list[Finding]] = {}
+    hurt: list[Copy] = []
     for note in notes:
         if note.key not in ("store", "index") and note.code.startswith(("damage.", "store.object_missing")):
             key = _as_finding(tenant, note.key)
@@ -208,7 +212,9 @@ def reads_noted(tenant: Tenant, notes: Sequence[FallbackNote]) -> None:
                 by_store.setdefault(note.place, []).append(Finding(note.code, key, note.message))
     for copy in Copy.objects.select_related("store", "tenant").filter(tenant=tenant, store__name__in=list(by_store)):
         with transaction.atomic():
-            findings_put(copy, by_store[copy.store.name], by="read")
+            if findings_put(copy, by_store[copy.store.name], by="read"):
+                hurt.append(copy)
+    return hurt
 
 
 def _as_finding(tenant: Tenant, key: str) -> str | None:
