@@ -14,7 +14,7 @@ from typing import Any, get_args
 import pytest
 
 from engine.adapters import parse_config
-from engine.errors import LastroError, ObjectDamaged, StoreDenied, StoreUnreachable
+from engine.errors import LastroError, ObjectDamaged, StoreDenied, StoreFull, StoreUnreachable
 from engine.keys import Keyring, RootKey
 from engine.progress import NullProgress
 from engine.prune import prune
@@ -199,6 +199,17 @@ def test_refusals_end_the_step_and_nothing_else(operation: Operation, life: Life
 
 
 @pytest.mark.seeded
+@pytest.mark.parametrize("operation", ["put", "create"])
+def test_a_full_store_is_said_and_nothing_is_lost(operation: Operation, life: Life, rng: random.Random) -> None:
+    """Goal: a store that fills up fails cleanly (A B G), asked once; let it be full at one write of each sort."""
+    life.proxy.faults = [HttpFault("507", operation, rng.randint(1, _counted(life).get(operation, 1)))]
+    life.live()
+    assert life.proxy.struck == 1
+    assert [type(error) for error in life.errors] == [StoreFull]
+    life.judge()
+
+
+@pytest.mark.seeded
 def test_an_outage_at_any_moment_is_typed_and_mended(life: Life, rng: random.Random, rounds: Rounds) -> None:
     """Goal: a server that goes away in the middle leaves only garbage (B C); let it go from a random request on."""
     for _ in rounds(2):
@@ -213,7 +224,7 @@ def test_an_outage_at_any_moment_is_typed_and_mended(life: Life, rng: random.Ran
 
 def test_the_kinds_of_faults_are_all_sent() -> None:
     """Goal: no fault of the proxy is forgotten; compare its kinds with those that the tests above send."""
-    assert set(get_args(Kind)) == {*PASSING, *LYING, "timeout", "403"}
+    assert set(get_args(Kind)) == {*PASSING, *LYING, "timeout", "403", "507"}
 
 
 def test_append_only_credentials_suffice_for_backups(life: Life) -> None:

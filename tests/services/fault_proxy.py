@@ -18,13 +18,14 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 Operation = Literal["put", "create", "get", "head", "list", "delete", "delete_many", "part", "other"]
 Kind = Literal[
-    "500", "503", "SlowDown", "429", "403", "reset", "timeout", "lost_reply",
+    "500", "503", "SlowDown", "429", "403", "507", "reset", "timeout", "lost_reply",
     "truncated", "shortened", "drip", "stale_list", "truncated_list",
 ]  # fmt: skip
 READS: frozenset[Operation] = frozenset({"get", "list"})
 WRITES: frozenset[Operation] = frozenset({"put", "create", "delete", "delete_many", "part"})
 _FITTING: dict[str, frozenset[Operation]] = {
     "lost_reply": WRITES,
+    "507": frozenset({"put", "create", "part"}),
     "truncated": READS,
     "shortened": frozenset({"get"}),
     "drip": READS,
@@ -33,7 +34,7 @@ _FITTING: dict[str, frozenset[Operation]] = {
 }
 _CODES = {
     "500": (500, "InternalError"), "503": (503, "ServiceUnavailable"), "SlowDown": (503, "SlowDown"),
-    "429": (429, "TooManyRequests"), "403": (403, "AccessDenied"),
+    "429": (429, "TooManyRequests"), "403": (403, "AccessDenied"), "507": (507, "InsufficientStorage"),
 }  # fmt: skip
 HEAD_BYTES_MAX = 1 << 20
 STALE_ITEMS = 2

@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import Any
 
 import pytest
+import time_machine
 
 from engine.adapters import parse_config
 from engine.errors import (
@@ -159,6 +160,13 @@ def test_a_place_that_holds_something_else_is_refused(s3_server: Seaweed) -> Non
     assert S3Store.make(config).get("r/x/config") == b"x"
     assert [info.key for info in first.list("")] == ["r/x/config"], "the marker is no object of the store"
     assert s3_server.admin.get_object(Bucket=values["bucket"], Key=config.root + MARKER)["Body"].read()
+
+
+def test_a_wrong_clock_is_named(s3_store_values: dict[str, str]) -> None:
+    """Goal: a host whose clock is off is not sent after its credentials; move the clock by two hours."""
+    store, then = opened(s3_store_values), now() - datetime.timedelta(hours=2)
+    with time_machine.travel(then, tick=True), pytest.raises(StoreDenied, match="clock"):
+        store.get("k")
 
 
 def test_clock_and_region_are_named() -> None:
