@@ -7,23 +7,27 @@ from dataclasses import dataclass, field
 from django.db import transaction
 
 from core.errors import NotFound, Unreconciled
-from core.rootkey import root_key
+from core.models import Fact
+from core.rootkey import root_key, root_key_former
 from engine.errors import BackupMissing, ManifestDamaged, ObjectMissing
 from engine.keys import Keyring
 from engine.manifest import Manifest
 from engine.owner import owner_checked, owner_raise
-from engine.ports import Store
-from engine.repository import Repository
+from engine.ports import LockingStore, Store
+from engine.repository import Repository, keyring_key
 from engine.views import source_views
 from operations.context import OperationContext
 from tenants import wiring
 from tenants.catalogue.filling import StoredCatalogue
+from tenants.keyring_places import KEYRING_BYTES_MAX, keyring_store
 from tenants.models import CatalogueStore, Installation, StoreConfig
 from tenants.owning import catalogue_keyring, installation_get
 
 SOURCE = "catalogue"
 PREFIX = "r/cat_"
 NUMBERS_AHEAD_MAX = 10_000
+EPOCH_FACT = "catalogue_epoch_root"
+"""Id of the root key under which the present epoch of the catalogue's keys began."""
 
 
 @dataclass
@@ -63,24 +67,55 @@ def place_open(row: StoreConfig) -> Iterator[tuple[Repository, CatalogueStore]]:
 
 
 def _made(store: Store, installation: Installation, place: CatalogueStore) -> Repository:
-    keyring = catalogue_keyring(installation)
-    if not place.ready:
-        Repository.create(
-            store,
-            repository_id=installation.repository_id,
-            tenant_id=installation.pk,
-            keyring=keyring,
-            root=root_key(),
-        )
-    repository = Repository.open(
-        store, repository_id=installation.repository_id, keyring=keyring, cache=wiring.cache_folder()
-    )
+    repository = catalogue_repository(store)
     if not place.ready or place.generation < installation.generation:
         if place.generation < installation.generation:
             owner_raise(repository, reason="in use", above=installation.generation - 1)
         place.ready, place.generation = True, installation.generation
         place.save(update_fields=["ready", "generation"])
     return repository
+
+
+def catalogue_repository(store: Store) -> Repository:
+    """The repository of this catalogue's backups in an open store, made where there is none; its keyring is as of today."""
+    installation = installation_get()
+    keyring = catalogue_keyring(installation)
+    if not wiring.repository_present(store, installation.repository_id):
+        Repository.create(
+            store, repository_id=installation.repository_id, tenant_id=installation.pk, keyring=keyring, root=None
+        )
+    _keyring_put(store, installation)
+    return Repository.open(
+        store, repository_id=installation.repository_id, keyring=keyring, cache=wiring.cache_folder()
+    )
+
+
+def _keyring_put(store: Store, installation: Installation) -> None:
+    """What lies there may be wrapped by a former root key, or lack an epoch. It opens no tenant, so a lock is no harm."""
+    key, blob = keyring_key(installation.repository_id), bytes(installation.keyring)
+    try:
+        if store.get(key, 0, KEYRING_BYTES_MAX) == blob:
+            return
+    except ObjectMissing:
+        pass
+    if isinstance(store, LockingStore) and store.lock_days > 0:
+        store.put(key, [blob])
+    else:
+        keyring_store(blob, installation.repository_id, store)
+
+
+def epoch_renew() -> bool:
+    """New keys for what is kept from now on, once after every rotation of the root key: the old ones may have got out."""
+    root, installation = root_key(), installation_get()
+    made_by = Fact.objects.filter(pk=EPOCH_FACT).values_list("value", flat=True).first()
+    if made_by == root.key_id or root_key_former():
+        return False
+    with transaction.atomic():
+        Fact.objects.update_or_create(pk=EPOCH_FACT, defaults={"value": root.key_id})
+        if made_by is not None:
+            renewed = catalogue_keyring(installation).rotated(compromised=True).to_bytes(root)
+            Installation.objects.filter(pk=installation.pk).update(keyring=renewed)
+    return made_by is not None
 
 
 def _remembered(repository: Repository, place: CatalogueStore) -> None:

@@ -24,7 +24,7 @@ from operations.context import OperationContext
 from operations.models import Operation
 from operations.services import operation_enqueue
 from tenants import wiring
-from tenants.catalogue.places import SOURCE, Kept, kept_list, number_take, place_open
+from tenants.catalogue.places import SOURCE, Kept, epoch_renew, kept_list, number_take, place_open
 from tenants.catalogue.writing import catalogue_write, software_version
 from tenants.models import CatalogueStore, StoreConfig
 from tenants.owning import installation_get
@@ -102,6 +102,7 @@ def catalogue_keep(context: OperationContext) -> list[Placed]:
     shutil.rmtree(folder, ignore_errors=True)
     try:
         context.phase("read the catalogue")
+        epoch_renew()
         size = _audit_size()
         catalogue_write(folder, installation_get(), context)
         placed, failed = [], None

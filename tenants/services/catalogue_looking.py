@@ -7,10 +7,9 @@ from typing import Any
 from core.errors import NotFound
 from engine.errors import LastroError
 from tenants import wiring
-from tenants.catalogue.places import kept_get, kept_list
+from tenants.catalogue.places import catalogue_repository, kept_get, kept_list
 from tenants.models import StoreConfig
 from tenants.owning import installation_get
-from tenants.services.ownership import catalogue_repository
 from tenants.services.stores import store_get
 
 

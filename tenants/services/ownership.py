@@ -9,17 +9,15 @@ from django.db import transaction
 
 from audit.services import record
 from core.errors import Busy
-from core.rootkey import root_key
 from engine.errors import LastroError, TakenOver
 from engine.owner import owner_newest, owner_raise
-from engine.repository import Repository
 from operations import leases
 from operations.models import Operation
 from operations.services import operation_enqueue, operation_run
 from tenants import wiring
-from tenants.catalogue.places import place_reconcile
+from tenants.catalogue.places import catalogue_repository, place_reconcile
 from tenants.models import CatalogueStore, Installation, RepositoryMirror, StoreConfig, Tenant
-from tenants.owning import catalogue_keyring, installation_get
+from tenants.owning import installation_get
 from tenants.services.rebuilding import Note, tenants_rebuild
 
 WAIT_SECONDS = 2.0
@@ -77,23 +75,6 @@ def _raised(row: StoreConfig, store: Any, target: int, reason: str) -> int:
     number = owner_raise(repository, reason=reason, above=max(target - 1, owner_newest(repository)))
     CatalogueStore.objects.update_or_create(store=row, defaults={"ready": True, "generation": number})
     return number
-
-
-def catalogue_repository(store: Any) -> Repository:
-    """The repository of this catalogue's backups in an open store, made where there is none."""
-    installation = installation_get()
-    keyring = catalogue_keyring(installation)
-    if not wiring.repository_present(store, installation.repository_id):
-        Repository.create(
-            store,
-            repository_id=installation.repository_id,
-            tenant_id=installation.pk,
-            keyring=keyring,
-            root=root_key(),
-        )
-    return Repository.open(
-        store, repository_id=installation.repository_id, keyring=keyring, cache=wiring.cache_folder()
-    )
 
 
 def owner_known(row: StoreConfig) -> int:

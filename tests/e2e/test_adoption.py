@@ -203,3 +203,29 @@ def _read(*arguments: object) -> "subprocess.CompletedProcess[str]":
     environment = {"PATH": os.environ["PATH"], "LASTRO_KIT_PASSPHRASE": PASSPHRASE, "PYTHONUTF8": "1"}
     command = [sys.executable, "-P", str(READER), *map(str, arguments)]
     return subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, check=True)
+
+
+def test_everything_comes_back_from_s3(lost: Lost, s3_store_values: dict[str, str], tmp_path: Path) -> None:
+    """Goal: off site is enough. Method: copy to S3, destroy local store, catalogue and data; adopt from S3; byte for byte."""
+    settings = [word for key, value in s3_store_values.items() for word in ("--set", f"{key}={value}")]
+    lost.old("store", "add", "cloud", "--kind", "s3", *settings)
+    later = lost.old.backup("aurora", "incremental")
+    for slug in lost.folders:
+        lost.old("copy", "add", slug, "cloud")
+        lost.old("copy", "run", slug, "--here")
+    lost.old("catalogue", "backup", "--here")
+    kit = lost.kit("kit.txt", "--printable")
+    want = {slug: tree(folder) for slug, folder in lost.folders.items()}
+    for gone in (lost.old.data, tmp_path / "live"):
+        shutil.rmtree(gone)
+    new = Program(tmp_path / "new", KIT_PASSPHRASE=PASSPHRASE)
+    done = new("store", "adopt", "cloud", "--kind", "s3", *settings, "--kit", kit, *KIT)
+    assert (done["promoted"], done["failed"], done["without_keys"], done["audit"]) == (["aurora", "boreal"], [], [], [])
+    assert new("audit", "verify")["findings"] == []
+    for slug in lost.folders:
+        backup = later["id"] if slug == "aurora" else lost.backups[slug][0]["id"]
+        restored = new("restore", "run", backup, "--confirm", slug, "--here", code=3)
+        assert all(check["passed"] for check in restored["checks"])
+        assert tree(lost.folders[slug]) == want[slug]
+        assert new.backup(slug, "incremental")["state"] == "succeeded"
+        new("backup", "prune", slug)

@@ -18,15 +18,15 @@ from engine.progress import NullProgress
 from operations.models import Operation
 from tenants import wiring
 from tenants.catalogue.filling import StoredCatalogue
-from tenants.catalogue.places import kept_list
+from tenants.catalogue.places import catalogue_repository, kept_list, repository_found
 from tenants.catalogue.writing import OUR_APPS, catalogue_write
 from tenants.models import CatalogueStore, Installation, StoreConfig, Tenant
-from tenants.owning import installation_get
+from tenants.owning import catalogue_keyring, installation_get
 from tenants.services.backups import backup_hold
 from tenants.services.catalogue_backups import catalogue_backup_start, catalogue_due, to_end
 from tenants.services.catalogue_looking import catalogue_list, catalogue_show
+from tenants.services.key_rotation import root_rotate_start
 from tenants.services.kits import kit_check, kit_make, kit_printed, kit_take
-from tenants.services.ownership import catalogue_repository
 from tenants.services.stores import store_add
 from tenants.tasks import catalogue_scheduled
 from tests.tenants.conftest import ACTOR, House
@@ -202,3 +202,21 @@ def test_kits_are_remembered_and_judged(house: House) -> None:
     assert (printed.current, printed.newest, printed.printable) == (True, True, True)
     assert kit_take(page, PASSPHRASE, actor=ACTOR)[1] is False
     assert Installation.objects.get().pk.encode() in page
+
+
+def test_after_a_rotation_of_the_root_key_old_and_new_backups_open(house: House) -> None:
+    """Goal: catalogue backups outlive a leaked root key, and what comes is under keys of its own. Method: rotate between two."""
+    house.tenant()
+    _keep(house)
+    before = catalogue_keyring(installation_get())
+    _, rotation = root_rotate_start(actor=ACTOR, here=True)
+    house.run(rotation)
+    assert "key." in catalogue_due()
+    _keep(house)
+    after = catalogue_keyring(installation_get())
+    assert (after.epoch, after.id_epoch) == (2, 2)
+    assert after.includes(before)
+    with wiring.store_open(StoreConfig.objects.get()) as store:
+        found = repository_found(store, after.repository_id)  # By what lies in the store and today's root key alone.
+        assert found.keyring == after
+        assert [each.opened().header["format"] for each in kept_list(found)] == ["lastro-catalogue"] * 2

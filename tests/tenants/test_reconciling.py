@@ -15,12 +15,13 @@ from engine.owner import owner_raise
 from operations.models import Operation
 from stores._faulty import Fault, FaultyStore
 from tenants import wiring
+from tenants.catalogue.places import catalogue_repository
 from tenants.models import Backup, BackupState, Installation, Tenant
 from tenants.owning import mirror_of
 from tenants.services.backups import backup_delete_start, backup_hold, prune_start
 from tenants.services.catalogue_backups import catalogue_backup_start
 from tenants.services.erasures import erasure_add
-from tenants.services.ownership import catalogue_repository, store_reconcile
+from tenants.services.ownership import store_reconcile
 from tenants.transitions import backup_transition
 from tests.conftest import Rounds
 from tests.tenants.conftest import ACTOR, House
