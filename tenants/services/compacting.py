@@ -3,7 +3,10 @@
 from django.db import DatabaseError, connection
 
 BUSY_SECONDS = 20
-TABLES = ("tenants_tenant", "tenants_source", "tenants_module", "tenants_drillcheck", "operations_operation")
+TABLES = (
+    "tenants_tenant", "tenants_source", "tenants_storeconfig", "tenants_installation", "tenants_restore",
+    "tenants_restoreplan", "tenants_module", "tenants_drillcheck", "operations_operation", "operations_hook", "core_fact",
+)  # fmt: skip
 """PostgreSQL: the tables that held keyrings, passwords or what people typed about data; written anew."""
 
 

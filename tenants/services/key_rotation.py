@@ -43,6 +43,7 @@ from tenants.models import (
     Tenant,
 )
 from tenants.owning import installation_get
+from tenants.services.compacting import catalogue_compact
 from tenants.shredded import keys_present
 from tenants.tenant_sealing import keyring_of
 
@@ -259,6 +260,10 @@ def root_rotate(context: OperationContext, rotation: RootRotation) -> dict[str, 
     if not waiting:
         kill_point("key.rotation_settled")
         root_key_retire()
+        uncompacted = catalogue_compact()
+        if uncompacted:
+            said = "the catalogue's storage may still hold bytes of rows that the old key opens"
+            context.warn("key.not_compacted", f"{said}: {uncompacted}")
     _rotation_note(context, rotation, counts, waiting)
     return _answer(rotation, waiting)
 

@@ -96,6 +96,11 @@ def test_after_a_rotation_nothing_opens_with_the_old_root_key(house: House, hote
     assert [row["outdated"] for row in kit_list(limit=9)] == [True]
     assert (rotation.running, rotation.old_key_id) == (False, old.key_id)
     assert names_in_catalogue(old.key_id) == []
+    if connection.vendor == "sqlite":  # Nor in pages that no row is in any more.
+        name = Path(connection.settings_dict["NAME"])
+        kept = b"".join(path.read_bytes() for path in name.parent.glob(f"{name.name}*") if path.is_file())
+        assert bytes.fromhex(old.key_id) not in kept
+        assert b"LRK1".hex().encode() + old.key_id.encode() not in kept
     assert root_key().key_id == rotation.new_key_id != old.key_id
     assert root_key().former is None
     for place in house.data.glob("*/r/*/keyring"):
