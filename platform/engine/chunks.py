@@ -3,7 +3,7 @@
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from blake3 import blake3
@@ -18,9 +18,14 @@ from engine.sealed import KIND_AT, Envelope, Kind
 
 CACHE_BYTES_MAX = 24 << 20
 _ENVELOPES_MAX = 256
+_PACKS_MAX = 16
 _FRAME = slice(32, 44)
 """Where an index entry names the pack and the frame (engine.index)."""
 _PART, _PART_AT = struct.Struct(">II"), 44
+
+
+def _none(name: str) -> bool:
+    return False
 
 
 def bears_id(data: Buffer, chunk_id: bytes, id_keys: Sequence[bytes]) -> bool:
@@ -41,6 +46,9 @@ class ChunkReader:
         self._frames_bytes = 0
         self._envelopes: OrderedDict[str, Envelope] = OrderedDict()
         self._gone: set[str] = set()
+        self.whole_packs: Callable[[str], bool] = _none
+        """Which packs of metadata are small enough to be read whole at once; asked by name."""
+        self._packs: OrderedDict[str, bytes] = OrderedDict()
 
     def locate(self, chunk_id: bytes) -> Place:
         """Raises ChunkMissing when no index segment, old or new, knows the chunk."""
@@ -140,9 +148,7 @@ class ChunkReader:
         folders = ("meta", "data") if place.header[KIND_AT] == Kind.META_PACK else ("data", "meta")
         for folder in folders:
             try:
-                sealed = self._store.get(
-                    f"{self._prefix}{folder}/{place.pack[:2]}/{place.pack}", place.frame_offset, place.frame_length
-                )
+                sealed = self._sealed(f"{self._prefix}{folder}/{place.pack[:2]}/{place.pack}", place)
                 break
             except ObjectMissing:
                 continue
@@ -151,6 +157,20 @@ class ChunkReader:
         if len(sealed) != place.frame_length:
             raise ObjectDamaged(f"{name}: truncated", hint="another copy may still hold it")
         return read_frame(self._envelope(place, name), place.frame_offset, sealed, name)
+
+    def _sealed(self, key: str, place: Place) -> bytes:
+        """The stored bytes of a frame; of a small pack of metadata all frames come along."""
+        if place.header[KIND_AT] != Kind.META_PACK or not self.whole_packs(place.pack):
+            return self._store.get(key, place.frame_offset, place.frame_length)
+        with self._lock:
+            pack = self._packs.get(place.pack)
+        if pack is None:
+            pack = self._store.get(key)
+            with self._lock:
+                self._packs[place.pack] = pack
+                while len(self._packs) > _PACKS_MAX:
+                    self._packs.popitem(last=False)
+        return pack[place.frame_offset : place.frame_offset + place.frame_length]
 
     def _envelope(self, place: Place, name: str) -> Envelope:
         with self._lock:

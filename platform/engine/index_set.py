@@ -232,19 +232,32 @@ class IndexSet:
     def _replace(self, replaced: Sequence[Segment], contents: Iterable[bytes]) -> int:
         # A kill may have left segments that an old one took over; once that is gone nothing would hide them, and
         # their entries name packs that a prune has dropped. Deleting is idempotent, a listing may lie.
-        bared = {old.name: all(self._drop(name) for name in sorted(old.superseded)) for old in replaced}
+        gone = self._drop_all(sorted(frozenset[str]().union(*(old.superseded for old in replaced))))
         written = [self._put(content) for content in contents]
         dropped = {s.name for s in replaced}
         with self._lock:
             kept = (s for s in self._segments or () if s.name not in dropped)
             self._segments = (*(segment for segment, _ in written), *kept)
-        for old in replaced:
-            if bared[old.name]:
-                self._drop(old.name)
-            else:
-                self.left.add(old.name)
-            kill_point("index.superseded_deleted")
+        bared = [old.name for old in replaced if old.superseded <= gone]
+        self.left.update(dropped.difference(bared))
+        self._drop_all(bared)
         return sum(size for _, size in written)
+
+    def _drop_all(self, names: Sequence[str]) -> set[str]:
+        """Delete such segments, in one request where the store can; the names of those that went."""
+        many = getattr(self._store, "delete_many", None)
+        if names and many is not None and not self._append_only:
+            with suppress(StoreDenied):  # Then each is asked for, to know which ones stay.
+                many([self._prefix + name for name in names])
+                kill_point("index.superseded_deleted")
+                self.left.difference_update(names)
+                return set(names)
+        gone = set()
+        for name in names:
+            if self._drop(name):
+                gone.add(name)
+            kill_point("index.superseded_deleted")
+        return gone
 
     def _drop(self, name: str) -> bool:
         """Delete a segment that others hide, if the store lets us: an append-only one keeps it, hidden for ever."""
@@ -292,8 +305,7 @@ class IndexSet:
         segments, void = self.segments, self._void
         keep = {name for name in self.pack_names() if name not in drop}
         size = self._replace(segments, merge_segments(segments, keep_pack=keep, generation=claimed))
-        for name in void:
-            self._drop(name)
+        self._drop_all(sorted(void))
         self._void = frozenset()
         return size
 

@@ -16,11 +16,13 @@ a generation of its own before it looks at anything, and before it deletes asks 
 import datetime
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 from engine.errors import ClockSkewed, RepositoryAhead, SessionFenced
 from engine.faults import kill_point
 from engine.manifest import Manifest
+from engine.ordered import in_order
 from engine.pack_table import PackTable
 from engine.progress import Progress
 from engine.prune_mark import DROP, REWRITE, Judged, Mark, Work
@@ -37,6 +39,8 @@ SMALL_BYTES = 256 << 10
 """Chunks below this are bundled again when they are rewritten."""
 REWRITE_BATCH = 1 << 18
 """Chunks that are brought into the order of their packs at a time."""
+WHOLE_BYTES_MAX = 1 << 20
+"""A pack of metadata that is smaller is read whole: one request for what a small backup needs."""
 CLOCK_SKEW_MAX = datetime.timedelta(hours=1)
 """So far the store's clock may be from ours: the age of a tombstone, and of a backup, is told by these."""
 
@@ -131,7 +135,9 @@ def _begin(repository: Repository, domain: Domain, dry_run: bool, head: int, pro
     if domain.index.damaged and not dry_run:
         index_rebuild(repository, domain, progress, skip=frozenset())
     mark = Mark(domain, table, waiting)
-    return Work(domain, table, tombstones, broken, waiting, mark, domain.reader(), claimed)
+    reader = domain.reader()
+    reader.whole_packs = lambda name: (table.size(name) or WHOLE_BYTES_MAX) < WHOLE_BYTES_MAX
+    return Work(domain, table, tombstones, broken, waiting, mark, reader, claimed)
 
 
 def _refuse_skewed(seen: datetime.datetime) -> None:
@@ -148,32 +154,44 @@ def _mark(
     repository: Repository, works: list[Work], wanted: _Wanted, progress: Progress
 ) -> tuple[tuple[int, ...], Sequence[int]]:
     """Follow every kept backup, one manifest at a time; the numbers of those to be ended, and of those kept."""
-    by_domain = {work.domain.encrypted: work for work in works}
     ended, kept, trashed = [], array("Q"), array("Q")
 
-    def walk(manifest: Manifest, *, for_trash: bool) -> None:
+    def standing() -> Iterator[Manifest]:
+        for manifest in repository.chain(wanted.head, ahead=ASKED_AT_ONCE):
+            progress.check()
+            if manifest.kind != "manifest":
+                continue
+            _refuse_unknown(manifest, wanted.known)
+            if manifest.number in wanted.forget:
+                ended.append(manifest.number)
+                continue
+            kept.append(manifest.number)
+            if manifest.number in wanted.trash:
+                trashed.append(manifest.number)
+            else:
+                yield manifest
+
+    _walk(repository, works, standing(), progress)
+    for work in works:  # Behind the others: what they share is not the trash's.
+        work.mark.for_trash = True
+    _walk(repository, works, map(repository.manifest, trashed), progress)
+    return tuple(ended), kept
+
+
+def _walk(repository: Repository, works: list[Work], manifests: Iterator[Manifest], progress: Progress) -> None:
+    """Visit everything that these backups need; behind a network several at a time."""
+    by_domain = {work.domain.encrypted: work for work in works}
+
+    def walk(manifest: Manifest) -> None:
+        progress.check()
         work = by_domain[bool(manifest.document["metadata"]["encrypted"])]
-        work.mark.for_trash = for_trash
         walk_manifest(work.reader, manifest, work.mark.visit)
         progress.advance(items=1)
 
-    for manifest in repository.chain(wanted.head, ahead=ASKED_AT_ONCE):
-        progress.check()
-        if manifest.kind != "manifest":
-            continue
-        _refuse_unknown(manifest, wanted.known)
-        if manifest.number in wanted.forget:
-            ended.append(manifest.number)
-            continue
-        kept.append(manifest.number)
-        if manifest.number in wanted.trash:
-            trashed.append(manifest.number)
-        else:
-            walk(manifest, for_trash=False)
-    for number in trashed:  # Behind the others: what they share is not the trash's.
-        progress.check()
-        walk(repository.manifest(number), for_trash=True)
-    return tuple(ended), kept
+    at_once = 1 if repository.store.kind == "local" else ASKED_AT_ONCE
+    with closing(in_order(walk, manifests, at_once=at_once)) as walked:
+        for _ in walked:
+            pass
 
 
 def _refuse_unknown(manifest: Manifest, known: Mapping[int, str] | None) -> None:

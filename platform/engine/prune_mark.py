@@ -3,6 +3,7 @@
 Memory is bounded: a byte for each entry of the index, some 60 for each pack, whatever the backups hold.
 """
 
+import threading
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ class Marked:
 
 
 class Mark:
-    """What backups need, visited chunk by chunk."""
+    """What backups need, visited chunk by chunk; backups may be visited in several threads."""
 
     def __init__(self, domain: Domain, table: PackTable, waiting: bytearray) -> None:
         self.table, self._waiting = table, waiting
@@ -43,14 +44,18 @@ class Mark:
         self.for_trash = False
         """Set while backups are walked that lie in the trash."""
         self._live, self._trash = _zeros(len(table)), _zeros(len(table))
+        self._lock = threading.Lock()
 
     def visit(self, chunk_id: bytes, is_meta: bool) -> bool:
         """Mark one chunk; True when what it names has to be walked. Raises ChunkMissing."""
         marked, ordinal, pack, length = self._find(chunk_id)
         if marked.needed[ordinal]:
             return False
-        marked.needed[ordinal] = 1
-        (self._trash if self.for_trash else self._live)[pack] += length
+        with self._lock:
+            if marked.needed[ordinal]:
+                return False
+            marked.needed[ordinal] = 1
+            (self._trash if self.for_trash else self._live)[pack] += length
         return is_meta
 
     def _find(self, chunk_id: bytes) -> tuple[Marked, int, int, int]:
