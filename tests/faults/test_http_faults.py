@@ -234,7 +234,7 @@ def test_append_only_credentials_suffice_for_backups(life: Life) -> None:
     for _ in range(6):
         asked = life.proxy.struck
         life.back_up()
-        assert life.proxy.struck - asked <= 1, "a refusal became a storm"
+        assert life.proxy.struck - asked <= 2, "a refusal became a storm"  # In bulk, then alone.
     assert life.proxy.struck > 0, "no merge of the index wanted to delete"
     life.judge()
     prefix = f"{life.repository().prefix}index/"
