@@ -89,7 +89,8 @@ def repository_reading(
     with ExitStack() as stack:
         primary = copy_primary(tenant)
         own = place_on(primary, stack)
-        near = sorted([primary, *copies], key=(lambda each: each.position) if primary_first else nearness)
+        there = [primary, *copies] if but is None or but.pk != primary.pk else copies
+        near = sorted(there, key=(lambda each: each.position) if primary_first else nearness)
         places = [own if each.pk == primary.pk else place_on(each, stack) for each in near]
         nearest = next(
             (copy for copy, place in zip(near, places, strict=True) if place.repository is not None), near[0]

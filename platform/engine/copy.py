@@ -64,6 +64,8 @@ class CopyWish:
     read_back: bool = False
     """Read every pack back whole before it counts."""
     images: tuple[str, ...] = ()
+    promise: bool = True
+    """False fills a primary that was lost from its copies: it has no selections, all wanted is looked through."""
     workers: int = 0
 
 
@@ -174,6 +176,8 @@ class _Run:
     # ------------------------------------------------------------ what the copy lacks
 
     def _read_selection(self) -> Selection:
+        if not self._wish.promise:
+            return Selection()
         try:
             return selection_read(self._target, at_least=self._wish.selection)
         except ManifestDamaged as error:
@@ -381,6 +385,8 @@ class _Run:
             return False
 
     def _promise(self, kept: Collection[int]) -> None:
+        if not self._wish.promise:
+            return
         if self._selection.serial and kept == self._selection.kept and self._selection.head >= self._wish.head:
             return
         self._selection = selection_write(

@@ -5,7 +5,7 @@ MODULES = {
     "catalogue": "catalogue",
     "copies": "copies",
     "copy": "copies",
-    "copy_repair": "copy_checks",
+    "copy_repair": "copy_repairs",
     "copy_verify": "copy_checks",
     "delete": "delete",
     "drill": "drill",

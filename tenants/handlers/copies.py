@@ -104,12 +104,17 @@ def _begun(copy: Copy, store: Store, source: Repository) -> Repository:
                 f"store {copy.store.name} holds another repository of this name",
                 hint="choose another store, or clear it",
             ) from error
+    keyring_placed(copy, store)
+    return copy_on(copy, store)
+
+
+def keyring_placed(copy: Copy, store: Store) -> None:
+    """Put the tenant's keyring where this store may keep it; a store that refuses is looked at again later."""
     if may_keep(copy.store, store):
         try:
-            place_put(tenant, copy.store, store)
+            place_put(copy.tenant, copy.store, store)
         except StoreError as error:
-            place_failed(tenant, copy.store, error)
-    return copy_on(copy, store)
+            place_failed(copy.tenant, copy.store, error)
 
 
 def _dropped(context: OperationContext, copy: Copy, target: Repository, wishes: Wishes) -> CopyPruneReport | None:

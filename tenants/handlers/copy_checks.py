@@ -1,13 +1,11 @@
-"""The operations `copy_verify` and `copy_repair`: what lies in one store of a tenant is read again, and mended."""
+"""The operation `copy_verify`: what lies in one store of a tenant is read again."""
 
 import datetime
 from collections.abc import Mapping
-from contextlib import ExitStack
 from typing import Any
 
 from core import clock
 from engine.errors import LastroError, ManifestDamaged, StoreError
-from engine.repair import repository_repair
 from engine.repository import Repository
 from engine.selections import selection_read
 from engine.verify import Finding
@@ -16,22 +14,17 @@ from operations.context import OperationContext
 from operations.handlers import register
 from operations.models import Operation
 from tenants import wiring
-from tenants.copy_opening import copy_on, place_on
-from tenants.copy_selectors import copies_of, copies_readable, copy_of, copy_primary, findings_open
-from tenants.handlers.backup import tenant_resource
-from tenants.handlers.copies import copy_filled, copy_resource
+from tenants.copy_opening import copy_on
+from tenants.copy_selectors import copies_readable, copy_of
 from tenants.models import Backup, BackupCopy, BackupPresence, Copy
 from tenants.models.backup import GOOD_STATES
 from tenants.services.copies import repair_queue
 from tenants.services.copy_recording import (
     copy_failed,
-    hurt_backups,
     numbered,
-    repair_recorded,
     sample_recorded,
     structure_recorded,
 )
-from tenants.services.copy_wishes import wishes_of
 
 LOCAL_PERIOD = datetime.timedelta(days=7)
 PAID_PERIOD = datetime.timedelta(days=30)
@@ -40,11 +33,6 @@ FINDINGS_MAX = 1_000
 
 def _verify_resource(operation: Operation) -> str:
     return f"verify:{operation.tenant}:{operation.params['store']}"
-
-
-def _repair_resource(operation: Operation) -> str:
-    """In the primary it writes like a backup, elsewhere like a run of the copy."""
-    return tenant_resource(operation) if operation.params.get("primary") else copy_resource(operation)
 
 
 def sample_period(copy: Copy) -> datetime.timedelta:
@@ -139,53 +127,3 @@ def _bytes(context: OperationContext, copy: Copy, repository: Repository, *, dee
 
 def _said(finding: Finding) -> dict[str, Any]:
     return {"code": finding.code, "key": finding.key, "message": finding.message}
-
-
-@register("copy_repair", resource=_repair_resource, phases=("repair", "quarantine", "look", "copy", "structure"))
-def repair(context: OperationContext) -> Mapping[str, Any]:
-    """Mend what was found lost or altered in one store from the others, and say which backups are whole again."""
-    copy = copy_of(context.operation.subject_id)
-    is_primary = copy.store_id == copy.tenant.store_id
-    keys, hurt_before = {finding.key for finding in findings_open(copy)}, hurt_backups(copy)
-    with ExitStack() as stack:
-        store = stack.enter_context(wiring.store_open(copy.store))
-        repository = copy_on(copy, store)
-        others = copies_of(copy.tenant) if is_primary else [
-            copy_primary(copy.tenant), *(each for each in copies_of(copy.tenant) if each.pk != copy.pk)
-        ]  # fmt: skip
-        places = [place_on(each, stack) for each in others]
-        report = repository_repair(
-            repository,
-            places,
-            keys,
-            is_primary=is_primary,
-            name=copy.store.name,
-            numbers=list(expected_in(copy, repository)[0]) if is_primary else (),
-            progress=context,
-        )
-        brought = 0
-        if not is_primary and keys:
-            # What no copy had under its name comes in the packs that the primary has now.
-            filled, repository = copy_filled(context, copy, store, wishes_of(copy), recheck=True)
-            brought = filled.packs_moved
-            report.mended.update({f"pack {name}": "" for name in report.unnamed})
-            copy.refresh_from_db()
-        expected, _ = expected_in(copy, repository)
-        structure = store_verify_structure(repository, expected, erasures=copy.tenant.erasures_number, progress=context)
-    again, hurt = repair_recorded(context, copy, report, structure, expected=expected, hurt=hurt_before)
-    for key, why in list(report.lost.items())[:20]:
-        context.warn("copy.lost", f"{key} in {copy.store.name} cannot be mended: {why}")
-    if hurt:
-        named = ", ".join(hurt[:5]) + (f" and {len(hurt) - 5} more" if len(hurt) > 5 else "")
-        context.warn("copy.damaged_backups", f"not whole in {copy.store.name}: {named}; take a full backup now")
-    copy.refresh_from_db()
-    return {
-        "tenant": copy.tenant.slug,
-        "store": copy.store.name,
-        "health": copy.health,
-        "mended": [{"key": key, "from": place or copy.store.name} for key, place in report.mended.items()],
-        "lost": [{"key": key, "why": why} for key, why in report.lost.items()],
-        "packs_brought": brought,
-        "whole_again": again,
-        "damaged": hurt,
-    }

@@ -182,6 +182,23 @@ def test_damage_is_found_repaired_and_said(copies: Copies, sort: str, name: str,
     assert content(target) == want
 
 
+def test_a_primary_that_is_gone_is_filled_from_its_copies(copies: Copies, content: Content) -> None:
+    """Goal: the loss of a store is mended by one command; empty the primary, repair, back up, lose the copy, restore."""
+    backups = [copies.house.backup(copies.tenant), copies.change("three")]
+    copies.run(copies.add())
+    shutil.rmtree(copies.house.data / "store" / "r")
+    done = copies.repair(copies.primary())
+    assert (done["damaged"], done["health"], done["packs_brought"] > 0) == ([], "whole", True)
+    backups.append(copies.change("four"))
+    shutil.rmtree(copies.house.data / "second")
+    Copy.objects.filter(position__gt=0).delete()
+    assert copies.verify(copies.primary(), "deep")["status"] == "passed"
+    target = copies.house.data / "elsewhere"
+    copies.house.restore(backups[-1], sources=("assets",), targets=(f"path={target}",))
+    assert content(target) == content(copies.house.folder(copies.files))
+    assert {_states(each)["default"] for each in backups} == {"present"}
+
+
 def test_damage_without_a_copy_names_its_backups(copies: Copies) -> None:
     """Goal: what nobody can mend is said at once; lose packs of a tenant without copies, verify its store."""
     backup = copies.house.backup(copies.tenant)
