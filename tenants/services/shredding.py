@@ -119,6 +119,7 @@ def shred(context: OperationContext, tenant: Tenant) -> dict[str, Any]:
     context.phase("objects")
     stores = objects_destroy(tenant, check=context.check, advance=lambda count: context.advance(items=count))
     pending += stores.pending
+    Tenant.objects.filter(pk=tenant.pk).update(repository_ready=False)  # No store ought to hold it any more.
     context.phase("catalogue")
     counts = catalogue_clear(tenant, actor=context.operation.actor, operation_id=context.operation.pk)
     caches_clear(tenant)

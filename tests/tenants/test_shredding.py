@@ -18,6 +18,7 @@ from engine.errors import LastroError, ObjectDamaged, WrongKey
 from engine.keys import Keyring
 from engine.kit import kit_open
 from tenants import wiring
+from tenants.diagnosis import diagnose
 from tenants.models import Backup, Restore, ShredCertificate, Tenant
 from tenants.services.backups import BackupWish, backup_hold, backup_start
 from tenants.services.clearing import CLEARED
@@ -169,6 +170,9 @@ def test_what_is_asked_of_a_shredded_tenant_is_answered_with_its_date(house: Hou
     with pytest.raises(Conflict, match="shredded"):
         tenant_add("aurora", name="Again", actor=ACTOR)
     assert shred(house, hotel).number == 2
+    kit_make(PASSPHRASE, actor=ACTOR)
+    named = " ".join(f"{sign.message} {sign.hint}" for sign in diagnose() if sign.status == "critical")
+    assert "aurora" not in named
 
 
 def test_a_hold_or_running_work_refuses_and_nothing_is_destroyed(house: House, content: Content) -> None:
