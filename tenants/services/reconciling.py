@@ -1,13 +1,12 @@
 """Catalogue and store are brought together again after the catalogue was restored: nothing is deleted before that."""
 
 import datetime
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Max
 from django.db.models.functions import Greatest
 
 from audit.services import record
@@ -174,8 +173,8 @@ def tenant_reconcile(
     plain, plain_head = repository.plain.index.claims_after(mirror.plain_generation)
     head = _head(tenant, repository, max(sealed_head, plain_head))
     context.phase("take over backups")
-    _take_over(context, tenant, repository, head, found, promoted=promoted)
-    last = _numbers_closed(context, tenant, repository, head, found, close=close)
+    opened = _take_over(context, tenant, repository, head, found, promoted=promoted)
+    last = _numbers_closed(context, tenant, repository, head, opened, found, close=close)
     found.erasures = ErasureLedger.load(repository, at_least=tenant.erasures_number).number
     images = _images_unnamed(tenant, repository)
     found.images = len(images)
@@ -229,17 +228,26 @@ def _head(tenant: Tenant, repository: Repository, claimed: int) -> int:
 
 def _take_over(
     context: OperationContext, tenant: Tenant, repository: Repository, head: int, found: Reconciled, *, promoted: bool
-) -> None:
-    """Compare every number of the store with the catalogue. A gap without a record raises ManifestDamaged."""
-    # What the primary let go of on purpose (`left_at`) is kept by copies, and is no loss here.
-    rows = Backup.objects.filter(tenant=tenant, number__isnull=False, state__in=GOOD_STATES, left_at=None)
+) -> list[int]:
+    """Compare every number of the store with the catalogue; numbers given out here of which nothing came.
+
+    A gap that nobody can account for raises ManifestDamaged.
+    """
+    rows = Backup.objects.filter(tenant=tenant, number__isnull=False, state__in=GOOD_STATES)
+    if promoted:
+        rows.filter(left_at__isnull=False).update(left_at=None)  # What copies alone kept lies in the primary now.
+    else:
+        rows = rows.filter(left_at=None)  # What the primary let go of on purpose is no loss here.
     good = {number: sha256 for number, sha256 in rows.values_list("number", "manifest_sha256") if number is not None}
     # Ended ones may still lie in the store, in the trash, or because a kill came between.
     ended = Backup.objects.filter(tenant=tenant, number__isnull=False).exclude(pk__in=rows.values("pk"))
     over = dict(ended.exclude(manifest_sha256="").values_list("number", "manifest_sha256"))
     present: set[int] = set()
     gaps: list[int] = []
-    for number, manifest in _chain(context, repository, head, good, gaps, promoted=promoted):
+    opened: list[int] = []
+    given_out = range(tenant.numbers_closed + 1, tenant.number_reserved + 1)
+    missed = gaps if promoted else opened
+    for number, manifest in _chain(context, repository, head, good, given_out, missed, promoted=promoted):
         if manifest is None:
             present.add(number)  # Lost, and named so: it is not taken for ended below.
             found.missing += _lost(context, tenant, number)
@@ -252,7 +260,7 @@ def _take_over(
             found.adopted.append(backup_adopted(context, tenant, manifest).pk)
         context.advance(items=1)
     if gaps:
-        repository.gaps_close(head=head, kept=sorted(present))
+        repository.gaps_close(head=max(head, *gaps), kept=sorted(present))
     for backup in [each for each in rows if each.number not in present]:
         _end(context, backup, LOST_REASON)
         found.ended.append(backup.pk)
@@ -260,6 +268,7 @@ def _take_over(
     emptied.filter(pk__in=[each.pk for each in emptied if each.number not in present]).update(trashed_at=None)
     if found.ended:
         _last_good_again(context, tenant)
+    return opened
 
 
 def _lost(context: OperationContext, tenant: Tenant, number: int) -> list[str]:
@@ -294,25 +303,24 @@ def _chain(
     repository: Repository,
     head: int,
     good: Mapping[int, str],
-    gaps: list[int],
+    given_out: range,
+    missed: list[int],
     *,
     promoted: bool,
 ) -> Iterable[tuple[int, Manifest | None]]:
     """Each number's document; None for one that is gone without a record although the catalogue had it.
 
-    What a promoted copy was never given is added to `gaps`.
+    Added to `missed`: what a promoted copy was never given, and numbers given out here of which nothing came.
     """
-    for number in range(1, head + 1 if promoted else max(head, *good, 0) + 1):
+    for number in range(1, max(head, *good, 0) + 1):
         context.check()
         try:
             yield number, repository.manifest(number)
         except BackupMissing:
             if repository.forgotten(number):
                 continue
-            if promoted:
-                gaps.append(number)
-                continue
-            if number > head and number not in good:
+            if promoted or (number in given_out and number not in good):
+                missed.append(number)
                 continue
             if number not in good:
                 raise ManifestDamaged(
@@ -345,20 +353,29 @@ def _end(context: OperationContext, backup: Backup, reason: str) -> None:
 
 
 def _numbers_closed(
-    context: OperationContext, tenant: Tenant, repository: Repository, head: int, found: Reconciled, *, close: bool
+    context: OperationContext,
+    tenant: Tenant,
+    repository: Repository,
+    head: int,
+    opened: Sequence[int],
+    found: Reconciled,
+    *,
+    close: bool,
 ) -> int:
-    """Close what was reserved here and never committed, and with `close` one number more; the last one."""
-    # A good backup beyond the head was lost by the store: its number must stay free for a repair to bring it back.
-    good = Backup.objects.filter(tenant=tenant, state__in=GOOD_STATES, left_at=None)
-    last, closed = max(head, good.aggregate(most=Max("number"))["most"] or 0), not close
-    while last < tenant.number_reserved or not closed:
+    """Close what was given out here and never committed, and with `close` one number more; the last one.
+
+    The number of a backup that the store has lost stays free, for a repair to bring it back.
+    """
+    last, closed = max(head, tenant.number_reserved), not close
+    waiting = list(opened)
+    while waiting or not closed:
         context.check()
-        last += 1
-        holder = repository.void(last, "closed when the catalogue was reconciled with the store")
+        number = waiting.pop(0) if waiting else last + 1
+        holder = repository.void(number, "closed when the catalogue was reconciled with the store")
         if holder.kind == "manifest":
             found.adopted.append(backup_adopted(context, tenant, holder).pk)
-        else:
-            closed = closed or last > tenant.number_reserved
+        closed = closed or (number > last and holder.kind != "manifest")
+        last = max(last, number)
     return last
 
 
