@@ -13,6 +13,7 @@ from django.db.models import Max, Q
 
 from core import clock
 from core.rootkey import root_key, root_key_place
+from core.text import counted
 from engine.errors import LastroError
 from operations.leases import lease_duration
 from operations.models import ACTIVE_STATES, Operation
@@ -72,7 +73,7 @@ def _catalogue() -> Iterator[Sign]:
     executor = MigrationExecutor(connection)
     missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
     if missing:
-        yield Sign("catalogue", CRITICAL, f"{len(missing)} migrations are not applied", "run: manage.py migrate")
+        yield Sign("catalogue", CRITICAL, f"{counted(len(missing), 'migration')} not applied", "run: manage.py migrate")
     else:
         yield Sign("catalogue", OK, f"{connection.vendor}, {Tenant.objects.filter(archived_at=None).count()} tenants")
 

@@ -99,7 +99,9 @@ class EventLogConnector(CopyFields, FolderScratch):
             newest = verify_folder(self._path, segments[-1:], NullProgress())
             details["last_event_id"] = newest.summary["last_event_id"]
         first = f" from number {segments[0].number}" if segments and segments[0].number > 1 else ""
-        return Probe(f"event log with {len(segments)} segments{first}", details, tuple(warnings))
+        return Probe(
+            f"event log with {len(segments)} segment{'s' * (len(segments) != 1)}{first}", details, tuple(warnings)
+        )
 
     def _require_folder(self) -> None:
         """A missing data folder may be a disk that is not mounted, and must never look like an empty log."""

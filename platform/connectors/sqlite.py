@@ -132,7 +132,8 @@ class SqliteConnector(FolderScratch):
                     "the file is not in WAL mode: writers wait while it is copied (PRAGMA journal_mode=WAL)"
                 )
             if layout.whole:
-                return Probe(f"SQLite database with {len(catalog.plain)} tables", details, tuple(warnings))
+                plural = "s" * (len(catalog.plain) != 1)
+                return Probe(f"SQLite database with {len(catalog.plain)} table{plural}", details, tuple(warnings))
             scope = scope_find(connection, catalog, layout.tenant_column, layout.tenant_value)
             if not scope.where:
                 raise SourceUnsupported(

@@ -16,3 +16,9 @@ def reason_checked(reason: str) -> str:
     if any(unicodedata.category(c) in ("Cc", "Cs") and c not in _LAYOUT for c in reason):
         raise UsageError("the reason holds control characters", hint="write it in plain text")
     return reason
+
+
+def counted(count: int, noun: str, verb: str = "") -> str:
+    """A number with its noun, and a verb that goes with both: `1 backup stays`, `2 backups stay`."""
+    said = f"{count} {noun}{'' if count == 1 else 's'}"
+    return f"{said} {verb}{'s' if count == 1 else ''}" if verb else said

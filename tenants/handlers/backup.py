@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from core.errors import InternalError
+from core.text import counted
 from engine.backup import BackupRequest, SourceInput, backup_run
 from engine.errors import BackupMissing, CancelledError, DamageError, LastroError
 from engine.faults import kill_point
@@ -164,7 +165,7 @@ def _without_parents(
     count = damage_set_aside(context, repository, rows.values())
     context.warn(
         "backup.parent_damaged",
-        f"the backup to compare with is damaged ({error.message}): {count} packs were set aside, all is read anew",
+        f"the backup to compare with is damaged ({error.message}): {counted(count, 'pack')} set aside, all is read anew",
     )
     return backup_run(repository, inputs, replace(request, parents={}), context)
 

@@ -9,6 +9,7 @@ from django.db import IntegrityError, transaction
 from audit.services import record
 from core import clock
 from core.errors import Conflict, NotFound, StateConflict
+from core.text import counted
 from engine.errors import LastroError, NameUnknown, UsageError
 from operations.context import OperationContext
 from operations.hook_actions import command_line
@@ -156,7 +157,7 @@ def drill_finished(
         )
         record(
             f"drill.{state}",
-            message=f"drill {drill.pk} of {drill.tenant.slug} {state}: {len(checks) - failed} of {len(checks)} checks",
+            message=f"drill {drill.pk} of {drill.tenant.slug} {state}: {len(checks) - failed} of {counted(len(checks), 'check')}",
             actor=context.operation.actor,
             tenant=drill.tenant.slug,
             level="info" if state == DrillState.PASSED else "error",

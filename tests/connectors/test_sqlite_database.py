@@ -143,7 +143,7 @@ def test_backup_is_one_snapshot_while_another_process_writes(bench: Bench, tmp_p
             sys.executable,
             "-c",
             textwrap.dedent("""
-            import sqlite3, sys, random
+            import sqlite3, sys, random, time
             db = sqlite3.connect(sys.argv[1], timeout=20, isolation_level=None)
             while True:
                 i = random.randrange(1, 4001)
@@ -152,6 +152,7 @@ def test_backup_is_one_snapshot_while_another_process_writes(bench: Bench, tmp_p
                 db.execute("UPDATE b SET n = n + 1 WHERE id = ?", (i,))
                 db.execute("COMMIT")
                 print(i, flush=True)
+                time.sleep(0.002)  # SQLite is not fair: without a pause a reader may never get its lock.
         """),
             str(path),
         ],

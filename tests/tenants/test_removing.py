@@ -101,7 +101,7 @@ def test_backups_make_removing_ask_for_a_confirmation(house: House, capsys: pyte
     for confirm in ([], ["--confirm", "assets"]):
         assert SourceCommand().run(["remove", "aurora", "assets", "--no-input", *confirm]) == 6
         assert TenantCommand().run(["remove", "aurora", "--no-input", *confirm]) == 6
-    assert "1 backups" in capsys.readouterr().err
+    assert "1 backup;" in capsys.readouterr().err
     assert SourceCommand().run(["remove", "aurora", "assets", "--confirm", "aurora", "--json"]) == 0
     assert TenantCommand().run(["remove", "aurora", "--confirm", "aurora", "--json"]) == 0
     assert TenantCommand().run(["remove", "aurora", "--json"]) == 0  # Twice is no error.

@@ -33,7 +33,7 @@ def probe(config: PostgresqlConfig) -> Probe:
             connection, f"SELECT coalesce(sum(pg_table_size(o)), 0)::int8 FROM unnest(ARRAY[{_list(tables)}]::oid[]) o"
         )
         return Probe(
-            summary=f"PostgreSQL {connection.info.parameter_status('server_version')}, {len(tables)} tables in scope",
+            summary=f"PostgreSQL {connection.info.parameter_status('server_version')}, {len(tables)} table{'s' * (len(tables) != 1)} in scope",
             details={
                 "server_version": connection.info.server_version,
                 "database": connection.info.dbname,

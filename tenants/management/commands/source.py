@@ -105,19 +105,20 @@ def _switch(call: Call, *, enabled: bool) -> Mapping[str, Any]:
 
 
 def _remove(call: Call) -> Answer:
+    from core.text import counted
     from tenants import outputs
     from tenants.services.sources import source_archive, source_backup_count
 
     row = _source(call)
     count = source_backup_count(row)
     if count:
-        what = f"remove source {row.name} of {row.tenant.slug}, which {count} backups hold; they stay"
+        what = f"remove source {row.name} of {row.tenant.slug}, of which there {'is' if count == 1 else 'are'} {counted(count, 'backup')}; nothing of that goes"
         call.confirm(row.tenant.slug, what=what)
     row = source_archive(row, actor=call.actor)
     return Answer(
         {**outputs.source(row), "backups": count},
         [
-            f"Source {row.name} is removed; its {count} backups stay. Back: source reinstate {row.tenant.slug} {row.name}"
+            f"Source {row.name} is removed; its {counted(count, 'backup', 'stay')}. Back: source reinstate {row.tenant.slug} {row.name}"
         ],
     )
 

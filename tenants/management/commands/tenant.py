@@ -61,6 +61,7 @@ def _set(call: Call) -> Answer:
 
 
 def _remove(call: Call) -> Answer:
+    from core.text import counted
     from tenants import outputs
     from tenants.selectors import tenant_get
     from tenants.services.tenants import tenant_archive, tenant_backup_count
@@ -68,11 +69,13 @@ def _remove(call: Call) -> Answer:
     row = tenant_get(call.options.slug)
     count = tenant_backup_count(row)
     if count and row.archived_at is None:
-        call.confirm(row.slug, what=f"remove tenant {row.slug}, which has {count} backups; they stay")
+        call.confirm(
+            row.slug, what=f"remove tenant {row.slug}, which has {counted(count, 'backup')}; nothing of that goes"
+        )
     row = tenant_archive(row, actor=call.actor)
     return Answer(
         {**outputs.tenant(row), "backups": count},
-        [f"Tenant {row.slug} is removed; its {count} backups stay. Back: tenant reinstate {row.slug}"],
+        [f"Tenant {row.slug} is removed; its {counted(count, 'backup', 'stay')}. Back: tenant reinstate {row.slug}"],
     )
 
 
