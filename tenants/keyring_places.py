@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from django.db.models import QuerySet
 
 from core import clock
-from engine.errors import LastroError, ObjectLocked, ObjectMissing, StoreError
+from engine.errors import LastroError, ObjectExists, ObjectLocked, ObjectMissing, StoreError
 from engine.faults import kill_point
-from engine.keys import keyring_root_id
+from engine.keys import Keyring, RootKey, keyring_root_id
 from engine.ports import LockingStore, Store, VersionedStore
 from engine.repository import keyring_key
 from tenants.models import KeyringPlace, KeyringState, StoreConfig, Tenant
@@ -74,6 +74,56 @@ def keyring_purge(repository_id: str, store: Store) -> tuple[int, str]:
         return max(store.purge(key), found), sha256
     store.delete(key)
     return found, sha256
+
+
+def keyring_store_beside(blob: bytes, repository_id: str, store: Store) -> str:
+    """Put a keyring that opens no tenant where objects may be locked; what stays of older ones there, "" for nothing.
+
+    In a store with locks the older one can be neither replaced nor deleted: the new one lies beside it, in `keyrings/`.
+    """
+    if not (isinstance(store, LockingStore) and store.lock_days > 0):
+        return keyring_store(blob, repository_id, store)
+    found = list(keyrings_found(repository_id, store))
+    if blob in found:
+        return ""
+    key = keyring_key(repository_id)
+    if found:
+        key = f"r/{repository_id}/keyrings/{hashlib.sha256(blob).hexdigest()[:32]}"
+    try:
+        store.create(key, [blob])
+    except ObjectExists as error:
+        raise StoreError(f"{key} holds something else than a keyring", hint="look at that object by hand") from error
+    return "an object lock keeps the keyring before" if found else ""
+
+
+def keyrings_found(repository_id: str, store: Store) -> Iterator[bytes]:
+    """Every keyring of the repository in this store, the one in its own place first."""
+    keys = [keyring_key(repository_id), *(info.key for info in store.list(f"r/{repository_id}/keyrings/"))]
+    for key in keys:
+        try:
+            yield store.get(key, 0, KEYRING_BYTES_MAX)
+        except ObjectMissing:
+            continue
+
+
+def keyring_opened(repository_id: str, store: Store, root: RootKey) -> Keyring:
+    """The keyring with the most keys of those in the store that this root key opens.
+
+    Raises ObjectMissing when there is none, else what the first of them raises.
+    """
+    best: Keyring | None = None
+    failure: LastroError | None = None
+    for blob in keyrings_found(repository_id, store):
+        try:
+            found = Keyring.from_bytes(blob, root)
+        except LastroError as error:
+            failure = failure or error
+            continue
+        if best is None or found.includes(best):
+            best = found
+    if best is None:
+        raise failure or ObjectMissing(f"the store holds no keyring of {repository_id}")
+    return best
 
 
 def place_put(tenant: Tenant, row: StoreConfig, store: Store) -> None:

@@ -10,16 +10,15 @@ from core.errors import NotFound, Unreconciled
 from core.models import Fact
 from core.rootkey import root_key, root_key_former
 from engine.errors import BackupMissing, ManifestDamaged, ObjectMissing
-from engine.keys import Keyring
 from engine.manifest import Manifest
 from engine.owner import owner_checked, owner_raise
-from engine.ports import LockingStore, Store
-from engine.repository import Repository, keyring_key
+from engine.ports import Store
+from engine.repository import Repository
 from engine.views import source_views
 from operations.context import OperationContext
 from tenants import wiring
 from tenants.catalogue.filling import StoredCatalogue
-from tenants.keyring_places import KEYRING_BYTES_MAX, keyring_store
+from tenants.keyring_places import keyring_opened, keyring_store_beside
 from tenants.models import CatalogueStore, Installation, StoreConfig
 from tenants.owning import catalogue_keyring, installation_get
 
@@ -92,16 +91,7 @@ def catalogue_repository(store: Store) -> Repository:
 
 def _keyring_put(store: Store, installation: Installation) -> None:
     """What lies there may be wrapped by a former root key, or lack an epoch. It opens no tenant, so a lock is no harm."""
-    key, blob = keyring_key(installation.repository_id), bytes(installation.keyring)
-    try:
-        if store.get(key, 0, KEYRING_BYTES_MAX) == blob:
-            return
-    except ObjectMissing:
-        pass
-    if isinstance(store, LockingStore) and store.lock_days > 0:
-        store.put(key, [blob])
-    else:
-        keyring_store(blob, installation.repository_id, store)
+    keyring_store_beside(bytes(installation.keyring), installation.repository_id, store)
 
 
 def epoch_renew() -> bool:
@@ -193,10 +183,9 @@ def repositories_found(store: Store) -> list[str]:
 def repository_found(store: Store, repository_id: str) -> Repository:
     """That repository by its keyring in the store. Raises NotFound, WrongKey for another root key, ObjectDamaged."""
     try:
-        blob = store.get(f"r/{repository_id}/keyring")
+        keyring = keyring_opened(repository_id, store, root_key())
     except ObjectMissing:
         raise NotFound(f"the store holds no keyring of {repository_id}", hint="it was never completed") from None
-    keyring = Keyring.from_bytes(blob, root_key())
     return Repository.open(store, repository_id=repository_id, keyring=keyring, cache=wiring.cache_folder())
 
 

@@ -13,20 +13,19 @@ from core.errors import Conflict
 from core.rewrapping import column_rewrap, sealed_columns
 from core.rootkey import RootKeyMissing, root_key, root_key_former, root_key_prepare, root_key_retire, root_key_switch
 from core.text import reason_checked
-from engine.errors import LastroError, ObjectMissing
+from engine.errors import LastroError
 from engine.faults import kill_point
-from engine.keys import Keyring, RootKey, keyring_root_id
+from engine.keys import Keyring, RootKey
 from engine.ports import Store
-from engine.repository import keyring_key
 from operations.context import OperationContext
 from operations.models import ACTIVE_STATES, Operation
 from operations.services import operation_enqueue
 from tenants import wiring
 from tenants.keyring_places import (
-    KEYRING_BYTES_MAX,
     OLDER_VERSIONS,
     keyring_purge,
     keyring_store,
+    keyring_store_beside,
     may_keep,
     place_failed,
     place_note,
@@ -247,7 +246,7 @@ def root_rotate(context: OperationContext, rotation: RootRotation) -> dict[str, 
     context.phase("catalogue")
     _columns_rewrap(context, root, counts, failures)
     context.phase("stores")
-    waiting = [*_places_rewrap(context, root, counts), *_catalogue_keyrings(root)]
+    waiting = [*_places_rewrap(context, root, counts), *_catalogue_keyrings(context)]
     context.phase("check")
     # Whoever had the old key in hand when this began may have sealed one more thing under it.
     before = counts.get(_KEYRINGS, 0)
@@ -319,19 +318,18 @@ def _store_clear(row: StoreConfig, store: Store) -> None:
         place.delete()
 
 
-def _catalogue_keyrings(root: RootKey) -> Iterator[str]:
+def _catalogue_keyrings(context: OperationContext) -> Iterator[str]:
     """The keyring of the catalogue's own backups lies beside them in every store."""
     installation = installation_get()
-    blob, key = bytes(installation.keyring), keyring_key(installation.repository_id)
+    blob, repository_id = bytes(installation.keyring), installation.repository_id
     for place in CatalogueStore.objects.filter(ready=True).select_related("store"):
         try:
             with wiring.store_open(place.store) as store:
-                try:
-                    wrapped_by = keyring_root_id(store.get(key, 0, KEYRING_BYTES_MAX))
-                except ObjectMissing:
-                    continue
-                if wrapped_by != root.key_id:
-                    keyring_store(blob, installation.repository_id, store)
+                if kept := keyring_store_beside(blob, repository_id, store):
+                    said = (
+                        f"store {place.store.name}: the old root key goes on to open old backups of the catalogue there"
+                    )
+                    context.warn("key.older_versions", f"{said} ({kept})")
         except LastroError as error:
             yield f"store {place.store.name} still has the old keyring of the catalogue's backups: {error.message}"
 

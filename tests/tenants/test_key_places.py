@@ -188,3 +188,27 @@ def test_a_place_killed_between_purge_and_put_is_mended(house: House) -> None:
     assert rotate(house, tenant)["waiting"] == []
     assert keys_verify().findings == ()
     assert json.loads(bytes(Tenant.objects.get(pk=tenant.pk).keyring))["version"] == 1
+
+
+@weed
+def test_a_locked_bucket_does_not_hold_up_a_rotation(house: House) -> None:
+    """Goal: what cannot be replaced is put beside; back up the catalogue into a locked bucket, rotate, find its keyring there."""
+    from operations.services import operation_run
+    from tenants.catalogue.places import repository_found
+    from tenants.owning import installation_get
+    from tenants.services.catalogue_backups import catalogue_backup_start
+    from tests.services.seaweed import LOCKED
+    from tests.tenants.test_key_rotation import rotate_root
+
+    server = seaweed()
+    assert server is not None
+    row = store_add(
+        "vault", kind="s3", values=server.values(bucket=LOCKED, lock_days="1", lock_mode="governance"), actor=ACTOR
+    )
+    house.tenant()
+    assert operation_run(catalogue_backup_start(actor=ACTOR, here=True).pk, here=True).state == "succeeded"
+    assert not rotate_root(house).running
+    assert operation_run(catalogue_backup_start(actor=ACTOR, here=True).pk, here=True).state == "succeeded"
+    with wiring.store_open(row) as store:
+        assert len(list(store.list(f"r/{installation_get().repository_id}/keyrings/"))) >= 1
+        assert len(repository_found(store, installation_get().repository_id).numbers()) == 2
