@@ -21,7 +21,7 @@ import zstandard
 from engine.compression import decompress
 from engine.errors import ObjectDamaged, ObjectMissing, UsageError
 from engine.manifest import canonical
-from engine.repository import Repository
+from engine.repository import Repository, delete_unlocked
 from engine.sealed import Kind, open_object, seal_object
 
 IMAGE_VERSION = 1
@@ -214,9 +214,12 @@ def images_list(repository: Repository) -> Iterator[tuple[str, datetime.datetime
         yield name, newest
 
 
-def image_drop(repository: Repository, image: str) -> None:
-    """Delete an image, its head first. No error when there is none."""
+def image_drop(repository: Repository, image: str) -> bool:
+    """Delete an image, its head first. No error when there is none.
+
+    False when the store has locked some of it: it is listed as before, and to be dropped again.
+    """
     prefix = _prefix(repository, image)
-    repository.store.delete(f"{prefix}head")
-    for info in list(repository.store.list(prefix)):
-        repository.store.delete(info.key)
+    if delete_unlocked(repository.store, [f"{prefix}head"]):
+        return False
+    return not delete_unlocked(repository.store, [info.key for info in repository.store.list(prefix)])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from engine.errors import DamageError, ObjectMissing
 from engine.faults import kill_point
 from engine.progress import Progress
-from engine.repository import Domain, Repository
+from engine.repository import Domain, Repository, delete_unlocked
 from engine.sealed import Kind
 from engine.session import Lane
 
@@ -92,4 +92,4 @@ def _set_aside(repository: Repository, domain: Domain, name: str) -> None:
             continue
         repository.store.put(f"{domain.prefix}damaged/{name}", [blob])
         kill_point("quarantine.set_aside")
-        repository.store.delete(key)
+        delete_unlocked(repository.store, [key])  # One that is locked stays where no index names it.

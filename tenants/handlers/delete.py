@@ -15,7 +15,7 @@ from tenants.models import Backup
 from tenants.outputs import moment
 from tenants.retention_selectors import trash_ends
 from tenants.selectors import backup_get
-from tenants.services.backups import backup_deletable
+from tenants.services.backups import backup_deletable, hold_checked
 from tenants.services.reconciling import reconciled_checked
 from tenants.services.trash import ENDED_STATES, backup_trash, trash_emptied
 
@@ -32,6 +32,7 @@ def run(context: OperationContext) -> Mapping[str, Any]:
             context.fence()
             reason = context.operation.reason or "deleted by an operator"
             backup_trash(backup, actor=context.operation.actor, reason=reason)
+    hold_checked(backup.tenant)
     frozen = frozen_reason(context) if at_once and backup.trashed_at is not None else ""
     if at_once and backup.trashed_at is not None and not frozen:
         kill_point("delete.trashed")

@@ -167,6 +167,7 @@ def backup_delete_start(
 
 def backup_deletable(backup: Backup) -> None:
     """Raise Conflict when the backup must stay."""
+    hold_checked(backup.tenant)
     if backup.trashed_at is not None:
         raise Conflict(
             f"backup {backup.pk} is in the trash already",
@@ -174,11 +175,6 @@ def backup_deletable(backup: Backup) -> None:
         )
     if backup.state not in GOOD_STATES:
         raise Conflict(f"backup {backup.pk} is {backup.state}", hint="only a good backup can be deleted")
-    if backup.tenant.held:
-        raise Conflict(
-            f"tenant {backup.tenant.slug} is under legal hold: {backup.tenant.held_reason or 'no reason given'}",
-            hint=f"release it first: tenant release {backup.tenant.slug}",
-        )
     if backup.held:
         raise Conflict(
             f"backup {backup.pk} is held: {backup.held_reason or 'no reason given'}",
@@ -193,6 +189,15 @@ def backup_deletable(backup: Backup) -> None:
     if last_of:
         raise Conflict(
             f"backup {backup.pk} is the last good one of {', '.join(last_of)}", hint="take a newer backup first"
+        )
+
+
+def hold_checked(tenant: Tenant) -> None:
+    """Raise Conflict while the tenant is under legal hold."""
+    if tenant.held:
+        raise Conflict(
+            f"tenant {tenant.slug} is under legal hold: {tenant.held_reason or 'no reason given'}",
+            hint=f"release it first: tenant release {tenant.slug}",
         )
 
 

@@ -178,6 +178,8 @@ def test_a_hold_on_the_tenant_stops_every_end(house: House, aurora: Tenant) -> N
         result = run(house, aurora)
         assert result["trashed_total"] == result["forgotten"] == 0
         refused = typed("backup", "delete", made[0].pk, "--now", "--confirm", "aurora", code=1)
+        kept = typed("backup", "delete", made[5].pk, "--now", "--confirm", "aurora", code=1)
+        assert "lawsuit 7" in kept["error"]["detail"], "not even out of the trash"
         assert "lawsuit 7" in refused["error"]["detail"] and "tenant release aurora" in refused["error"]["hint"]
         assert {each.verdict.rule for each in keepings(Tenant.objects.get(pk=aurora.pk))} == {"tenant_held"}
         assert upcoming(days=3000) == []

@@ -2,6 +2,8 @@
 
 import datetime
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +19,7 @@ from tenants.retention.decide import Forecast, Point, Rules, Verdict, decide
 from tenants.retention.policy import DEFAULT, FOREVER, NOTHING, Policy, policy_of, policy_words, preset
 from tenants.retention.simulate import simulate
 from tenants.retention.words import goes, words
+from tests.architecture.source import ROOT
 
 UTC = datetime.UTC
 NOW = datetime.datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -273,6 +276,15 @@ def test_order_and_repetition_change_nothing(points: list[Point], policy: Policy
 
 
 # ---------------------------------------------------------------- single promises
+
+
+def test_the_rules_need_no_django() -> None:
+    """Goal: whoever checks the rules needs nothing of the house; import them where Django cannot be."""
+    names = ("calendar", "decide", "policy", "simulate", "words")
+    imports = "".join(f"import tenants.retention.{name}; " for name in names)
+    paths = [str(ROOT), str(ROOT / "platform")]
+    code = f"import sys; sys.path[:0] = {paths!r}; sys.modules['django'] = None; {imports}"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def _daily(days: int, **more: object) -> list[Point]:
