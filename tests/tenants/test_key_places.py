@@ -209,6 +209,7 @@ def test_a_locked_bucket_does_not_hold_up_a_rotation(house: House) -> None:
     assert operation_run(catalogue_backup_start(actor=ACTOR, here=True).pk, here=True).state == "succeeded"
     assert not rotate_root(house).running
     assert operation_run(catalogue_backup_start(actor=ACTOR, here=True).pk, here=True).state == "succeeded"
+    row.refresh_from_db()
     with wiring.store_open(row) as store:
         assert len(list(store.list(f"r/{installation_get().repository_id}/keyrings/"))) >= 1
         assert len(repository_found(store, installation_get().repository_id).numbers()) == 2
