@@ -249,15 +249,13 @@ class IndexSet:
         if names and many is not None and not self._append_only:
             with suppress(StoreDenied):  # Then each is asked for, to know which ones stay.
                 many([self._prefix + name for name in names])
-                kill_point("index.superseded_deleted")
-                self.left.difference_update(names)
+                self._note_dropped(names)
                 return set(names)
-        gone = set()
-        for name in names:
-            if self._drop(name):
-                gone.add(name)
-            kill_point("index.superseded_deleted")
-        return gone
+        return {name for name in names if self._drop(name)}
+
+    def _note_dropped(self, names: Sequence[str]) -> None:
+        kill_point("index.superseded_deleted")
+        self.left.difference_update(names)
 
     def _drop(self, name: str) -> bool:
         """Delete a segment that others hide, if the store lets us: an append-only one keeps it, hidden for ever."""
@@ -273,7 +271,7 @@ class IndexSet:
             self._append_only = True  # Asked once: a refusal must not become a storm of them.
             self.left.add(name)
             return False
-        self.left.discard(name)
+        self._note_dropped([name])
         return True
 
     def compact(self) -> int:
