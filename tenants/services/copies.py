@@ -1,6 +1,7 @@
 """Copies of a tenant's repository in further stores: added, changed, removed, and their work asked for."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from django.db import IntegrityError, transaction
@@ -8,8 +9,8 @@ from django.db.models import Max
 
 from audit.services import record
 from core.errors import Conflict
-from engine.errors import ObjectExists, RepositoryMissing, StoreDenied
-from operations.models import ACTIVE_STATES, Operation, OperationState
+from engine.errors import RepositoryMissing
+from operations.models import Operation, OperationState
 from operations.services import operation_enqueue
 from tenants import wiring
 from tenants.copy_opening import copy_on
@@ -22,6 +23,7 @@ REPAIR_ACTOR = "system:repair"
 AFTER_ACTOR = "system:copies"
 ALL_AT_ONCE = 2
 """Copies that a scheduled run over all tenants works on at a time."""
+_PAGE = 200
 
 
 def copy_add(tenant: Tenant, store: StoreConfig, *, actor: str, afterwards: bool = True, images: bool = False) -> Copy:
@@ -59,13 +61,8 @@ def copy_add(tenant: Tenant, store: StoreConfig, *, actor: str, afterwards: bool
 
 def _place_tried(copy: Copy) -> None:
     """Look whether the store answers and what it holds under this repository's name."""
-    with wiring.store_open(copy.store) as store:
-        try:
-            copy_on(copy, store)
-        except RepositoryMissing:
-            return
-        except ObjectExists as error:
-            raise StoreDenied(error.message, hint=error.hint) from error
+    with wiring.store_open(copy.store) as store, suppress(RepositoryMissing):
+        copy_on(copy, store)
 
 
 def copy_set(
@@ -186,16 +183,13 @@ def repair_queue(copy: Copy, *, actor: str = REPAIR_ACTOR) -> str | None:
 
 
 def copies_page(*, primaries: bool) -> Iterator[Copy]:
-    """Every copy to be worked on by a run over all tenants, a page at a time."""
+    """Every copy to be worked on by a run over all tenants, the longest not run first."""
     if primaries:
         _primaries_known()
-    seen: set[str] = set()
-    while page := list(
-        copies_due(primaries=primaries).exclude(pk__in=seen).select_related("store", "tenant__store")[:200]
-    ):
-        for copy in page:
-            seen.add(copy.pk)
-            yield copy
+    ids = list(copies_due(primaries=primaries).values_list("pk", flat=True))
+    for at in range(0, len(ids), _PAGE):
+        page = Copy.objects.select_related("store", "tenant__store").in_bulk(ids[at : at + _PAGE])
+        yield from (page[pk] for pk in ids[at : at + _PAGE] if pk in page)
 
 
 def _primaries_known() -> None:
@@ -226,9 +220,3 @@ def _start(kind: str, copy: Copy, params: dict[str, Any], *, actor: str, reason:
 def _waits(kind: str, copy: Copy) -> bool:
     """Whether such an operation is queued; one that runs may have looked already."""
     return Operation.objects.filter(kind=kind, subject_id=copy.pk, state=OperationState.QUEUED).exists()
-
-
-def copy_is_busy(copy: Copy) -> bool:
-    """Whether a run of this copy is queued or at work."""
-    states = (OperationState.QUEUED, *ACTIVE_STATES)
-    return Operation.objects.filter(kind="copy", subject_id=copy.pk, state__in=states).exists()

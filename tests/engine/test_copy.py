@@ -311,6 +311,24 @@ def test_what_was_deleted_by_hand_is_missing_and_comes_back(places: Places) -> N
     places.check("copy")
 
 
+def test_a_copy_that_was_rolled_back_is_seen(places: Places) -> None:
+    """Goal: an older promise does not pass for the newest one; put the first selection back in its place, run the copy."""
+    places.copy(wanted={1})
+    folder = places.folder / "copy/r/r/selections"
+    (first,) = folder.iterdir()
+    kept = first.read_bytes()
+    places.copy()
+    for path in folder.iterdir():
+        path.unlink()
+    first.write_bytes(kept)
+    report = places.copy()
+    assert [each.key for each in report.target_findings] == ["selection"]
+    assert (report.held, report.selection) == ({1, 2, 3}, 3)
+    assert selection_read(places.repository("copy")).kept == {1, 2, 3}
+    (folder / "0000000003").write_bytes(kept)
+    assert places.copy().held == {1, 2, 3}, "a record in the place of another one is altered"
+
+
 def test_damage_in_the_source_costs_what_it_hits(places: Places) -> None:
     """Goal: other backups are copied all the same; flip a byte in a pack that only the newest backup needs."""
     before = places.packs("primary")
