@@ -33,9 +33,9 @@ def run(context: OperationContext) -> Mapping[str, Any]:
     found = keepings(tenant)
     going = [each.known.point.id for each in found if not each.verdict.kept]
     leaving = [each.known.point.id for each in found if each.leaves]
+    due = trash_due(tenant)  # Before anything is added: it stays for a run at least.
     trashed, left = (going, len(leaving)) if dry_run else _end(context, tenant, found, going, leaving)
     locked = 0 if dry_run else _lock(context, tenant, found)
-    due = trash_due(tenant)
     pruned = None
     if wants_prune and not dry_run and (due or left):
         pruned = _empty(context, tenant, due)
