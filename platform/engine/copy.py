@@ -12,6 +12,7 @@ generation of the copy's index, looked at again after the manifests were created
 
 import time
 from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from engine.copy_packs import Held, Needs, PackCopier
@@ -39,6 +40,7 @@ from engine.views import walk_manifest
 BATCH_PACKS = 1_024
 BATCH_BACKUPS = 256
 """After so many packs or backups the manifests of a batch are created: what a kill can cost."""
+MANIFESTS_AT_ONCE = 8
 ROUNDS_MAX = 5
 """How often a batch is looked up again because a prune of the source was quicker."""
 
@@ -345,11 +347,17 @@ class _Run:
         """Create the manifests, and take them back when packs were dropped from the copy meanwhile."""
         kill_point("copy.before_manifests")
         done: set[int] = set()
-        for number in numbers:
-            self._progress.check()
-            if self._create(number, batch.manifests[number].sha256):
-                done.add(number)
-                kill_point("copy.manifest_stored")
+        with ThreadPoolExecutor(MANIFESTS_AT_ONCE, thread_name_prefix="manifest") as pool:
+            for at in range(0, len(numbers), 4 * MANIFESTS_AT_ONCE):
+                self._progress.check()
+                some = numbers[at : at + 4 * MANIFESTS_AT_ONCE]
+                sizes = pool.map(lambda number: self._create(number, batch.manifests[number].sha256), some)
+                for number, size in zip(some, sizes, strict=True):
+                    if size is not None:
+                        done.add(number)
+                        self._report.objects += 1
+                        self._report.bytes += size
+                        kill_point("copy.manifest_stored")
         try:
             for side in self._sides.values():
                 side.copier.check_generation()
@@ -359,7 +367,8 @@ class _Run:
             raise
         return done
 
-    def _create(self, number: int, sha256: str) -> bool:
+    def _create(self, number: int, sha256: str) -> int | None:
+        """Create one manifest; its size, None when the source cannot give it."""
         key = f"{self._source.prefix}manifests/{number:010d}"
         try:
             blob = self._source.store.get(key, 0, DOCUMENT_BYTES_MAX)
@@ -367,16 +376,14 @@ class _Run:
                 raise ManifestDamaged(f"manifest {number} changed while it was copied")
         except (ObjectMissing, DamageError) as error:
             self._refuse(number, error)
-            return False
+            return None
         try:
             self._target.store.create(key, [blob])
         except ObjectExists:
             if not self._same(number, sha256):
                 # What lies there is altered, or of somebody else: ours is signed and of this number.
                 self._target.store.put(key, [blob])
-        self._report.objects += 1
-        self._report.bytes += len(blob)
-        return True
+        return len(blob)
 
     def _same(self, number: int, sha256: str) -> bool:
         try:
