@@ -81,23 +81,23 @@ def test_a_stale_plan_changes_nothing_and_says_how_to_go_on(house: House, conten
     assert house.run_plan(again).state == "succeeded"
 
 
-def test_an_expired_plan_is_refused(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_expired_plan_is_refused(house: House) -> None:
     """Goal: nobody approves today what was seen last week; let the clock pass the term."""
     _, backup = _broken(house)
     plan = house.plan(backup)
-    late = clock.now() + datetime.timedelta(hours=25)
-    monkeypatch.setattr(clock, "now", lambda: late)
-    with pytest.raises(PlanExpired) as refused:
-        house.run_plan(plan)
-    assert refused.value.hint == f"plan again: restore plan {plan.pk}"
-    assert not Restore.objects.exists()
-    assert "it has expired" in plan_text(plan_outputs.plan(plan))
-    house.run(prune_start(plan.tenant, dry_run=False, actor=ACTOR, here=True))
-    assert plan_outputs.plan(plan_get(plan.pk))["files"]["created"] == 1
-    later = late + datetime.timedelta(days=30)
-    monkeypatch.setattr(clock, "now", lambda: later)
-    house.run(prune_start(plan.tenant, dry_run=False, actor=ACTOR, here=True))
-    assert "what it showed was dropped some time after it expired" in plan_text(plan_outputs.plan(plan_get(plan.pk)))
+    with clock.held(clock.now()) as advance:
+        advance(datetime.timedelta(hours=25))
+        with pytest.raises(PlanExpired) as refused:
+            house.run_plan(plan)
+        assert refused.value.hint == f"plan again: restore plan {plan.pk}"
+        assert not Restore.objects.exists()
+        assert "it has expired" in plan_text(plan_outputs.plan(plan))
+        house.run(prune_start(plan.tenant, dry_run=False, actor=ACTOR, here=True))
+        assert plan_outputs.plan(plan_get(plan.pk))["files"]["created"] == 1
+        advance(datetime.timedelta(days=30))
+        house.run(prune_start(plan.tenant, dry_run=False, actor=ACTOR, here=True))
+        told = plan_text(plan_outputs.plan(plan_get(plan.pk)))
+    assert "what it showed was dropped some time after it expired" in told
 
 
 @pytest.mark.parametrize(
