@@ -16,8 +16,12 @@ from tenants.tenant_sealing import keyring_of
 
 READ_MS_UNKNOWN = 50.0
 """What a store behind a network is taken for until it was measured."""
+READ_SPEED_UNKNOWN = 20e6
+"""Bytes a second, likewise."""
 _WEIGHT = 0.3
-"""Of the newest measurement in the moving average."""
+"""Of the newest measurement in a moving average."""
+_PACK_BYTES = 12 << 20
+_MEASURED_BYTES_MIN = 8 << 20
 
 
 def cache_of(copy: Copy) -> Path:
@@ -53,9 +57,21 @@ def _measured(copy: Copy, milliseconds: float) -> None:
 
 
 def nearness(copy: Copy) -> tuple[bool, float, int]:
-    """Sorts copies from the nearest on: stores of this host first, then by the time they take to answer."""
+    """Sorts copies from the nearest on: stores of this host first, then by the time that a pack of theirs takes."""
     remote = bool(getattr(wiring.store_kind(copy.store.kind), "remote", True))
-    return remote, (copy.read_ms or READ_MS_UNKNOWN) if remote else 0.0, copy.position
+    speed = copy.read_bytes_per_second or READ_SPEED_UNKNOWN
+    milliseconds = (copy.read_ms or READ_MS_UNKNOWN) + 1000 * _PACK_BYTES / speed
+    return remote, milliseconds if remote else 0.0, copy.position
+
+
+def read_measured(copy: Copy, size: int, seconds: float) -> None:
+    """Remember how fast so many bytes were read from the store; a few say nothing."""
+    if size < _MEASURED_BYTES_MIN or seconds <= 0:
+        return
+    before, speed = copy.read_bytes_per_second, size / seconds
+    average = speed if before is None else before + _WEIGHT * (speed - before)
+    Copy.objects.filter(pk=copy.pk).update(read_bytes_per_second=average)
+    copy.read_bytes_per_second = average
 
 
 def place_on(copy: Copy, stack: ExitStack) -> Place:

@@ -35,6 +35,7 @@ def copy(row: Copy, *, counts: Mapping[str, int] | None = None) -> dict[str, Any
         "sample_turn_at": moment(row.sample_turn_at),
         "deep_verified_at": moment(row.deep_verified_at),
         "read_ms": None if row.read_ms is None else round(row.read_ms, 1),
+        "read_bytes_per_second": None if row.read_bytes_per_second is None else round(row.read_bytes_per_second),
         "error": {"code": row.error_code, "detail": row.error, "hint": row.error_hint} if row.error_code else None,
     }
 

@@ -1,6 +1,7 @@
 """The operation `copy_verify`: what lies in one store of a tenant is read again."""
 
 import datetime
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from operations.context import OperationContext
 from operations.handlers import register
 from operations.models import Operation
 from tenants import wiring
-from tenants.copy_opening import copy_on
+from tenants.copy_opening import copy_on, read_measured
 from tenants.copy_selectors import copies_readable, copy_of
 from tenants.models import Backup, BackupCopy, BackupPresence, Copy
 from tenants.models.backup import GOOD_STATES
@@ -119,7 +120,9 @@ def _bytes(context: OperationContext, copy: Copy, repository: Repository, *, dee
         at = began + (now - began) * (read / share.length) if share.length else now
         Copy.objects.filter(pk=copy.pk).update(sample_cursor=cursor, sampled_at=at)
 
+    started = time.monotonic()
     report = store_verify_bytes(repository, share, deep=deep, progress=context, reached=reached)
+    read_measured(copy, report.bytes, time.monotonic() - started)
     turned = deep or copy.sample_turn_at is None or share.begin + share.length >= CIRCLE
     sample_recorded(context, copy, report, cursor=share.end, until=now, turned=turned, deep=deep)
     return report

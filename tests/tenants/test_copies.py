@@ -14,7 +14,7 @@ from engine.errors import ObjectMissing, RepositoryMissing, WrongKey
 from operations.models import Operation
 from operations.services import operation_run
 from tenants.copy_diagnosis import copy_signs
-from tenants.copy_opening import copy_open
+from tenants.copy_opening import copy_open, nearness, read_measured
 from tenants.copy_outputs import backup_copies
 from tenants.copy_selectors import copy_get, copy_primary, findings_open, protections
 from tenants.models import Backup, BackupCopy, Copy, CopyFinding, StoreConfig, Tenant
@@ -399,3 +399,30 @@ def test_a_copy_that_locks_keeps_what_its_rules_keep(copies: Copies, s3_server: 
     assert (ended.result["dropped"], ended.state) == (1, "warned")
     assert ended.result["locked"] > 0
     assert "are locked until" in ended.warnings[-1]["message"]
+
+
+def test_the_nearest_store_is_read_first(copies: Copies) -> None:
+    """Goal: a local copy goes before a bucket, a quick bucket before a slow one; order copies by what was measured."""
+    rows = {
+        name: Copy(tenant=copies.tenant, store=StoreConfig(name=name, kind=kind), position=at, **speed)
+        for at, (name, kind, speed) in enumerate(
+            [
+                ("slow", "s3", {"read_ms": 20.0, "read_bytes_per_second": 1e6}),
+                ("far", "s3", {"read_ms": 300.0, "read_bytes_per_second": 100e6}),
+                ("unknown", "gcs", {}),
+                ("near", "s3", {"read_ms": 5.0, "read_bytes_per_second": 100e6}),
+                ("here", "local", {}),
+            ]
+        )
+    }
+    assert [copy.store.name for copy in sorted(rows.values(), key=nearness)] == [
+        "here",
+        "near",
+        "far",
+        "unknown",
+        "slow",
+    ]
+    copy = copies.add()
+    read_measured(copy, 100 << 20, 2.0)
+    read_measured(copy, 1000, 0.001)
+    assert copies.again(copy).read_bytes_per_second == (100 << 20) / 2
