@@ -26,6 +26,7 @@ def server(settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", WHO[0])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", WHO[1])
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr(kms, "ATTEMPTS_MAX", 1)  # Patience is the SDK's; refusals are ours.
     settings.LASTRO_DATA, settings.LASTRO_ROOT_KEY = tmp_path, ""
     settings.LASTRO_KMS_ENDPOINT, settings.LASTRO_KMS_REGION = served.endpoint, REGION
     settings.LASTRO_KMS_KEY_ID = served.key()
