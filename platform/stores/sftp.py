@@ -8,14 +8,14 @@ two writers could both win. A server without these extensions is refused.
 
 As with the local store, the folder is made once, with a marker in it, and opening makes nothing: an empty folder where a
 disk belongs on the server is not taken for an empty store. Requests are sent without waiting for each answer, so that a
-small object costs five round trips, whatever its number of requests, and a large one the time of its bytes.
+small object costs four round trips, whatever its number of requests, and a large one the time of its bytes.
 """
 
-import datetime
 import secrets
 import stat as stat_bits
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import ClassVar, Self
 
@@ -30,12 +30,13 @@ from engine.errors import (
 from engine.faults import kill_point
 from engine.ports import Buffer, ObjectInfo
 from stores import registry
-from stores._keys import check_key, check_prefix, is_key_part
+from stores._keys import check_key, check_prefix
 from stores._sdk import sdk_of
 from stores._sftp import wire as sftp
 from stores._sftp.config import SftpConfig
+from stores._sftp.folders import Entry, info_of, is_folder, name_of, open_folder, parent_of, read_folders
 from stores._sftp.sessions import Sessions
-from stores._sftp.wire import Attributes, Reply, Status, Wire, extended, request
+from stores._sftp.wire import Pace, Reply, Status, Wire, extended, request
 
 TEMP_FOLDER = b".tmp"
 MARKER = b".lastro-store"
@@ -44,12 +45,9 @@ OBJECTS_FOLDER = b"r"
 TEMP_AGE_MAX_SECONDS = 24 * 3600
 FOLDERS_AT_ONCE = 16
 """Subfolders that a listing reads in the same round trips; their names are in memory together."""
-READS_AT_ONCE = 4
 REMOVALS_AT_ONCE = 128
 FREE_BYTES_MIN = 1 << 20
 """A file system with less is full: the last blocks may be the superuser's."""
-
-_Entry = tuple[str, Attributes]
 
 
 @registry.register
@@ -61,38 +59,54 @@ class SftpStore:
     Config: ClassVar[type] = SftpConfig
 
     def __init__(self, config: SftpConfig) -> None:
-        """Open a folder that `make` has made, and clear what killed writers left more than a day ago.
+        """Open without asking the server anything: the first request connects, and so is tried again where others are.
 
-        Raises UsageError for a private key that cannot be read or a host key that is not set (the message shows it),
-        StoreDenied for another host key or refused credentials, StoreUnreachable when the folder is no store.
+        It looks whether the folder is one that `make` has made (StoreUnreachable otherwise), and clears what killed
+        writers left there more than a day ago. Raises UsageError for a private key that cannot be read.
         """
-        self._begin(config)
-        self._opened(made=True)
+        with sdk_of(self.kind, package="paramiko"):
+            import paramiko  # noqa: F401 - so that what is missing is said once, here
+        self.pace: Pace | None = None
+        self._config = config
+        self._sessions = Sessions(config)
+        self._opening = threading.Lock()
+        self._is_open = False
+        self._root = b""
+        self._durable: set[bytes] = set()
 
     @classmethod
     def make(cls, config: SftpConfig) -> Self:
-        """Make the folder and its marker durable and open it; a store that exists stays as it is."""
-        store = cls.__new__(cls)
-        store._begin(config)
-        store._opened(made=False)
-        return store
+        """Make the folder and its marker durable and open it; a store that exists stays as it is.
+
+        Raises UsageError for a host key that is not set (the message shows it), StoreDenied for another one or for
+        refused credentials, StoreError when the folder cannot be made or the server cannot decide between writers.
+        """
+        store = cls(config)
+        try:
+            with store._wire("making the store", make=True):
+                return store
+        except BaseException:
+            store.close()
+            raise
 
     def put(self, key: str, parts: Sequence[Buffer]) -> None:
-        path = self._path(key)
+        check_key(key)
         with self._wire(f"writing {key}") as wire, self._written(wire, parts) as temp:
-            self._make_folder(wire, _parent(path))
-            named, folder = wire.ask(extended(sftp.POSIX_RENAME, temp, path), _open_folder(_parent(path)))
-            if named.status is not None and _is_folder(wire, path):
+            path = self._path(key)
+            self._make_folder(wire, parent_of(path))
+            named, folder = wire.ask(extended(sftp.POSIX_RENAME, temp, path), open_folder(parent_of(path)))
+            if named.status is not None and is_folder(wire, path):
                 self._close(wire, folder)
                 raise StoreError(f"{key} on the server is a folder", hint="no key may be the folder of another")
             self._sync(wire, folder, after=named)
             kill_point("store.sftp.renamed")
 
     def create(self, key: str, parts: Sequence[Buffer]) -> None:
-        path = self._path(key)
+        check_key(key)
         with self._wire(f"creating {key}") as wire, self._written(wire, parts) as temp:
-            self._make_folder(wire, _parent(path))
-            named, folder = wire.ask(extended(sftp.HARDLINK, temp, path), _open_folder(_parent(path)))
+            path = self._path(key)
+            self._make_folder(wire, parent_of(path))
+            named, folder = wire.ask(extended(sftp.HARDLINK, temp, path), open_folder(parent_of(path)))
             if named.status is not None and self._is_taken(wire, path):
                 # Our own earlier try whose reply was lost, or its twin, counts as done; but the folder may not be
                 # durable yet, so the way on is the same.
@@ -105,18 +119,18 @@ class SftpStore:
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         assert offset >= 0 and (length is None or length >= 0), "ranges are not negative"
-        path = self._path(key)
+        check_key(key)
         with self._wire(f"reading {key}", key=key) as wire:
-            return self._read(wire, key, path, offset, length)
+            return self._read(wire, key, self._path(key), offset, length)
 
     def stat(self, key: str) -> ObjectInfo:
-        path = self._path(key)
+        check_key(key)
         with self._wire(f"looking up {key}", key=key) as wire:
-            (answer,) = wire.ask(request(sftp.LSTAT, path))
+            (answer,) = wire.ask(request(sftp.LSTAT, self._path(key)))
             attributes = answer.attributes()
         if not stat_bits.S_ISREG(attributes.mode):
             raise ObjectMissing(f"there is no object {key}")
-        return _info(key, attributes)
+        return info_of(key, attributes)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield the objects under a prefix; holds the names of up to 16 folders per level at a time."""
@@ -132,9 +146,11 @@ class SftpStore:
 
     def delete_many(self, keys: Sequence[str]) -> None:
         """Delete objects as `delete` does, many in one round trip, their folders made durable once each, at the end."""
-        paths = [self._path(key) for key in keys]
-        folders = sorted({_parent(path) for path in paths})
+        for key in keys:
+            check_key(key)
         with self._wire(f"deleting {keys[0] if len(keys) == 1 else f'{len(keys)} objects'}") as wire:
+            paths = [self._path(key) for key in keys]
+            folders = sorted({parent_of(path) for path in paths})
             for at in range(0, len(paths), REMOVALS_AT_ONCE):
                 some = paths[at : at + REMOVALS_AT_ONCE]
                 answers = wire.ask(*(request(sftp.REMOVE, path) for path in some))
@@ -160,7 +176,7 @@ class SftpStore:
         handle = wire.ask(sftp.open_file(temp, sftp.FOR_CREATING, mode=0o600))[0].handle()
         try:
             ends = [extended(sftp.FSYNC, handle), request(sftp.CLOSE, handle)]
-            refused = wire.write(handle, parts, then=ends)
+            refused = wire.write(handle, parts, then=ends, pace=self.pace)
             if refused is not None:  # Asked now: the removal makes room again.
                 raise self._mapped(wire, refused, f"writing to {self._config.place}: {refused}", None) from refused
             kill_point("store.sftp.written")
@@ -173,10 +189,10 @@ class SftpStore:
         """Make a folder below the root durable, with all between, once by every process that writes into it."""
         if folder in self._durable or folder == self._root:
             return
-        parent = _parent(folder)
+        parent = parent_of(folder)
         self._make_folder(wire, parent)
         made, there, above = wire.ask(
-            sftp.make_folder(folder, mode=0o700), request(sftp.LSTAT, folder), _open_folder(parent)
+            sftp.make_folder(folder, mode=0o700), request(sftp.LSTAT, folder), open_folder(parent)
         )
         if there.status is None and not stat_bits.S_ISDIR(there.attributes().mode):
             self._close(wire, above)
@@ -198,7 +214,7 @@ class SftpStore:
 
     def _sync_all(self, wire: Wire, folders: Sequence[bytes]) -> None:
         """Make folders durable, in the same round trips; one that is not there holds nothing that could come back."""
-        opened = wire.ask(*map(_open_folder, folders))
+        opened = wire.ask(*map(open_folder, folders))
         handles = [answer.handle() for answer in opened if answer.status is None]
         synced = wire.ask(*(extended(sftp.FSYNC, handle) for handle in handles))
         wire.tell(*(request(sftp.CLOSE, handle) for handle in handles))
@@ -224,7 +240,7 @@ class SftpStore:
         refused = answer.status
         if refused is None or (refused.code == sftp.NO_SUCH_FILE and self._is_present(wire)):
             return
-        if refused.code == sftp.FAILURE and _is_folder(wire, path):  # A folder is no object.
+        if refused.code == sftp.FAILURE and is_folder(wire, path):  # A folder is no object.
             return
         raise refused
 
@@ -240,7 +256,7 @@ class SftpStore:
         try:
             size = looked.attributes().size if looked.status is None else 0
             measured = wire.send(request(sftp.FSTAT, handle))
-            data = wire.read(handle, offset, _wanted(size, offset, length))
+            data = wire.read(handle, offset, _wanted(size, offset, length), pace=self.pace)
             really = wire.answer(measured).attributes().size
             if really != size:  # It was replaced between the look and the opening.
                 data = wire.read(handle, offset, _wanted(really, offset, length))
@@ -248,14 +264,14 @@ class SftpStore:
         finally:
             wire.tell(request(sftp.CLOSE, handle))
 
-    def _walk(self, folder: str, entries: Sequence[_Entry]) -> Iterator[ObjectInfo]:
+    def _walk(self, folder: str, entries: Sequence[Entry]) -> Iterator[ObjectInfo]:
         """The objects among the entries of a folder and below, in order; several subfolders are read at once."""
         lead = f"{folder}/" if folder else ""
         at = 0
         while at < len(entries):
             name, attributes = entries[at]
             if not name.endswith("/"):
-                yield _info(lead + name, attributes)
+                yield info_of(lead + name, attributes)
                 at += 1
                 continue
             below = [lead + each[:-1] for each, _ in entries[at : at + FOLDERS_AT_ONCE] if each.endswith("/")]
@@ -265,10 +281,10 @@ class SftpStore:
                 if each.endswith("/"):
                     yield from self._walk(lead + each[:-1], found.pop(lead + each[:-1]))
                 else:
-                    yield _info(lead + each, attributes)
+                    yield info_of(lead + each, attributes)
             at += FOLDERS_AT_ONCE
 
-    def _folders(self, wire: Wire, folders: Sequence[str]) -> Sequence[Sequence[_Entry]]:
+    def _folders(self, wire: Wire, folders: Sequence[str]) -> Sequence[Sequence[Entry]]:
         """The sorted entries of several folders, in the same round trips; none for one that is not there."""
         paths = [self._root + (f"/{folder}".encode() if folder else b"") for folder in folders]
         opened = wire.ask(*(request(sftp.OPENDIR, path) for path in paths))
@@ -277,43 +293,33 @@ class SftpStore:
             for path, answer in zip(paths, opened, strict=True):
                 if answer.status is not None:
                     self._check_absent(wire, path, answer.status)
-            found = _read_folders(wire, handles)
+            found = read_folders(wire, handles)
         finally:
             wire.tell(*(request(sftp.CLOSE, handle) for handle in handles.values()))
-        return [sorted(found.get(number, ()), key=_name_of) for number in range(len(folders))]
+        return [sorted(found.get(number, ()), key=name_of) for number in range(len(folders))]
 
     def _check_absent(self, wire: Wire, path: bytes, refused: Status) -> None:
         """Pass when nothing was ever written into the folder; a missing root is another matter."""
-        no_folder = refused.code == sftp.NO_SUCH_FILE or (refused.code == sftp.FAILURE and not _is_folder(wire, path))
+        no_folder = refused.code == sftp.NO_SUCH_FILE or (refused.code == sftp.FAILURE and not is_folder(wire, path))
         if path == self._root or not no_folder or not self._is_present(wire):
             raise refused
 
     # ------------------------------------------------------------ the place
 
-    def _begin(self, config: SftpConfig) -> None:
-        with sdk_of(self.kind, package="paramiko"):
-            import paramiko  # noqa: F401 - so that what is missing is said once, here
-        self._config = config
-        self._sessions = Sessions(config)
-        self._root = b""
-        self._durable: set[bytes] = set()
-
-    def _opened(self, *, made: bool) -> None:
-        try:
-            with self._wire("opening") as wire:
-                self._root = self._resolved(wire)
-                if made or self._is_present(wire):
-                    self._require_present(wire)
-                else:
-                    self._make_root(wire)
-                self._make_folder(wire, self._root + b"/" + TEMP_FOLDER)
-                self._clear_stale(wire)
-        except BaseException:
-            self.close()
-            raise
+    def _open(self, wire: Wire, *, make: bool) -> None:
+        with self._opening:
+            if self._is_open:
+                return
+            self._root = self._resolved(wire)
+            if make and not self._is_present(wire):
+                self._make_root(wire)
+            self._require_present(wire)
+            self._make_folder(wire, self._root + b"/" + TEMP_FOLDER)
+            self._clear_stale(wire)
+            self._is_open = True
 
     def _path(self, key: str) -> bytes:
-        return self._root + b"/" + check_key(key).encode()
+        return self._root + b"/" + key.encode()
 
     def _resolved(self, wire: Wire) -> bytes:
         """The folder's path from the server's root, whatever the login's folder is."""
@@ -341,15 +347,15 @@ class SftpStore:
         """Make the store's folder and the missing ones above it, and the marker in it, each durable."""
         parents = self._root.split(b"/")
         missing = [b"/".join(parents[:end]) for end in range(2, len(parents) + 1)]
-        while missing and _is_folder(wire, missing[0]):
+        while missing and is_folder(wire, missing[0]):
             del missing[0]
         for folder in missing:
-            made, above = wire.ask(sftp.make_folder(folder, mode=0o700), _open_folder(_parent(folder)))
+            made, above = wire.ask(sftp.make_folder(folder, mode=0o700), open_folder(parent_of(folder)))
             self._sync(wire, above, after=made)
         self._make_folder(wire, self._root + b"/" + TEMP_FOLDER)
         with self._written(wire, [MARKER_TEXT]) as temp:
             path = self._root + b"/" + MARKER
-            named, root = wire.ask(extended(sftp.HARDLINK, temp, path), _open_folder(self._root))
+            named, root = wire.ask(extended(sftp.HARDLINK, temp, path), open_folder(self._root))
             if named.status is not None and not self._is_taken(wire, path):
                 self._close(wire, root)
                 raise StoreDenied(
@@ -363,7 +369,7 @@ class SftpStore:
         temp = self._root + b"/" + TEMP_FOLDER
         handle = wire.ask(request(sftp.OPENDIR, temp))[0].handle()
         try:
-            left = _read_folders(wire, {0: handle})[0]
+            left = read_folders(wire, {0: handle})[0]
         finally:
             wire.tell(request(sftp.CLOSE, handle))
         stale = [name for name, attributes in left if attributes.modified < oldest]
@@ -372,10 +378,12 @@ class SftpStore:
     # ------------------------------------------------------------ refusals
 
     @contextmanager
-    def _wire(self, doing: str, *, key: str | None = None) -> Iterator[Wire]:
+    def _wire(self, doing: str, *, key: str | None = None, make: bool = False) -> Iterator[Wire]:
         """A session for the block, its refusals turned into the error tree; with `key`, absence is ObjectMissing."""
         with self._sessions.wire() as wire:
             try:
+                if not self._is_open:
+                    self._open(wire, make=make)
                 yield wire
             except Status as refused:
                 raise self._mapped(wire, refused, f"{doing} in {self._config.place}: {refused}", key) from refused
@@ -409,62 +417,6 @@ class SftpStore:
         )
 
 
-def _read_folders(wire: Wire, handles: Mapping[int, bytes]) -> dict[int, list[_Entry]]:
-    """Every entry of opened folders that can be an object or a folder of objects, a folder's name with a slash behind.
-
-    That is how its children's keys sort. Dot names are the store's own.
-    """
-    found: dict[int, list[_Entry]] = {number: [] for number in handles}
-    unread = dict(handles)
-    refused: Status | None = None
-    while unread and refused is None:
-        numbers = [number for number in unread for _ in range(READS_AT_ONCE)]
-        answers = wire.ask(*(request(sftp.READDIR, unread[number]) for number in numbers))
-        for number, answer in zip(numbers, answers, strict=True):
-            if answer.status is None:
-                found[number] += _entries(answer)
-                continue
-            unread.pop(number, None)
-            if answer.status.code != sftp.EOF:
-                refused = answer.status
-    if refused is not None:
-        raise refused
-    return found
-
-
-def _entries(answer: Reply) -> Iterator[_Entry]:
-    for raw, attributes in answer.names():
-        name = raw.decode(errors="replace")
-        if is_key_part(name):
-            if stat_bits.S_ISDIR(attributes.mode):
-                yield name + "/", attributes
-            elif stat_bits.S_ISREG(attributes.mode):
-                yield name, attributes
-
-
-def _name_of(entry: _Entry) -> str:
-    return entry[0]
-
-
 def _wanted(size: int, offset: int, length: int | None) -> int:
     left = max(0, size - offset)
     return left if length is None else min(length, left)
-
-
-def _is_folder(wire: Wire, path: bytes) -> bool:
-    (there,) = wire.ask(request(sftp.LSTAT, path))
-    return there.status is None and stat_bits.S_ISDIR(there.attributes().mode)
-
-
-def _open_folder(path: bytes) -> bytes:
-    """Open a folder as if it were a file: read(2) would refuse, but fsync(2) is all that is wanted."""
-    return sftp.open_file(path, sftp.FOR_READING)
-
-
-def _parent(path: bytes) -> bytes:
-    return path.rpartition(b"/")[0] or b"/"
-
-
-def _info(key: str, attributes: Attributes) -> ObjectInfo:
-    modified = datetime.datetime.fromtimestamp(attributes.modified, datetime.UTC)
-    return ObjectInfo(key=key, size=attributes.size, modified=modified)

@@ -3,8 +3,10 @@
 import contextlib
 import json
 import os
+import random
 import signal
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -18,6 +20,7 @@ import pytest
 
 from engine.adapters import parse_config
 from engine.errors import (
+    CancelledError,
     ObjectExists,
     ObjectMissing,
     StoreDenied,
@@ -30,8 +33,9 @@ from engine.ports import Store
 from stores._retry import RetryStore
 from stores._sftp import wire as sftp
 from stores._sftp.config import SftpConfig
-from stores._sftp.wire import Reply, Wire
+from stores._sftp.wire import Reply, Status, Wire
 from stores.sftp import TEMP_AGE_MAX_SECONDS, SftpStore
+from tests.conftest import Rounds
 from tests.services.absent import absent
 from tests.services.cached_programs import sshd as sshd_program
 from tests.services.sshd import PASSWORD, Sshd, as_root, new_key, sshd
@@ -79,6 +83,10 @@ def config(values: Mapping[str, str]) -> SftpConfig:
 
 def made(values: Mapping[str, str]) -> SftpStore:
     return SftpStore.make(config(values))
+
+
+def opened(values: Mapping[str, str]) -> SftpStore:
+    return SftpStore(config(values))
 
 
 def retried(store: Store) -> RetryStore:
@@ -249,7 +257,7 @@ def test_a_vanished_folder_is_no_empty_store(left: str, values: dict[str, str], 
     if left == "an empty folder":
         folder.mkdir()
         os.chown(folder, *(os.stat(server.home)[4:6] if as_root() else (-1, -1)))
-    calls: list[Callable[[], object]] = [*operations(store), lambda: SftpStore(config(values))]
+    calls: list[Callable[[], object]] = [*operations(store), lambda: opened(values).stat("a/k")]
     for operation in calls:
         with pytest.raises(StoreUnreachable) as caught:
             operation()
@@ -266,7 +274,7 @@ def test_a_vanished_folder_is_no_empty_store(left: str, values: dict[str, str], 
 def test_opening_makes_nothing(values: dict[str, str], server: Sshd) -> None:
     """Goal: a store begins only where one was added; open what is none."""
     with pytest.raises(StoreUnreachable):
-        SftpStore(config(values))
+        opened(values).put("k", [b"x"])
     assert not server.path(values).exists()
 
 
@@ -291,7 +299,7 @@ def test_stale_temporary_files_are_cleared_on_opening(values: dict[str, str], se
     for name, age in (("old", TEMP_AGE_MAX_SECONDS + 60), ("young", TEMP_AGE_MAX_SECONDS - 60)):
         (temp / name).write_bytes(b"half")
         os.utime(temp / name, times=(time.time() - age,) * 2)
-    SftpStore(config(values)).close()
+    assert list(opened(values).list("")) == []
     assert os.listdir(temp) == ["young"]
 
 
@@ -337,6 +345,80 @@ def test_many_threads_share_few_sessions() -> None:
         store.close()
     finally:
         server.discard()
+
+
+def test_new_session_keys_in_mid_transfer() -> None:
+    """Goal: a connection that lives for days goes on; let the server change keys every 2 MiB under three threads."""
+    if sshd_program() is None:
+        absent("sshd")
+    server = Sshd.start(extra="RekeyLimit 2M")
+    try:
+        store = made(server.values())
+        contents = [os.urandom(12 << 20) for _ in range(3)]
+
+        def work(number: int) -> bool:
+            store.create(f"k/{number}", [contents[number]])
+            return store.get(f"k/{number}") == contents[number]
+
+        with ThreadPoolExecutor(3) as pool:
+            assert list(pool.map(work, range(3))) == [True] * 3
+        store.close()
+    finally:
+        server.discard()
+
+
+def test_the_pace_is_asked_for_every_byte(store: SftpStore) -> None:
+    """Goal: a limit of bandwidth holds inside objects; count what the pace is asked, and stop in the middle of a write."""
+    asked: list[int] = []
+    store.pace = asked.append
+    store.create("k", [b"x" * 500_000])
+    assert store.get("k") == b"x" * 500_000
+    assert sum(asked) == 1_000_000 and max(asked) < 50_000
+
+    def stop(count: int) -> None:
+        asked.append(count)
+        if len(asked) > 5:
+            raise CancelledError("stopped")
+
+    asked.clear()
+    store.pace = stop
+    for call in (lambda: store.put("l", [b"y" * 500_000]), lambda: store.get("k")):
+        with pytest.raises(CancelledError):
+            call()
+    store.pace = None
+    assert store.get("k") == b"x" * 500_000
+    assert [info.key for info in store.list("")] == ["k"]
+
+
+class Garbled:
+    """A channel on which a hostile or broken server speaks."""
+
+    def __init__(self, said: bytes) -> None:
+        self._said = said
+
+    def sendall(self, s: bytes, /) -> None:
+        """Nobody listens."""
+
+    def recv(self, nbytes: int, /) -> bytes:
+        piece, self._said = self._said[:nbytes], self._said[nbytes:]
+        return piece
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def test_answers_that_are_no_sftp(rng: random.Random, rounds: Rounds) -> None:
+    """Goal: a hostile server costs neither memory nor a crash; answer every request with bytes made up or mangled."""
+    greeting = b"\x00\x00\x00\x05\x02\x00\x00\x00\x03"
+    for _ in rounds(300):
+        body = bytes([rng.choice([101, 102, 103, 104, 105, 201])]) + b"\0\0\0\x01" + rng.randbytes(rng.randrange(40))
+        wire = Wire(Garbled(greeting + len(body).to_bytes(4, "big") + body + rng.randbytes(rng.randrange(9))))
+        with contextlib.suppress(sftp.ProtocolError, EOFError, struct.error, Status):
+            (reply,) = wire.ask(sftp.request(sftp.READ, b"h"))
+            rng.choice([reply.handle, reply.read, reply.attributes, reply.names, reply.space, reply.done])()
+    for said in (b"", b"SSH-2.0 no", b"\xff\xff\xff\xff", greeting[:-1], b"Welcome to this server!\n"):
+        with pytest.raises((sftp.ProtocolError, EOFError)):
+            Wire(Garbled(said))
 
 
 # ---------------------------------------------------------------- round trips
@@ -460,7 +542,7 @@ def test_a_server_that_dies_in_mid_transfer(own_server: Sshd) -> None:
         with contextlib.suppress(StoreUnreachable):  # On a fast machine it may be through.
             call()
         cut.join()
-        assert {info.size for info in store.list("")} == {64 << 20}
+        assert {info.size for info in retried(store).list("")} == {64 << 20}
     assert retried(store).get("whole") == whole
     store.close()
 

@@ -43,13 +43,11 @@ class Sessions:
             wire = self._borrow()
             try:
                 yield wire
-            except (Status, LastroError):
-                self._give_back(wire)  # Refused in words: all answers are read.
-                raise
-            except BaseException:
-                self._drop(wire)
-                raise
-            self._give_back(wire)
+            finally:
+                if wire.usable:  # Whatever was refused in words, all answers are read.
+                    self._give_back(wire)
+                else:
+                    self._drop(wire)
 
     def close(self) -> None:
         """End all sessions and the connection."""
@@ -66,7 +64,7 @@ class Sessions:
                 while self._idle:
                     wire = self._idle.pop()
                     channel: Any = wire.channel
-                    if not wire.broken and not channel.closed and channel.get_transport().is_active():
+                    if not channel.closed and channel.get_transport().is_active():
                         return wire
                     self._open -= 1
                 if self._open >= self._open_max:

@@ -6,7 +6,7 @@ folds most status codes into one, and waits for an answer after each step.
 
 import struct
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -32,6 +32,10 @@ IN_FLIGHT_MAX = 128  # of such blocks: 4 MiB, which fill 200 MB/s at a round tri
 ANSWERS_MAX = 2 * IN_FLIGHT_MAX
 REPLY_BYTES_MAX = 256 << 10  # What OpenSSH sends at the most.
 _RECEIVE_BYTES = 1 << 17
+
+
+Pace = Callable[[int], None]
+"""Called with the number of bytes before they are sent and after they were received; may wait, and may raise."""
 
 
 class Status(Exception):
@@ -134,6 +138,7 @@ class Wire:
         self._answers: dict[int, Reply] = {}
         self._ignored: set[int] = set()
         self._number = 0
+        self._due = 0
         self.broken = False
         """An answer is missing for good: the session is of no use any more."""
         channel.sendall(struct.pack(">IBI", 5, _INIT, VERSION))
@@ -155,7 +160,13 @@ class Wire:
         except BaseException:
             self.broken = True
             raise
+        self._due += 1
         return number
+
+    @property
+    def usable(self) -> bool:
+        """Whether the next user of the session begins with a clean slate: no answer is missing or due."""
+        return not self.broken and self._due == 0
 
     def answer(self, number: int) -> Reply:
         """Wait for one answer; others that come first are kept."""
@@ -169,6 +180,7 @@ class Wire:
                 self.broken = True
                 raise ProtocolError("the server answers what was not asked")
             self._answers[came] = Reply(kind, body[4:])
+        self._due -= 1
         return self._answers.pop(number)
 
     def ask(self, *requests: bytes) -> list[Reply]:
@@ -180,8 +192,11 @@ class Wire:
         """Send requests whose answers nobody needs (closing, clearing up); quietly nothing on a broken wire."""
         if not self.broken:
             self._ignored.update([self.send(each) for each in requests])
+            self._due -= len(requests)
 
-    def write(self, handle: bytes, parts: Sequence[Buffer], *, then: Sequence[bytes]) -> Status | None:
+    def write(
+        self, handle: bytes, parts: Sequence[Buffer], *, then: Sequence[bytes], pace: Pace | None = None
+    ) -> Status | None:
         """Write the parts from the file's beginning, and send what is to come behind them without waiting.
 
         Returns the first refusal of either; after one of a write no more bytes are sent.
@@ -190,6 +205,8 @@ class Wire:
         refused: Status | None = None
         offset = 0
         for block, size in _blocks(parts):
+            if pace is not None:
+                pace(size)
             pending.append(self.send(request(WRITE, handle, struct.pack(">QI", offset, size), *block)))
             offset += size
             if len(pending) >= IN_FLIGHT_MAX:
@@ -202,7 +219,7 @@ class Wire:
             refused = refused or status
         return refused
 
-    def read(self, handle: bytes, offset: int, length: int) -> bytes:
+    def read(self, handle: bytes, offset: int, length: int, *, pace: Pace | None = None) -> bytes:
         """Read up to `length` bytes; shorter only when the file ends there."""
         ends = offset + length
         waiting: deque[tuple[int, int, int]] = deque()
@@ -221,6 +238,8 @@ class Wire:
             refused = answer.status
             piece = b"" if refused else answer.read()
             pieces.append(piece)
+            if pace is not None:
+                pace(len(piece))
             if refused or not piece:
                 ended = True
             elif len(piece) < size:
