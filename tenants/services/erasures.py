@@ -16,6 +16,7 @@ from engine.ports import TableView
 from tenants import reading, wiring
 from tenants.models import Backup, BackupSource, Source, Tenant
 from tenants.models.backup import GOOD_STATES
+from tenants.services.copies import copies_queue_after
 
 LOOKED_AT_MAX = 1_000
 """In how many of the newest backups the subject is looked for, so that the operator sees that the key was right."""
@@ -68,6 +69,7 @@ def erasure_add(source: Source, table: str, key: Sequence[str], *, actor: str, r
                 "held_by": len(found),
             },
         )
+    copies_queue_after(tenant)  # Whoever has nothing but a copy must not bring anybody back either.
     return Erased(view.name, ledger.number, found, is_new=ledger.number > before.number)
 
 

@@ -2,6 +2,7 @@
 
 import datetime
 import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from tenants.services.copies import (
     copy_set,
     copy_verify_start,
 )
+from tenants.services.erasures import erasure_add
 from tenants.services.stores import store_add
 from tests.services.seaweed import LOCKED
 from tests.tenants.conftest import ACTOR, House
@@ -426,3 +428,19 @@ def test_the_nearest_store_is_read_first(copies: Copies) -> None:
     read_measured(copy, 100 << 20, 2.0)
     read_measured(copy, 1000, 0.001)
     assert copies.again(copy).read_bytes_per_second == (100 << 20) / 2
+
+
+def test_an_erasure_reaches_the_copies(copies: Copies) -> None:
+    """Goal: no copy brings an erased subject back; erase one, run the queued copy, restore from the copy alone."""
+    backup = copies.house.backup(copies.tenant)
+    copies.run(copies.add())
+    erasure_add(copies.database, "users", ["7"], actor=ACTOR)
+    queued = Operation.objects.get(kind="copy", state="queued")
+    Operation.objects.filter(pk=queued.pk).update(here=True)
+    copies.house.run(queued)
+    shutil.rmtree(copies.house.data / "store")
+    target = copies.house.data / "restored.sqlite3"
+    copies.house.restore(backup, sources=("db",), targets=(f"path={target}",))
+    with sqlite3.connect(target) as connection:
+        found = {row[0] for row in connection.execute("SELECT id FROM users")}
+    assert found == set(range(200)) - {7}
