@@ -109,12 +109,12 @@ def _tags(given: Any) -> tuple[str, ...]:
 
 _WORDS: Mapping[str, tuple[str, str, str]] = {
     "incremental_days": ("every backup of the last {} days", "every backup of today", "every backup"),
-    "daily_count": ("the newest of each of {} days", "the newest day's newest", "the newest of each day"),
-    "weekly_count": ("the newest of each of {} weeks", "the newest week's newest", "the newest of each week"),
-    "weekly_full_count": ("the newest full one of each of {} weeks", "the newest week's newest full one", "the newest full one of each week"),
-    "monthly_count": ("the newest of each of {} months", "the newest month's newest", "the newest of each month"),
-    "monthly_full_count": ("the newest full one of each of {} months", "the newest month's newest full one", "the newest full one of each month"),
-    "yearly_count": ("the newest of each of {} years", "the newest year's newest", "the newest of each year"),
+    "daily_count": ("the newest of each of {} days", "the newest of the newest day", "the newest of each day"),
+    "weekly_count": ("the newest of each of {} weeks", "the newest of the newest week", "the newest of each week"),
+    "weekly_full_count": ("the newest full one of each of {} weeks", "the newest full one of the newest week", "the newest full one of each week"),
+    "monthly_count": ("the newest of each of {} months", "the newest of the newest month", "the newest of each month"),
+    "monthly_full_count": ("the newest full one of each of {} months", "the newest full one of the newest month", "the newest full one of each month"),
+    "yearly_count": ("the newest of each of {} years", "the newest of the newest year", "the newest of each year"),
     "pre_deploy_days": ("those before a deployment for {} days", "those before a deployment for a day", "those before a deployment"),
 }  # fmt: skip
 

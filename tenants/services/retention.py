@@ -223,7 +223,7 @@ def retention_look(*, actor: str, here: bool = False) -> Looked:
         looked.dates_changed += expiries_put(found)
         going = sum(not each.verdict.kept or each.leaves for each in found)
         looked.going += going
-        if (going or trash_due(tenant)) and not _pending(tenant):
+        if (going or trash_due(tenant)) and (here or not _pending(tenant)):
             looked.queued.append(retention_start(tenant, actor=actor, reason="daily look", here=here).pk)
     return looked
 

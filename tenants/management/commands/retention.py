@@ -212,7 +212,6 @@ def _ran(data: Mapping[str, Any]) -> list[str]:
 def _run_all(call: Call) -> Answer:
     """Look at every tenant; what has to go is queued, or with --here done one tenant after another."""
     from core.errors import Exit
-    from operations.services import operation_run
     from tenants.services.retention import retention_look
 
     if call.options.dry_run or call.options.no_prune:
@@ -229,10 +228,26 @@ def _run_all(call: Call) -> Answer:
     if looked.frozen:
         return Answer(data, [f"nothing was done: {looked.frozen}"], exit=Exit.WARNED)
     if call.options.here:
-        ended = [operation_run(operation, here=True) for operation in looked.queued]
-        data["failed"] = [each.pk for each in ended if each.error]
-    text = [f"{looked.tenants} tenants, {looked.backups} backups: {looked.going} go; {len(looked.queued)} operations"]
+        data["failed"] = [operation for operation in looked.queued if not _done(call, operation)]
+    text = [f"{looked.tenants} tenants, {looked.backups} backups: {looked.going} go into the trash"]
+    if looked.queued and not call.options.here:
+        text.append(f"{len(looked.queued)} operations were queued for a worker; with --here they are done at once")
     return Answer(data, text, exit=Exit.FAILED if data["failed"] else Exit.OK)
+
+
+def _done(call: Call, operation_id: str) -> bool:
+    """Run one of many operations; what is wrong with it is said, and stops none of the others."""
+    from core.errors import Busy
+    from operations.services import operation_run
+
+    try:
+        ended = operation_run(operation_id, here=True)
+    except Busy as error:
+        call.terminal.note(f"{operation_id}: {error}")
+        return False
+    if ended.error:
+        call.terminal.note(f"{ended.tenant}: {ended.error.get('detail', '')} (operation show {ended.pk})")
+    return not ended.error
 
 
 def _thaw(call: Call) -> Answer:
