@@ -7,12 +7,14 @@ from collections.abc import Callable
 from engine.errors import StoreError
 from engine.ports import Store
 from operations.context import current_context
-from stores._retry import RetryStore
+from stores._retry import DEADLINE_SECONDS, RetryStore
 from stores._throttle import throttled
 from tenants.models import StoreConfig
 
 log = logging.getLogger(__name__)
 
+LOOK_SECONDS = 15.0
+"""So long a person who only looks at something waits for a store; an operation has more patience."""
 CHECK_SECONDS = 1.0
 """So soon a wish to stop is heard while a store is waited for."""
 
@@ -31,7 +33,8 @@ def store_wrapped(row: StoreConfig, store: Store) -> Store:
     def tell(error: StoreError, wait_seconds: float) -> None:
         log.warning("store %s: %s; trying again in %.1f s", row.name, error.message, wait_seconds)
 
-    return RetryStore(limited, on_retry=tell, check=check, sleep=_checked_sleep(check))
+    deadline = DEADLINE_SECONDS if context is not None else LOOK_SECONDS
+    return RetryStore(limited, on_retry=tell, check=check, sleep=_checked_sleep(check), deadline_seconds=deadline)
 
 
 def _carry_on() -> None:

@@ -154,7 +154,7 @@ def store_remove(row: StoreConfig, *, actor: str) -> None:
 
 def store_objects_present(row: StoreConfig) -> bool:
     """Whether any repository lies in the store, whoever's it is. Raises StoreError when it cannot be read."""
-    with wiring.store_open(row) as store:
+    with _opened_without_locks(row) as (store, _):
         return next(iter(store.list("r/")), None) is not None
 
 
