@@ -48,3 +48,27 @@ def retention_scheduled() -> str:
         log.error("retention: nothing is ended while deletion is frozen: %s", looked.frozen)
         return f"frozen: {looked.frozen}"
     return f"{looked.tenants} tenants, {looked.backups} backups, {looked.going} going, {len(looked.queued)} operations"
+
+
+def copies_scheduled() -> str:
+    """Queue a run of all copies, those that follow every backup too: whatever a lost worker left out is made up for."""
+    return _copies_queued("run")
+
+
+def samples_scheduled() -> str:
+    """Queue the reading of the bytes that are due in every store of every tenant."""
+    return _copies_queued("sample")
+
+
+def structures_scheduled() -> str:
+    """Queue a look at the structure of every store of every tenant."""
+    return _copies_queued("structure")
+
+
+def _copies_queued(what: str) -> str:
+    from operations.selectors import operations_active
+    from tenants.services.copies import ALL_AT_ONCE, copies_all_start
+
+    if any(each.kind == "copies" and each.params.get("what") == what for each in operations_active(tenant="")):
+        return "not begun: the one before is still under way"
+    return copies_all_start(what=what, at_once=ALL_AT_ONCE, actor="system:schedule", reason="scheduled").pk

@@ -444,3 +444,17 @@ def test_an_erasure_reaches_the_copies(copies: Copies) -> None:
     with sqlite3.connect(target) as connection:
         found = {row[0] for row in connection.execute("SELECT id FROM users")}
     assert found == set(range(200)) - {7}
+
+
+def test_schedules_queue_one_run_at_a_time(copies: Copies) -> None:
+    """Goal: a night that takes longer than a day is not doubled; call what the schedules call, twice."""
+    from tenants import tasks
+
+    for scheduled, what in (
+        (tasks.copies_scheduled, "run"),
+        (tasks.samples_scheduled, "sample"),
+        (tasks.structures_scheduled, "structure"),
+    ):
+        operation = Operation.objects.get(pk=scheduled())
+        assert (operation.kind, operation.params["what"]) == ("copies", what)
+        assert "still under way" in scheduled()
