@@ -38,8 +38,10 @@ def keyrings_take(row: StoreConfig, store: Store, note: Note) -> list[str]:
             with wiring.store_open(other) as place:
                 _keyrings_from(other, place)
     slugs = list(_without_keys().order_by("slug").values_list("slug", flat=True))
-    for slug in slugs:
-        note(f"{slug}: no store that can be reached keeps its keys; its encrypted backups cannot be read")
+    if slugs:
+        note(
+            f"{len(slugs)} tenants: no store that can be reached keeps their keys; their encrypted backups cannot be read"
+        )
     return slugs
 
 

@@ -197,10 +197,17 @@ def test_the_reader_needs_the_kit_alone(lost: Lost, tmp_path: Path) -> None:
     assert "keyring" not in tenants["fields"]
     lines = [json.loads(line) for line in (rows / tenants["file"]).read_text().splitlines()]
     assert [line[tenants["fields"].index("slug")] for line in lines] == ["aurora", "boreal"]
+    keys = tmp_path / "keys"
+    for ring in sorted(copy.glob("r/rep_*/keyring")):
+        place = keys / ring.relative_to(copy)
+        place.parent.mkdir(parents=True)
+        ring.rename(place)
+    assert lost.backups["aurora"][0]["id"] not in _read(copy, kit, "list").stdout
+    assert lost.backups["aurora"][0]["id"] in _read(copy, kit, "list", LASTRO_KEYRINGS=str(keys)).stdout
 
 
-def _read(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    environment = {"PATH": os.environ["PATH"], "LASTRO_KIT_PASSPHRASE": PASSPHRASE, "PYTHONUTF8": "1"}
+def _read(*arguments: object, **variables: str) -> "subprocess.CompletedProcess[str]":
+    environment = {"PATH": os.environ["PATH"], "LASTRO_KIT_PASSPHRASE": PASSPHRASE, "PYTHONUTF8": "1", **variables}
     command = [sys.executable, "-P", str(READER), *map(str, arguments)]
     return subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, check=True)
 
