@@ -129,7 +129,20 @@ def keyring_opened(repository_id: str, store: Store, root: RootKey) -> Keyring:
 def place_put(tenant: Tenant, row: StoreConfig, store: Store) -> None:
     """Put the tenant's keyring into an open store that may keep it, and write that down. Raises StoreError."""
     blob = bytes(tenant.keyring)
-    place_note(tenant, row, blob, kept=keyring_store(blob, tenant.repository_id, store))
+    kept = keyring_store(blob, tenant.repository_id, store)
+    if not _shredded_meanwhile(tenant, store):
+        place_note(tenant, row, blob, kept=kept)
+
+
+def _shredded_meanwhile(tenant: Tenant, store: Store) -> bool:
+    """Whether the tenant was shredded while its keyring was on its way; then it is destroyed again, here.
+
+    Shredding says so in the catalogue before it looks into the stores: what was put there before, it finds.
+    """
+    if Tenant.objects.filter(pk=tenant.pk, shredded_at=None).exists():
+        return False
+    keyring_purge(tenant.repository_id, store)
+    return True
 
 
 def place_note(tenant: Tenant, row: StoreConfig, blob: bytes, *, kept: str = "") -> None:
@@ -184,7 +197,8 @@ def places_write(
             results = pool.map(lambda tenant: _stored(tenant, store), batch)
             for tenant, error in zip(batch, results, strict=True):
                 if isinstance(error, str):
-                    place_note(tenant, row, bytes(tenant.keyring), kept=error)
+                    if not _shredded_meanwhile(tenant, store):
+                        place_note(tenant, row, bytes(tenant.keyring), kept=error)
                     done.written += 1
                 else:
                     place_failed(tenant, row, error)

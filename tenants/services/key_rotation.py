@@ -103,7 +103,7 @@ def tenant_rotate(context: OperationContext, tenant: Tenant, *, compromised: boo
         before = bytes(tenant.keyring)
         keyring = keyring_of(tenant).rotated(compromised=compromised)
         blob = keyring.to_bytes(root_key())
-        failed = _stored_somewhere(tenant, blob)
+        stored, failed = _stored_somewhere(tenant, blob)
         kill_point("key.epoch_stored")
         with transaction.atomic():
             context.fence()
@@ -113,9 +113,8 @@ def tenant_rotate(context: OperationContext, tenant: Tenant, *, compromised: boo
             _epoch_note(context, tenant, keyring, compromised)
             KeyringPlace.objects.filter(tenant=tenant).update(state=KeyringState.PENDING)
         tenant.refresh_from_db()
-        for row in stores_keeping():
-            if row.name not in failed:
-                place_note(tenant, row, blob)
+        for row in stored:
+            place_note(tenant, row, blob)
         return {
             "tenant": tenant.slug,
             "epoch": keyring.epoch,
@@ -126,22 +125,25 @@ def tenant_rotate(context: OperationContext, tenant: Tenant, *, compromised: boo
     raise Conflict(f"the keyring of {tenant.slug} is being changed all the time", hint="try again")
 
 
-def _stored_somewhere(tenant: Tenant, blob: bytes) -> dict[str, LastroError]:
-    """Put the keyring into every store that keeps keys; the failures by store. Raises when all of them failed."""
+def _stored_somewhere(tenant: Tenant, blob: bytes) -> tuple[list[StoreConfig], dict[str, LastroError]]:
+    """Put the keyring into every store that keeps keys; those that have it, and the failures by store.
+
+    Raises the first failure when none has it.
+    """
     failed: dict[str, LastroError] = {}
-    stored = 0
+    stored: list[StoreConfig] = []
     for row in stores_keeping():
         try:
             with wiring.store_open(row) as store:
                 if may_keep(row, store):
                     keyring_store(blob, tenant.repository_id, store)
-                    stored += 1
+                    stored.append(row)
         except LastroError as error:
             place_failed(tenant, row, error)
             failed[row.name] = error
     if not stored:
         raise next(iter(failed.values()), Conflict("no store keeps keys", hint="store set NAME --keeps-keys yes"))
-    return failed
+    return stored, failed
 
 
 def _epoch_note(context: OperationContext, tenant: Tenant, keyring: Keyring, compromised: bool) -> None:

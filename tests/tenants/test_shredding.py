@@ -19,7 +19,8 @@ from engine.keys import Keyring
 from engine.kit import kit_open
 from tenants import wiring
 from tenants.diagnosis import diagnose
-from tenants.models import Backup, Restore, ShredCertificate, Tenant
+from tenants.keyring_places import place_put
+from tenants.models import Backup, KeyringPlace, Restore, ShredCertificate, StoreConfig, Tenant
 from tenants.services.backups import BackupWish, backup_hold, backup_start
 from tenants.services.clearing import CLEARED
 from tenants.services.drills import check_add, drill_start
@@ -218,6 +219,17 @@ def test_a_killed_shredding_is_ended_by_the_next_call(house: House, hotel: Tenan
     assert places >= {"catalogue", "store default", "store second"}
     assert [key for key in content(house.data) if hotel.repository_id in key] == []
     assert [word for word in CANARIES if word.encode() in catalogue_bytes()] == []
+
+
+def test_a_keyring_on_its_way_is_destroyed_on_arrival(house: House, hotel: Tenant, content: Content) -> None:
+    """Goal: nobody who began before brings a key back; hold a tenant's row from before, shred, put its keyring again."""
+    row = StoreConfig.objects.get(name="second")
+    shred(house, hotel)
+    assert hotel.shredded_at is None  # As whoever loaded the row before has it.
+    with wiring.store_open(row) as store:
+        place_put(hotel, row, store)
+    assert [key for key in content(house.data) if hotel.repository_id in key] == []
+    assert not KeyringPlace.objects.filter(tenant=hotel).exists()
 
 
 def test_an_unreachable_store_keeps_it_pending_until_it_is_back(house: House, hotel: Tenant) -> None:
