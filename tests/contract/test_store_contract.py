@@ -105,15 +105,17 @@ def test_deleted_is_gone(store: Store) -> None:
     assert list(store.list("")) == []
 
 
-@pytest.mark.parametrize(
-    ("offset", "length"),
-    [(0, None), (0, 0), (0, 1), (5, 10), (99, 1), (99, 50), (100, 1), (101, 1), (1000, None), (0, 1 << 40), (37, None)],
-)
-def test_ranges(store: Store, offset: int, length: int | None) -> None:
+RANGES = [
+    (0, None), (0, 0), (0, 1), (5, 10), (99, 1), (99, 50), (100, 1), (101, 1), (1000, None), (0, 1 << 40), (37, None),
+]  # fmt: skip
+
+
+def test_ranges(store: Store) -> None:
     """Goal: a range is exact and shorter only at the end; compare with slices of what was put."""
     content = bytes(range(100))
     store.put("k", [content])
-    assert store.get("k", offset, length) == content[offset : None if length is None else offset + length]
+    for offset, length in RANGES:
+        assert store.get("k", offset, length) == content[offset : None if length is None else offset + length]
 
 
 def test_empty_object(store: Store) -> None:
@@ -180,27 +182,27 @@ def test_list_survives_changes_meanwhile(store: Store) -> None:
     assert seen == sorted(seen)
 
 
-@pytest.mark.parametrize("key", WEIRD_KEYS)
-def test_weird_keys_are_refused(store: Store, key: str) -> None:
+def test_weird_keys_are_refused(store: Store) -> None:
     """Goal: no key escapes the store or means something else elsewhere; try each with every operation."""
-    operations: Sequence[Callable[[], object]] = (
-        lambda: store.put(key, [b"x"]),
-        lambda: store.create(key, [b"x"]),
-        lambda: store.get(key),
-        lambda: store.stat(key),
-        lambda: store.delete(key),
+    operations: Sequence[Callable[[str], object]] = (
+        lambda key: store.put(key, [b"x"]),
+        lambda key: store.create(key, [b"x"]),
+        lambda key: store.get(key),
+        lambda key: store.stat(key),
+        lambda key: store.delete(key),
     )
-    for operation in operations:
-        with pytest.raises(UsageError):
-            operation()
+    for key in WEIRD_KEYS:
+        for operation in operations:
+            with pytest.raises(UsageError):
+                operation(key)
     assert list(store.list("")) == []
 
 
-@pytest.mark.parametrize("prefix", ["/", "../", "a//", "a/../", ".", "a b", "é", "\0"])
-def test_weird_prefixes_are_refused(store: Store, prefix: str) -> None:
+def test_weird_prefixes_are_refused(store: Store) -> None:
     """Goal: a listing never leaves the store; ask with prefixes that no key has."""
-    with pytest.raises(UsageError):
-        list(store.list(prefix))
+    for prefix in ("/", "../", "a//", "a/../", ".", "a b", "é", "\0"):
+        with pytest.raises(UsageError):
+            list(store.list(prefix))
 
 
 def test_long_keys(store: Store) -> None:
