@@ -187,9 +187,9 @@ def test_weird_keys_are_refused(store: Store) -> None:
     operations: Sequence[Callable[[str], object]] = (
         lambda key: store.put(key, [b"x"]),
         lambda key: store.create(key, [b"x"]),
-        lambda key: store.get(key),
-        lambda key: store.stat(key),
-        lambda key: store.delete(key),
+        store.get,
+        store.stat,
+        store.delete,
     )
     for key in WEIRD_KEYS:
         for operation in operations:
