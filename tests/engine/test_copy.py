@@ -12,7 +12,7 @@ from engine import faults
 from engine.copy import CopyReport
 from engine.copy_prune import CopyPruneReport, copy_prune
 from engine.erasures import ErasureLedger, erase
-from engine.errors import LastroError, StoreDenied, StoreFull, WrongKey
+from engine.errors import LastroError, SessionFenced, StoreDenied, StoreFull, WrongKey
 from engine.keys import Keyring
 from engine.progress import NullProgress
 from engine.prune import prune
@@ -254,6 +254,24 @@ def test_a_run_and_a_prune_of_the_same_copy_in_every_order(places: Places) -> No
             places.copy(store=gate, wanted={1, 2, 3})
         _held_is_exact(places)
         assert places.copy(wanted={1, 2, 3}).held == {1, 2, 3}
+        places.check("copy")
+        if gate.count < at:
+            return
+
+
+def test_two_runs_of_one_copy(places: Places) -> None:
+    """Goal: a run that lost its lease and its successor end in one whole copy; let one overtake the other anywhere."""
+    places.copy(wanted={1})
+    kept = _keep(places)
+    for at in range(1, 200):
+        kept(places)
+        gate = Gate(places.store("copy"), at, lambda: places.copy(wanted={2, 3}))
+        before = places.serials["copy"]
+        with suppress(SessionFenced):
+            places.copy(store=gate, wanted={1, 2})
+        places.serials["copy"] = max(before, selection_read(places.repository("copy")).serial)
+        _held_is_exact(places)
+        assert places.copy().held == {1, 2, 3}
         places.check("copy")
         if gate.count < at:
             return
