@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
-from engine.errors import ClockSkewed, RepositoryAhead, SessionFenced
+from engine.errors import ChunkMissing, ClockSkewed, RepositoryAhead, SessionFenced
 from engine.faults import kill_point
 from engine.manifest import Manifest
 from engine.ordered import in_order
@@ -107,7 +107,7 @@ def prune(
     head = repository.head_from(max(head, repository.head()))
     if not dry_run:
         repository.guard.check()
-    works = [_begin(repository, domain, dry_run, head, progress) for domain in (repository.sealed, repository.plain)]
+    works = [_begin(repository, domain, dry_run, head, progress) for domain in _domains(repository)]
     ended, kept = _mark(repository, works, _Wanted(forget, trash, head, known), progress)
     if not dry_run:
         progress.check()
@@ -117,6 +117,12 @@ def prune(
         if len(work.table):
             report += _prune_domain(repository, work, head, dry_run=dry_run, grace=grace, progress=progress)
     return report
+
+
+def _domains(repository: Repository) -> list[Domain]:
+    """Those in which anything may lie: most tenants have no plain one, which would be asked about in vain."""
+    beside = next(iter(repository.store.list(repository.plain.prefix)), None)
+    return [repository.sealed] if beside is None else [repository.sealed, repository.plain]
 
 
 def _begin(repository: Repository, domain: Domain, dry_run: bool, head: int, progress: Progress) -> Work:
@@ -184,7 +190,12 @@ def _walk(repository: Repository, works: list[Work], manifests: Iterator[Manifes
 
     def walk(manifest: Manifest) -> None:
         progress.check()
-        work = by_domain[bool(manifest.document["metadata"]["encrypted"])]
+        work = by_domain.get(bool(manifest.document["metadata"]["encrypted"]))
+        if work is None:
+            raise ChunkMissing(
+                f"the store lists nothing of what backup {manifest.number} needs; nothing was deleted",
+                hint="the listing may be stale: try again; else repair it from another copy",
+            )
         walk_manifest(work.reader, manifest, work.mark.visit)
         progress.advance(items=1)
 
