@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.services import cached_programs
@@ -135,6 +136,27 @@ class Sshd:
         for pid in _below(self._process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+    def add_host_keys(self) -> list[str]:
+        """Give the server an ECDSA and an RSA host key too, start it again, and return their public lines."""
+        keys: dict[str, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey]
+        keys = {"ecdsa": ec.generate_private_key(ec.SECP256R1()), "rsa": rsa.generate_private_key(65537, 2048)}
+        lines = []
+        for name, key in keys.items():
+            path = self.folder / f"host_{name}"
+            path.write_bytes(
+                key.private_bytes(
+                    serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+                )
+            )
+            path.chmod(0o600)
+            with open(self.folder / "config", "a") as config:
+                config.write(f"HostKey {path}\n")
+            public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+            lines.append(public.decode())
+        self.stop()
+        self.launch()
+        return lines
 
     def mount_small(self, values: Mapping[str, str], *, size: str) -> None:
         """Mount a small file system where the folder of these settings will be; root only, gone with the server."""

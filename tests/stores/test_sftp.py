@@ -124,6 +124,18 @@ def test_forms_of_a_host_key(form: str, values: dict[str, str]) -> None:
     made({**values, "host_key": key}).close()
 
 
+def test_a_server_with_several_host_keys(own_server: Sshd) -> None:
+    """Goal: whichever of its keys the operator compared is the one that counts; know each by line and by fingerprint."""
+    others = own_server.add_host_keys()
+    for line in others:
+        fingerprint = next(iter(config({**own_server.values(), "host_key": line}).host_keys()))
+        for known in (line, fingerprint):
+            made({**own_server.values(), "host_key": known}).close()
+    stranger = next(iter(config({**own_server.values(), "host_key": new_key()[1]}).host_keys()))
+    with pytest.raises(StoreDenied, match="is not the server that is known"):
+        made({**own_server.values(), "host_key": stranger})
+
+
 def test_another_server_gets_nothing(own_server: Sshd) -> None:
     """Goal: no password and no key goes to somebody in between; know another host key, and read the server's log."""
     values = {**own_server.values(), "host_key": new_key()[1]}

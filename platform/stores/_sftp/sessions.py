@@ -4,7 +4,7 @@ import logging
 import socket
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -123,8 +123,36 @@ class Sessions:
         """A new connection whose server is the one that is known; nothing secret is sent before that is sure."""
         import paramiko
 
+        config, known = self._config, self._config.host_keys()
+        strange: dict[str, Any] = {}
+        while True:  # Each round meets a type of key that was not met before, or is the last.
+            try:
+                transport = self._greeted(known, set(strange))
+            except paramiko.ssh_exception.IncompatiblePeer as error:
+                for key in strange.values():
+                    _check_host_key(config, key)
+                raise StoreDenied(
+                    f"{config.place}: {error}: the server shows no host key of the known type, or is too old",
+                    hint="ssh-keyscan shows its keys; if one was changed on purpose, set host_key to it",
+                ) from error
+            try:
+                key = transport.get_remote_server_key()
+                if fingerprint(key.asbytes()) in known or not _may_be_another(known, set(strange), key.get_name()):
+                    _check_host_key(config, key)
+                    self._authenticate(transport)
+                    transport.set_keepalive(KEEPALIVE_SECONDS)
+                    return transport
+            except BaseException:
+                transport.close()
+                raise
+            transport.close()
+            strange[key.get_name()] = key  # A fingerprint does not tell its key's type: ask for the server's others.
+
+    def _greeted(self, known: Mapping[str, str], strange: set[str]) -> Any:
+        """A connection that has agreed on keys, before anybody logs in."""
+        import paramiko
+
         config = self._config
-        known = config.host_keys()
         plug = socket.create_connection((config.host, config.port), timeout=config.connect_seconds)
         transport = paramiko.Transport(plug)
         try:
@@ -133,12 +161,8 @@ class Sessions:
             options = transport.get_security_options()
             options.ciphers = tuple(name for name in CIPHERS if name in options.ciphers)
             options.digests = tuple(name for name in options.digests if "md5" not in name and "sha1" not in name)
-            if known and all(known.values()):  # Ask for the key that is known, not for another of the same server.
-                options.key_types = _key_types(options.key_types, set(known.values()))
+            options.key_types = _key_types(options.key_types, known, strange)
             transport.start_client(timeout=config.connect_seconds)
-            _check_host_key(config, transport.get_remote_server_key())
-            self._authenticate(transport)
-            transport.set_keepalive(KEEPALIVE_SECONDS)
         except BaseException:
             transport.close()
             raise
@@ -172,10 +196,21 @@ class Sessions:
             raise StoreDenied(f"{config.place}: the server wants more than a {how}", hint="it asks for a second factor")
 
 
-def _key_types(offered: Sequence[str], known: set[str]) -> tuple[str, ...]:
-    """Algorithms that show a known type of key; an RSA key is shown under three names."""
-    wanted = known | ({"rsa-sha2-512", "rsa-sha2-256"} if "ssh-rsa" in known else set())
+_RSA = {"rsa-sha2-512", "rsa-sha2-256", "ssh-rsa"}
+"""An RSA key is asked for under other names than its own."""
+
+
+def _key_types(offered: Sequence[str], known: Mapping[str, str], strange: set[str]) -> tuple[str, ...]:
+    """Algorithms by which the server may show a host key: of the known types if all are known, none that was strange."""
+    wanted = {*known.values()} if known and all(known.values()) else set(offered)
+    wanted |= _RSA if "ssh-rsa" in wanted else set()
+    wanted -= {*strange, *(_RSA if "ssh-rsa" in strange else ())}
     return tuple(name for name in offered if name in wanted) or tuple(offered)
+
+
+def _may_be_another(known: Mapping[str, str], strange: set[str], kind: str) -> bool:
+    """Whether the server may have the known key beside the one it showed: where only a fingerprint is known."""
+    return bool(known) and not all(known.values()) and kind not in strange
 
 
 def _check_host_key(config: SftpConfig, key: Any) -> None:
