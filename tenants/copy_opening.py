@@ -26,7 +26,7 @@ _MEASURED_BYTES_MIN = 8 << 20
 
 def cache_of(copy: Copy) -> Path:
     """Where the index of this copy is kept near; the primary's lies where it always did."""
-    return wiring.cache_folder() if copy.position == 0 else wiring.cache_folder() / "copies" / copy.store_id
+    return wiring.cache_folder() if copy.is_primary else wiring.cache_folder() / "copies" / copy.store_id
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def copy_on(copy: Copy, store: Store) -> Repository:
         store, repository_id=tenant.repository_id, keyring=keyring_of(tenant), cache=cache_of(copy)
     )
     _measured(copy, (time.monotonic() - began) * 1000)
-    repository.guard = guard_of(tenant, store, primary=copy.position == 0)
+    repository.guard = guard_of(tenant, store, primary=copy.is_primary)
     return repository
 
 
@@ -106,7 +106,7 @@ def repository_reading(
         primary = copy_primary(tenant)
         own = place_on(primary, stack)
         there = [primary, *copies] if but is None or but.pk != primary.pk else copies
-        near = sorted(there, key=(lambda each: each.position) if primary_first else nearness)
+        near = sorted(there, key=(lambda each: (not each.is_primary, each.position)) if primary_first else nearness)
         places = [own if each.pk == primary.pk else place_on(each, stack) for each in near]
         nearest = next(
             (copy for copy, place in zip(near, places, strict=True) if place.repository is not None), near[0]

@@ -18,7 +18,7 @@ def copy(row: Copy, *, counts: Mapping[str, int] | None = None) -> dict[str, Any
         "tenant": row.tenant.slug,
         "store": row.store.name,
         "kind": row.store.kind,
-        "role": "primary" if row.store_id == row.tenant.store_id else "copy",
+        "role": "primary" if row.is_primary else "copy",
         "enabled": row.enabled,
         "afterwards": row.afterwards,
         "images": row.images,
@@ -46,7 +46,7 @@ def copy_line(row: Copy, *, counts: Mapping[str, int] | None = None) -> dict[str
     return {
         "store": row.store.name,
         "kind": row.store.kind,
-        "role": "primary" if row.store_id == row.tenant.store_id else "copy" if row.enabled else "copy (off)",
+        "role": "primary" if row.is_primary else "copy" if row.enabled else "copy (off)",
         "health": row.health,
         "backups": said or "-",
         "stored": size_text(row.stored_bytes),

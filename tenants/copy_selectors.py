@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from django.db.models import Count, Max, Q, QuerySet
+from django.db.models import Count, F, Max, Q, QuerySet
 
 from core.errors import NotFound
 from tenants.models import Backup, BackupCopy, BackupPresence, Copy, CopyFinding, CopyHealth, StoreConfig, Tenant
@@ -86,7 +86,7 @@ def presence_counts(copies: Collection[Copy]) -> dict[str, dict[str, int]]:
     for copy_id, presence, number in rows.values_list("copy_id", "presence", "count"):
         found[copy_id][presence] = number
     for copy in copies:
-        if copy.store_id == copy.tenant.store_id:
+        if copy.is_primary:
             here = Backup.objects.filter(tenant=copy.tenant, state__in=GOOD_STATES, left_at=None)
             counts = {
                 BackupPresence.PRESENT: here.filter(damaged=False),
@@ -99,7 +99,7 @@ def presence_counts(copies: Collection[Copy]) -> dict[str, dict[str, int]]:
 def copies_due(*, primaries: bool) -> "QuerySet[Copy]":
     """Copies of tenants that are still there, the longest not run first."""
     rows = Copy.objects.filter(enabled=True, tenant__archived_at=None, tenant__shredded_at=None)
-    return (rows if primaries else rows.filter(position__gt=0)).order_by("run_at", "pk")
+    return (rows if primaries else rows.exclude(store=F("tenant__store"))).order_by("run_at", "pk")
 
 
 # ---------------------------------------------------------------- enough copies?

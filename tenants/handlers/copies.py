@@ -33,7 +33,7 @@ def copy_resource(operation: Operation) -> str:
 def run(context: OperationContext) -> Mapping[str, Any]:
     """Bring the copy what it lacks of the backups that its retention keeps, then drop what that has let go."""
     copy = copy_of(context.operation.subject_id)
-    if copy.store_id == copy.tenant.store_id:
+    if copy.is_primary:
         raise WrongKey(f"store {copy.store.name} is the primary by now", hint=f"copy list {copy.tenant.slug}")
     try:
         return _ran(context, copy)

@@ -79,13 +79,13 @@ def verify(context: OperationContext) -> Mapping[str, Any]:
 
 def _can_mend(copy: Copy) -> bool:
     """Whether there is another store to mend from; an index is mended from its own packs."""
-    return copy.store_id != copy.tenant.store_id or bool(copies_readable(copy.tenant))
+    return not copy.is_primary or bool(copies_readable(copy.tenant))
 
 
 def expected_in(copy: Copy, repository: Repository) -> tuple[dict[int, str], list[Finding]]:
     """Numbers of the backups that this store must hold, with the digests of their manifests."""
     rows = Backup.objects.filter(tenant=copy.tenant, number__isnull=False).exclude(manifest_sha256="")
-    if copy.store_id == copy.tenant.store_id:
+    if copy.is_primary:
         here = rows.filter(state__in=GOOD_STATES, left_at=None) | rows.filter(trashed_at__isnull=False, left_at=None)
         return {n: sha for n, sha in here.values_list("number", "manifest_sha256") if n is not None}, []
     digests = {n: sha for n, sha in rows.values_list("number", "manifest_sha256") if n is not None}

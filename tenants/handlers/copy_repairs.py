@@ -26,6 +26,7 @@ from tenants.services.copy_recording import hurt_backups, repair_recorded
 from tenants.services.copy_wishes import wishes_of
 
 NAMED_MAX = 5
+KEYS_MAX = 100_000
 
 
 def _repair_resource(operation: Operation) -> str:
@@ -45,7 +46,7 @@ def run(context: OperationContext) -> Mapping[str, Any]:
     hurt_before = hurt_backups(copy)
     with ExitStack() as stack:
         store = stack.enter_context(wiring.store_open(copy.store))
-        if copy.store_id == copy.tenant.store_id:
+        if copy.is_primary:
             repository, report, brought = _primary_mended(context, copy, store, stack)
         else:
             repository, report, brought = _copy_mended(context, copy, store, stack)
@@ -86,7 +87,7 @@ def _primary_mended(
     report = repository_repair(
         repository,
         [place_on(each, stack) for each in copies_of(tenant)],
-        {finding.key for finding in findings_open(copy)},
+        {finding.key for finding in findings_open(copy, limit=KEYS_MAX)},
         is_primary=True,
         name=copy.store.name,
         numbers=list(expected_in(copy, repository)[0]),
@@ -129,7 +130,7 @@ def _copy_mended(
     context: OperationContext, copy: Copy, store: Store, stack: ExitStack
 ) -> tuple[Repository, RepairReport, int]:
     tenant = copy.tenant
-    keys = {finding.key for finding in findings_open(copy)}
+    keys = {finding.key for finding in findings_open(copy, limit=KEYS_MAX)}
     repository = copy_on(copy, store)
     others = [copy_primary(tenant), *(each for each in copies_of(tenant) if each.pk != copy.pk)]
     report = repository_repair(

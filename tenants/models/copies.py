@@ -73,6 +73,11 @@ class Copy(Record):
     def __str__(self) -> str:
         return f"{self.tenant_id}/{self.store_id}"
 
+    @property
+    def is_primary(self) -> bool:
+        """Whether backups are taken into this store: by the tenant's row, whatever the position was given for."""
+        return self.store_id == self.tenant.store_id
+
 
 class BackupPresence(models.TextChoices):
     PRESENT = "present", "present"

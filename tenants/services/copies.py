@@ -5,7 +5,7 @@ from contextlib import suppress
 from typing import Any
 
 from django.db import IntegrityError, transaction
-from django.db.models import Max
+from django.db.models import F, Max
 
 from audit.services import record
 from core.errors import Conflict
@@ -196,7 +196,7 @@ def _primaries_known() -> None:
     """Make the rows of primaries that nobody has asked for yet."""
     without: Iterable[Any] = (
         Tenant.objects.filter(archived_at=None, shredded_at=None)
-        .exclude(copies__position=0)
+        .exclude(copies__store=F("store"))
         .values_list("pk", "store_id")
         .iterator(chunk_size=1_000)
     )
@@ -209,7 +209,7 @@ def _start(kind: str, copy: Copy, params: dict[str, Any], *, actor: str, reason:
         return operation_enqueue(
             kind=kind,
             tenant=copy.tenant.slug,
-            params={"store": copy.store.name, "primary": copy.store_id == copy.tenant.store_id, **params},
+            params={"store": copy.store.name, "primary": copy.is_primary, **params},
             subject_id=copy.pk,
             actor=actor,
             reason=reason,

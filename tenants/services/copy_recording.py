@@ -235,7 +235,7 @@ def structure_recorded(
     context: OperationContext, copy: Copy, report: StoreReport, *, expected: Collection[int]
 ) -> None:
     """Record a look at the structure: which backups are whole there, which are not."""
-    affected, is_primary = set(report.affected), copy.store_id == copy.tenant.store_id
+    affected, is_primary = set(report.affected), copy.is_primary
     whole = set(expected) - affected
     with transaction.atomic():
         context.fence()
@@ -263,7 +263,7 @@ def _health(copy: Copy, report: StoreReport) -> str:
     if copy.health in (CopyHealth.DAMAGED, CopyHealth.AWAY):
         lacks = BackupCopy.objects.filter(copy=copy).exclude(presence=BackupPresence.PRESENT).exists()
         return CopyHealth.BEHIND if lacks else CopyHealth.WHOLE
-    if copy.position == 0 and copy.health == CopyHealth.NEW:
+    if copy.is_primary and copy.health == CopyHealth.NEW:
         return CopyHealth.WHOLE
     return copy.health
 
@@ -308,7 +308,7 @@ def repair_recorded(
     hurt: Mapping[int, str],
 ) -> tuple[list[str], list[str]]:
     """Record what was mended of the backups that were `hurt`; ids of the backups that are whole again, and of those that are not."""
-    affected, is_primary = set(structure.affected), copy.store_id == copy.tenant.store_id
+    affected, is_primary = set(structure.affected), copy.is_primary
     with transaction.atomic():
         context.fence()
         findings_mended(copy, report.mended)
@@ -344,7 +344,7 @@ def repair_recorded(
 
 def hurt_backups(copy: Copy) -> dict[int, str]:
     """Backups that are known not to be whole in this store, by number, before a repair begins."""
-    if copy.store_id == copy.tenant.store_id:
+    if copy.is_primary:
         rows = Backup.objects.filter(tenant=copy.tenant, damaged=True, state__in=GOOD_STATES)
         return {number: pk for number, pk in rows.values_list("number", "pk") if number is not None}
     hurt = BackupCopy.objects.filter(copy=copy).exclude(presence=BackupPresence.PRESENT)
