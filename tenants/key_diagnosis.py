@@ -52,7 +52,7 @@ def _places() -> Iterator[Told]:
         yield "keyrings", CRITICAL, f"not what was put there: {names}", "key verify, then key repair", figures
     elif figures["nowhere"]:
         names = _named(nowhere.order_by("slug").values_list("slug"))
-        yield "keyrings", CRITICAL, f"in the catalogue alone: {names}", "run: key repair", figures
+        yield "keyrings", CRITICAL, f"not known to lie in any store: {names}", "run: key repair", figures
     elif pending:
         yield "keyrings", WARNING, f"{pending} keyrings have still to be put into a store", "run: key repair", figures
     else:

@@ -20,6 +20,7 @@ def tenant(row: Tenant) -> dict[str, Any]:
         "archived_at": moment(row.archived_at),
         "held": row.held,
         "held_reason": row.held_reason,
+        "shredded_at": moment(row.shredded_at),
     }
 
 
