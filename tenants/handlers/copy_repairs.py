@@ -1,6 +1,6 @@
 """The operation `copy_repair`: what was found lost or altered in one store comes back from the others."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -123,7 +123,23 @@ def _primary_filled(context: OperationContext, copy: Copy, store: Store) -> int:
             erasures=tenant.erasures_number,
             promise=False,
         )
-        return copy_run(source, target, wish, context).packs_moved
+        moved = copy_run(source, target, wish, context).packs_moved
+    _numbers_closed(context, copy, target, expected)
+    return moved
+
+
+def _numbers_closed(context: OperationContext, copy: Copy, target: Repository, expected: Collection[int]) -> None:
+    """Close the numbers of backups that are no more and whose records no copy had, so that the chain has no gap.
+
+    The number of a good backup that no copy held stays open: that is a loss, and loud.
+    """
+    present = set(target.numbers())
+    for number in range(1, copy.tenant.numbers_closed + 1):
+        if number in present or number in expected:
+            continue
+        context.check()
+        if not target.forgotten(number):
+            target.void(number, "the primary was filled from copies")
 
 
 def _copy_mended(

@@ -20,6 +20,7 @@ from tenants.copy_outputs import backup_copies
 from tenants.copy_selectors import copy_get, copy_primary, findings_open, protections
 from tenants.models import Backup, BackupCopy, Copy, CopyFinding, StoreConfig, Tenant
 from tenants.selectors import backup_get, tenant_get
+from tenants.services.backups import prune_start
 from tenants.services.browsing import backup_browse
 from tenants.services.copies import (
     copies_all_start,
@@ -188,10 +189,15 @@ def test_a_primary_that_is_gone_is_filled_from_its_copies(copies: Copies, conten
     """Goal: the loss of a store is mended by one command; empty the primary, repair, back up, lose the copy, restore."""
     backups = [copies.house.backup(copies.tenant), copies.change("three")]
     copies.run(copies.add())
+    closed = Tenant.objects.get().numbers_closed
+    Tenant.objects.update(number_reserved=closed + 2, numbers_closed=closed + 2)  # Two sessions that did not commit.
     shutil.rmtree(copies.house.data / "store" / "r")
     done = copies.repair(copies.primary())
     assert (done["damaged"], done["health"], done["packs_brought"] > 0) == ([], "whole", True)
     backups.append(copies.change("four"))
+    assert (
+        copies.house.run(prune_start(tenant_get("aurora"), dry_run=False, actor=ACTOR, here=True)).state == "succeeded"
+    )
     shutil.rmtree(copies.house.data / "second")
     Copy.objects.filter(position__gt=0).delete()
     assert copies.verify(copies.primary(), "deep")["status"] == "passed"
