@@ -89,7 +89,7 @@ def _host_key(line: str) -> tuple[str, str]:
             return fingerprint(blob), kind
     raise UsageError(
         f"host_key: {line[:60]!r} is no host key",
-        hint="a line of `ssh-keyscan HOST`, of the server's /etc/ssh/ssh_host_…_key.pub, or SHA256:…",
+        hint="the line itself: of `ssh-keyscan HOST`, of the server's /etc/ssh/ssh_host_…_key.pub, or SHA256:…",
     )
 
 
