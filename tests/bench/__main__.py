@@ -14,7 +14,19 @@ from tests.bench import report
 from tests.bench.measure import CommandFailed
 from tests.bench.place import TooLittleRoom, describe, remove, scratch
 
-SECTIONS = ("start", "objects", "files", "million", "postgres", "history", "prune", "restores", "remote", "copies", "store")
+SECTIONS = (
+    "start",
+    "objects",
+    "files",
+    "million",
+    "postgres",
+    "history",
+    "prune",
+    "restores",
+    "remote",
+    "copies",
+    "store",
+)
 SCALE_VARIABLE = "LASTRO_BENCH_SCALE"
 
 

@@ -17,7 +17,7 @@ from tests.bench.prune import _many
 from tests.bench.report import CPU, PEAK, WALL, Figure, Section, say
 from tests.services.seaweed import ADMIN, REGION, Seaweed, seaweed
 
-BYTES = 1_000_000_000
+BYTES = 2_000_000_000
 SEED = 20261122
 STEPS = ("first backup", "no change", "after mutation", "restore")
 TARGETS = {"first backup": 0.6, "no change": 0.5, "after mutation": 0.6, "restore": 0.6}
@@ -29,7 +29,7 @@ Side = dict[str, list[Run]]
 
 def measure(folder: Path, *, scale: float, rounds: int) -> Section:
     """Run the section. Raises CommandFailed without a SeaweedFS; a missing restic leaves the peer's column empty."""
-    require(folder, gigabytes=6 * scale)
+    require(folder, gigabytes=12 * scale)
     server = seaweed()
     if server is None:
         raise CommandFailed("no SeaweedFS: install the project's test extra")
