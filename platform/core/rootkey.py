@@ -220,6 +220,9 @@ def root_key_retire() -> None:
     known, former = _known()
     following, standing = _file(NEXT_KEY_FILE), _file(ROOT_KEY_FILE)
     if _id_in(following) == known:
+        other = _id_in(standing)
+        if other not in ("", known, former):  # Nobody knows what that one opens.
+            standing.rename(_file(f"root-{other}.key"))
         os.replace(following, standing)
         sync_folder(standing.parent)
     elif former and _id_in(standing) == former:
