@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.services.migrated import catalogue_put
+
 ROOT = Path(__file__).resolve().parents[2]
 HEARTBEAT_SECONDS = 1
 WAIT_SECONDS_MAX = 60.0
@@ -47,7 +49,9 @@ class Installation:
             "DJANGO_SETTINGS_MODULE": "tests.apps.worker_settings",
             "NO_COLOR": "1",
         }
-        assert not migrate or self("migrate", "--skip-checks", "-v0").code == 0
+        if migrate and not database_url:
+            catalogue_put(self.data, self.environment)
+        assert not migrate or not database_url or self("migrate", "--skip-checks", "-v0").code == 0
 
     def argv(self, *args: str) -> list[str]:
         return [sys.executable, str(ROOT / "manage.py"), *args]
