@@ -19,8 +19,9 @@ KIT = ("--passphrase", "env:KIT_PASSPHRASE")
 class Lost:
     """An installation with two tenants, a copy of its store elsewhere and a kit; then its host is gone."""
 
-    def __init__(self, top: Path) -> None:
-        self.top = top
+    def __init__(self, room: Path) -> None:
+        self.top = top = room / "site"
+        top.mkdir()
         self.old = Program(top / "old", KIT_PASSPHRASE=PASSPHRASE)
         self.folders = {}
         for slug in ("aurora", "boreal"):
@@ -31,6 +32,14 @@ class Lost:
             self.folders[slug] = folder
             self.old.tenant(slug, assets=folder)
         self.backups = {slug: [self.old.backup(slug)] for slug in self.folders}
+        self._saved = room / "saved"
+        shutil.copytree(top, self._saved, symlinks=True)
+
+    def again(self) -> "Lost":
+        """As it was when it was made, at the same place."""
+        shutil.rmtree(self.top)
+        shutil.copytree(self._saved, self.top, symlinks=True)
+        return self
 
     def kit(self, name: str = "kit.json", *more: str) -> Path:
         path = self.top / name
@@ -50,9 +59,14 @@ class Lost:
         return self.new("store", "adopt", name, *given)
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Lost:
+    return Lost(tmp_path_factory.mktemp("lost"))
+
+
 @pytest.fixture
-def lost(tmp_path: Path) -> Lost:
-    return Lost(tmp_path)
+def lost(made: Lost) -> Lost:
+    return made.again()
 
 
 def test_everything_comes_back_from_a_copy_and_the_kit(lost: Lost, tmp_path: Path) -> None:
@@ -212,7 +226,7 @@ def _read(*arguments: object, **variables: str) -> "subprocess.CompletedProcess[
     return subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, check=True)
 
 
-def test_everything_comes_back_from_s3(lost: Lost, s3_store_values: dict[str, str], tmp_path: Path) -> None:
+def test_everything_comes_back_from_s3(lost: Lost, s3_store_values: dict[str, str]) -> None:
     """Goal: off site is enough. Method: copy to S3, destroy local store, catalogue and data; adopt from S3; byte for byte."""
     settings = [word for key, value in s3_store_values.items() for word in ("--set", f"{key}={value}")]
     lost.old("store", "add", "cloud", "--kind", "s3", *settings)
@@ -223,9 +237,9 @@ def test_everything_comes_back_from_s3(lost: Lost, s3_store_values: dict[str, st
     lost.old("catalogue", "backup", "--here")
     kit = lost.kit("kit.txt", "--printable")
     want = {slug: tree(folder) for slug, folder in lost.folders.items()}
-    for gone in (lost.old.data, tmp_path / "live"):
+    for gone in (lost.old.data, lost.top / "live"):
         shutil.rmtree(gone)
-    new = Program(tmp_path / "new", KIT_PASSPHRASE=PASSPHRASE)
+    new = Program(lost.top / "new", KIT_PASSPHRASE=PASSPHRASE)
     done = new("store", "adopt", "cloud", "--kind", "s3", *settings, "--kit", kit, *KIT)
     assert (done["promoted"], done["failed"], done["without_keys"], done["audit"]) == (["aurora", "boreal"], [], [], [])
     assert new("audit", "verify")["findings"] == []

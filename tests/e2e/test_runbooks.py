@@ -1,18 +1,21 @@
 """What the runbooks tell an operator to type brings everything back."""
 
-from pathlib import Path
-
 import pytest
 
-from tests.e2e.runbooks import CASES, FOLDER, TOOK, walk
+from tests.e2e.runbooks import CASES, FOLDER, TOOK, Site, walk
 
 PARTS = ("| target |", "| contact |", "## Values", "## Steps", "## Check list", "- [ ]")
 
 
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return Site(tmp_path_factory.mktemp("runbooks"))
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_the_runbook_works(name: str, tmp_path: Path) -> None:
+def test_the_runbook_works(name: str, site: Site) -> None:
     """Goal: nobody improvises at night. Method: lose it for real, run the page's commands, compare every byte and row."""
-    walk(name, tmp_path)
+    walk(name, site)
 
 
 def test_every_runbook_is_run_and_whole() -> None:
