@@ -124,22 +124,19 @@ def _primary_filled(context: OperationContext, copy: Copy, store: Store) -> int:
             promise=False,
         )
         moved = copy_run(source, target, wish, context).packs_moved
-    _numbers_closed(context, copy, target, expected)
+    _gaps_closed(copy, target, expected)
     return moved
 
 
-def _numbers_closed(context: OperationContext, copy: Copy, target: Repository, expected: Collection[int]) -> None:
-    """Close the numbers of backups that are no more and whose records no copy had, so that the chain has no gap.
+def _gaps_closed(copy: Copy, target: Repository, expected: Collection[int]) -> None:
+    """Say that the numbers of backups that are no more, whose records no copy had, are no loss in the chain.
 
     The number of a good backup that no copy held stays open: that is a loss, and loud.
     """
-    present = set(target.numbers())
-    for number in range(1, copy.tenant.numbers_closed + 1):
-        if number in present or number in expected:
-            continue
-        context.check()
-        if not target.forgotten(number):
-            target.void(number, "the primary was filled from copies")
+    head = copy.tenant.numbers_closed
+    kept = sorted(number for number in {*expected, *target.numbers()} if number <= head)
+    if len(kept) < head:
+        target.gaps_close(head=head, kept=kept)
 
 
 def _copy_mended(
