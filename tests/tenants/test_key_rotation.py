@@ -14,12 +14,15 @@ from engine.errors import UsageError, WrongKey
 from engine.keys import Keyring, RootKey, keyring_root_id
 from operations.hook_settings import hook_add
 from tenants.diagnosis import diagnose
-from tenants.models import KeyringPlace, RootRotation, Source, StoreConfig, Tenant
+from tenants.models import KeyringPlace, RestorePlan, RootRotation, Source, StoreConfig, Tenant
 from tenants.services.key_rotation import root_rotate_start, tenant_rotate_start
 from tenants.services.keys import key_list, keys_repair, keys_verify
 from tenants.services.kits import kit_list, kit_make, kit_take
+from tenants.services.plans import plan_targets
 from tenants.services.sources import source_add
 from tenants.services.stores import store_add
+from tenants.services.wishes import targets_seal
+from tenants.targets import Targets
 from tests.tenants.conftest import ACTOR, House
 from tests.tenants.killing import killed
 
@@ -90,7 +93,10 @@ def test_after_a_rotation_nothing_opens_with_the_old_root_key(house: House, hote
     """Goal: a root key that got out is worth nothing; rotate, then look for its id in every column and every store."""
     old = root_key()
     kit = kit_make(PASSPHRASE, actor=ACTOR)
-    assert names_in_catalogue(old.key_id)
+    plan = RestorePlan(tenant=hotel, backup=hotel.backups.latest("id"))
+    plan.sealed = targets_seal(plan.pk, Targets(plain={}, secret={"crm": {"dsn": "postgresql://u:hunter4@h/x"}}))
+    plan.save()
+    assert set(names_in_catalogue(old.key_id)) >= {"tenants_restoreplan.sealed", "tenants_source.sealed"}
     assert [row["outdated"] for row in kit_list(limit=9)] == [False]
     rotation = rotate_root(house)
     assert [row["outdated"] for row in kit_list(limit=9)] == [True]
@@ -109,6 +115,7 @@ def test_after_a_rotation_nothing_opens_with_the_old_root_key(house: House, hote
             Keyring.from_bytes(place.read_bytes(), old)
     assert len(list(house.data.glob("*/r/*/keyring"))) >= 2
     assert old.to_text() not in "".join(path.read_text() for path in (house.data / "keys").iterdir())
+    assert plan_targets(RestorePlan.objects.get(pk=plan.pk)).secret == {"crm": {"dsn": "postgresql://u:hunter4@h/x"}}
     assert house.backup(hotel, "incremental").parent is not None
     with pytest.raises(rootkey.RootKeyMismatch, match="before a rotation"):
         kit_take(kit, PASSPHRASE, actor=ACTOR)
