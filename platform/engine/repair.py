@@ -101,7 +101,8 @@ def _mend_object(repository: Repository, others: Sequence[Place], key: str, repo
         except (StoreError, DamageError) as error:
             why = f"{place.name}: {error.message}"
             continue
-        repository.store.put(full, [blob])
+        if _locked(repository, full, blob, key, report):
+            return
         kill_point("repair.object_stored")
         report.mended[key] = place.name
         return
@@ -123,12 +124,24 @@ def _mend_pack(
                 blob = _whole(place.repository, key, pack) if place.repository is not None else None
                 if blob is None:
                     continue
-                repository.store.put(key, [blob])
+                if _locked(repository, key, blob, PACK + pack, report):
+                    return True
                 kill_point("repair.pack_stored")
                 _name(repository, domain, pack, blob)
                 report.mended[PACK + pack] = place.name
                 progress.advance(items=1, bytes=len(blob))
                 return True
+    return False
+
+
+def _locked(repository: Repository, key: str, blob: bytes, said: str, report: RepairReport) -> bool:
+    """Put an object back; True when the store keeps the damaged one locked in its place."""
+    try:
+        repository.store.put(key, [blob])
+    except ObjectLocked as error:
+        until = "" if error.until is None else f" until {error.until:%Y-%m-%d}"
+        report.lost[said] = f"what lies there is locked{until} and cannot be replaced"
+        return True
     return False
 
 
