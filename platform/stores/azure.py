@@ -142,6 +142,24 @@ class AzureStore:
             )  # fmt: skip
         return sum(not blob.deleted for blob in there)
 
+    def keys_kept(self, prefix: str) -> Iterator[str]:
+        """Keys below the prefix of which the container keeps anything, what no listing shows too; sorted."""
+        check_prefix(prefix)
+        last = ""
+        pages = self._container.list_blobs(
+            name_starts_with=self._root + prefix, include=["versions", "snapshots", "deleted"]
+        ).by_page()
+        while True:
+            with self._errors(f"listing what is kept below {prefix}", "list"):
+                page = next(pages, None)
+                found = None if page is None else [*page]
+            if found is None:
+                return
+            for blob in found:
+                if blob.name != last:
+                    last = blob.name
+                    yield last[len(self._root) :]
+
     def close(self) -> None:
         self._container.close()
 

@@ -152,6 +152,17 @@ class GcsStore:
             raise _soft_deleted(key, max(kept))
         return len(generations)
 
+    def keys_kept(self, prefix: str) -> Iterator[str]:
+        """Keys below the prefix of which the bucket keeps anything, what no listing shows too; some may come twice."""
+        check_prefix(prefix)
+        for which in ("versions", "softDeleted"):
+            last = ""
+            for item in self._items(prefix, f"listing what is kept below {prefix}", which):
+                name = str(item.get("name", ""))
+                if name != last:
+                    last = name
+                    yield name[len(self._root) :]
+
     def close(self) -> None:
         self._session.close()
 
@@ -224,17 +235,21 @@ class GcsStore:
         return {"items": page.get("items", []), "nextPageToken": str(page.get("nextPageToken", ""))[:TOKEN_CHARS_MAX]}
 
     def _generations(self, key: str, doing: str, which: str) -> Sequence[Any]:
+        items = self._items(key, doing, which)
+        return deque((item for item in items if item.get("name") == self._root + key), maxlen=GENERATIONS_MAX)
+
+    def _items(self, prefix: str, doing: str, which: str) -> Iterator[Any]:
+        """Every generation, or everything softly deleted, below a prefix."""
         fields = "items(name,generation,hardDeleteTime),nextPageToken"
-        found: deque[Any] = deque(maxlen=GENERATIONS_MAX)
         token = ""
         while True:
             more = {"pageToken": token} if token else {}
-            params = {"prefix": self._root + key, which: "true", "fields": fields, **more}
+            params = {"prefix": self._root + prefix, which: "true", "fields": fields, **more}
             page = self._json(self._ask("GET", self._objects, doing, params=params), doing, "list")
-            found.extend(item for item in page.get("items", []) if item.get("name") == self._root + key)
+            yield from page.get("items", [])
             token = str(page.get("nextPageToken", ""))[:TOKEN_CHARS_MAX]
             if not token:
-                return found
+                return
 
     def _json(self, answer: Any, doing: str, operation: str) -> Any:
         if answer.status_code != 200:
