@@ -1,6 +1,7 @@
 """An attacker with every root key there ever was, every kit, and every byte that is left, against a shredded tenant."""
 
 import base64
+import datetime
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from core import clock
 from core.rootkey import root_key
 from engine.errors import LastroError
 from engine.keys import Keyring, RootKey
@@ -20,7 +22,8 @@ from tenants.services.catalogue_backups import catalogue_backup_start
 from tenants.services.keys import keys_repair
 from tenants.services.kits import kit_make
 from tenants.services.stores import store_add
-from tests.services.seaweed import VERSIONED, seaweed
+from tenants.services.tenants import tenant_add
+from tests.services.seaweed import LOCKED, VERSIONED, seaweed
 from tests.tenants.conftest import ACTOR, House
 from tests.tenants.test_key_rotation import rotate, rotate_root
 from tests.tenants.test_shredding import PASSPHRASE, catalogue_bytes, shred
@@ -102,3 +105,28 @@ def test_all_that_is_left_opens_nothing(house: House, tmp_path: Path) -> None:
     assert opened(after, roots, tenant) == 0
     assert opened(after, roots, Tenant.objects.get(pk=other.pk)) >= 3
     assert Keyring.from_bytes(bytes(Tenant.objects.get(pk=other.pk).keyring), root_key())
+
+
+@pytest.mark.skipif(seaweed() is None, reason="no SeaweedFS: install the project's test extra")
+def test_what_locks_keep_is_said_with_its_date(house: House) -> None:
+    """Goal: WORM and shredding live together; back up both ways into a locked bucket, shred, read the certificate."""
+    server = seaweed()
+    assert server is not None
+    values = server.values(bucket=LOCKED, lock_days="1", lock_mode="governance")
+    store_add("vault", kind="s3", values=values, actor=ACTOR)
+    tenant = tenant_add("aurora", name="Aurora", actor=ACTOR, store_name="vault")
+    house.files(tenant, secret="narwhal")
+    house.backup(tenant)
+    sealed_only = shred(house, tenant)
+    assert sealed_only.state == "complete"
+    assert any("no key opens them" in note for note in sealed_only.document["notes"])
+    other = tenant_add("brisa", name="Brisa", actor=ACTOR, store_name="vault")
+    house.files(other, plain="narwhal")
+    house.backup(other, encrypt=False)
+    certificate = shred(house, other)
+    assert certificate.state == "pending"
+    (pending, *_) = certificate.document["pending"]
+    assert pending["place"] == "store vault" and "without encryption" in pending["what"]
+    until = datetime.datetime.fromisoformat(pending["until"])
+    assert until > clock.now()
+    assert [each["place"] for each in certificate.document["destroyed"]] == ["catalogue", "store default"]
