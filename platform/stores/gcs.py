@@ -2,7 +2,7 @@
 
 Of the SDK only credentials and session are used: each object is one request of the JSON API
 (https://cloud.google.com/storage/docs/json_api), with its CRC-32C in front, so that Google refuses a damaged upload. A
-create asks for `ifGenerationMatch=0`, so the server itself decides between two writers. Every request is tried once;
+create asks for `ifGenerationMatch=0`, so the server itself decides between two writers. Every writing request is tried once;
 stores._retry repeats. There are no resumable uploads: the engine's objects are 64 MiB at the most.
 """
 
@@ -29,7 +29,7 @@ from engine.ports import Buffer, ObjectInfo
 from stores import registry
 from stores._body import Body, check_length
 from stores._gcs.config import GcsConfig, session_of
-from stores._gcs.errors import errors_of, mapped, no_bucket, said
+from stores._gcs.errors import errors_of, mapped, no_bucket, said, was_closed
 from stores._keys import check_key, check_prefix, is_key_part
 from stores._place import LOOK_AT_MAX, MARKER, MARKER_TEXT, mark_place
 
@@ -172,8 +172,14 @@ class GcsStore:
         return f"{self._objects}/{quote(self._root + key, safe='')}"
 
     def _ask(self, method: str, url: str, doing: str, **more: Any) -> Any:
+        """One request; a reading one is sent once more when a kept connection turns out to be closed by the server."""
         with errors_of(self._config.place, doing):
-            return self._session.request(method, url, timeout=self._timeout, allow_redirects=False, **more)
+            try:
+                return self._session.request(method, url, timeout=self._timeout, allow_redirects=False, **more)
+            except OSError as error:
+                if method != "GET" or not was_closed(error):
+                    raise
+                return self._session.request(method, url, timeout=self._timeout, allow_redirects=False, **more)
 
     def _upload(self, key: str, parts: Sequence[Buffer], doing: str, **conditions: str) -> Any:
         boundary = secrets.token_hex(16)

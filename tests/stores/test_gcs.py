@@ -350,3 +350,17 @@ def test_a_server_that_is_not_there(answers: CannedServer) -> None:
         with contextlib.closing(store), pytest.raises(StoreUnreachable) as caught:
             call(store)
         assert caught.value.hint
+
+
+def test_a_connection_that_the_server_closed_meanwhile(server: FakeGcs, proxy: FaultProxy) -> None:
+    """Goal: a kept connection that is gone is no outage for a reader; reset one, without any retries around."""
+    store = GcsStore.make(parse_config(GcsConfig, {**server.values(), "endpoint": proxy.endpoint}))
+    store.put("k", [b"x"])
+    proxy.faults = [HttpFault("reset")]
+    assert store.get("k") == b"x"
+    proxy.faults = [HttpFault("reset", times=2)]
+    with pytest.raises(StoreUnreachable):
+        store.get("k")
+    proxy.faults = [HttpFault("reset")]
+    with pytest.raises(StoreUnreachable):
+        store.put("k", [b"y"])

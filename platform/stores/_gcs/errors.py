@@ -50,6 +50,14 @@ def errors_of(place: str, doing: str) -> Iterator[None]:
         ) from error
 
 
+def was_closed(error: OSError) -> bool:
+    """Whether the connection ended before an answer began, as one does that the server closed while nobody asked."""
+    import requests
+    from urllib3.exceptions import ProtocolError
+
+    return isinstance(error, requests.ConnectionError) and bool(error.args) and isinstance(error.args[0], ProtocolError)
+
+
 def _no_token(place: str, doing: str, error: Exception) -> StoreError:
     said = str(error)
     if getattr(error, "retryable", False):
