@@ -19,6 +19,7 @@ from operations.leases import lease_duration
 from operations.models import ACTIVE_STATES, Operation
 from tenants import wiring
 from tenants.models import Backup, Criticality, Drill, DrillState, Source, StoreConfig, Tenant
+from tenants.models.backup import GOOD_STATES
 from tenants.selectors import AGE_MAX, source_guarded
 from tenants.services.stores import store_default, store_test
 
@@ -216,7 +217,9 @@ def _ages() -> Iterator[Sign]:
 
 
 def _damage() -> Iterator[Sign]:
-    damaged = list(Backup.objects.filter(damaged=True).order_by("-id").values_list("pk", flat=True)[:NAMED_MAX])
+    """Of what can still be restored: a backup that ended harms nobody."""
+    rows = Backup.objects.filter(damaged=True, state__in=GOOD_STATES).order_by("-id")
+    damaged = list(rows.values_list("pk", flat=True)[:NAMED_MAX])
     if damaged:
         yield Sign(
             "damage", CRITICAL, f"stored bytes altered or missing: {', '.join(damaged)}", "take a full backup now"

@@ -12,7 +12,7 @@ from core.rootkey import root_key
 from stores.local import LocalConfig, LocalStore
 from tenants.diagnosis import diagnose, worst
 from tenants.management.commands.doctor import Command
-from tenants.models import Source
+from tenants.models import Backup, Source
 from tests.tenants.conftest import House
 
 
@@ -101,3 +101,14 @@ def test_the_plugin_speaks_in_one_line(house: House, capsys: pytest.CaptureFixtu
     assert out.startswith("LASTRO CRITICAL - ")
     assert out.rstrip().endswith("| sources=1 late=1")
     assert out.count("\n") == 1
+
+
+def test_damage_of_a_backup_that_ended_alarms_nobody(house: House) -> None:
+    """Goal: an alarm asks for something to be done; end the backup that was found damaged."""
+    tenant = house.tenant()
+    house.files(tenant)
+    backup = house.backup(tenant)
+    Backup.objects.filter(pk=backup.pk).update(damaged=True)
+    assert backup.pk in _signs("damage")["critical"]
+    Backup.objects.filter(pk=backup.pk).update(state="deleted")
+    assert _signs("damage") == {}
