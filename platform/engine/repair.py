@@ -167,7 +167,9 @@ def _name(repository: Repository, domain: Domain, pack: str, blob: bytes) -> Non
 
 
 def _mend_index(repository: Repository, progress: Progress) -> list[str]:
-    """Rebuild what the index lacks from the packs; names of packs whose trailers cannot be read.
+    """Rebuild what the index lacks from the packs; names of packs that are damaged among those that it lacked.
+
+    No verification has read them, as it goes by the index: each is hashed here.
 
     Segments that cannot be read go when every pack could be. The store's own objects are read, past the cache that lies
     near: that may still have what the store has lost.
@@ -177,8 +179,14 @@ def _mend_index(repository: Repository, progress: Progress) -> list[str]:
         afresh = Repository(repository.store, repository.keyring, cache=Path(folder))
         afresh.guard = repository.guard
         for domain in (afresh.sealed, afresh.plain):
+            domain.index.reload()
+            before = domain.index.pack_names()
             rebuilt = index_rebuild(afresh, domain, progress, skip=frozenset())
             damaged += [key.rpartition("/")[2] for key in rebuilt.damaged]
+            for pack in sorted(domain.index.pack_names() - before):
+                progress.check()
+                if all(_whole(afresh, pack_key(domain, folder, pack), pack) is None for folder in FOLDERS):
+                    damaged.append(pack)
     return damaged
 
 

@@ -131,6 +131,20 @@ def test_every_object_is_read_elsewhere_found_and_mended(places: Places, sort: s
         places.check(name)
 
 
+def test_damage_behind_a_damaged_index_is_mended_too(places: Places) -> None:
+    """Goal: what no index names is not passed over; hurt the index and the packs of one place at once, verify, repair."""
+    for name, other in (("primary", "copy"), ("copy", "primary")):
+        for sort in ("index", "data", "meta"):
+            for path in _objects(places, name, sort):
+                _flip(path)
+        report = _repair(places, name, other, _verified(places, name))
+        assert not report.lost
+        if name == "copy":
+            places.copy(recheck=frozenset(places.expected))
+        assert _verified(places, name).findings == []
+        places.check(name)
+
+
 def test_packs_that_differ_are_read_chunk_by_chunk(places: Places) -> None:
     """Goal: a repacked primary is mended from a copy with older packs; repack, lose every pack of it, read, mend."""
     places.change(*(f"g{number}" for number in range(6)))
