@@ -9,7 +9,7 @@ from core.rootkey import root_key
 from engine.errors import LastroError, TakenOver
 from engine.owner import owner_checked
 from tenants import wiring
-from tenants.models import CatalogueStore, RecoveryKit, RepositoryMirror, StoreConfig, Tenant
+from tenants.models import CatalogueStore, Installation, RecoveryKit, RepositoryMirror, StoreConfig, Tenant
 from tenants.owning import installation_get
 
 OK, WARNING, CRITICAL = "ok", "warning", "critical"
@@ -49,9 +49,9 @@ def _catalogue_backups() -> Iterator[Told]:
     places = list(CatalogueStore.objects.exclude(taken_at=None).select_related("store").order_by("-taken_at"))
     hint = "a worker does it by itself; by hand: catalogue backup --here"
     if not places:
-        yield _told(
-            "catalogue backups", WARNING, "no store keeps one: with this host the catalogue would be lost", hint
-        )
+        adopted = Installation.objects.exclude(adopted_from="").exists()
+        said = "none since this catalogue was adopted" if adopted else "no store keeps one"
+        yield _told("catalogue backups", WARNING, f"{said}: with this host the catalogue would be lost", hint)
         return
     newest = places[0]
     assert newest.taken_at is not None
