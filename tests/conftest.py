@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from pytest_django.plugin import DjangoDbBlocker
 
+from tests.services.absent import absent
 from tests.services.kinds import KINDS, StoreValues
 from tests.services.moto import Moto, moto
 from tests.services.postgres import PostgresServer, servers_for_session
@@ -118,7 +119,7 @@ def s3_server() -> Seaweed:
     """A SeaweedFS that all processes of the run share: `values()`, `values(LOCKED, lock_mode=…)`, `bucket(…)`, `deny(…)`."""
     server = seaweed()
     if server is None:
-        pytest.skip("no SeaweedFS: install the project's test extra")
+        absent("SeaweedFS", remedy="install the project's test extra")
     return server
 
 
