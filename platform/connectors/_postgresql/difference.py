@@ -8,6 +8,7 @@ moves from there to a second table (`Pair.left`), which also says why; see `deci
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from connectors._postgresql.catalogue import ForeignKey
 from connectors._postgresql.connection import Connection, rows, run, value
@@ -133,7 +134,7 @@ def count(
         delete,
         int(total) - insert - update - both,
         conflicts=int(conflicts),
-        **{kind: left.get(kind, 0) for kind in LEFT_KINDS},
+        **dict[str, Any]((kind, left.get(kind, 0)) for kind in LEFT_KINDS),
     )
     return Difference(pair, change, referenced_columns(pair, links), adopted)
 
