@@ -147,6 +147,8 @@ class History:
     def undo(self, image: MemoryImage) -> MemoryImage:
         """Take it back; the image of that."""
         back = MemoryImage()
+        if not image.stored:
+            return back  # Nothing was changed, so nothing was written down.
         with self.connector.prepare_undo(image, RestoreRequest("rst_2"), NullProgress()) as prepared:
             prepared.image(back)
             prepared.commit()
