@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import re
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -389,3 +390,14 @@ def test_a_server_that_is_not_there() -> None:
         with contextlib.closing(opened(values)) as store, pytest.raises(StoreUnreachable) as caught:
             call(store)
         assert caught.value.hint
+
+
+def test_a_signature_gets_into_no_message() -> None:
+    """Goal: a shared access signature is a secret. Method: nobody listens; the SDK's own error names the whole URL."""
+    config = AzureConfig(
+        container=CONTAINER, account=ACCOUNT, sas="sv=1&sig=TheSecret", endpoint="http://127.0.0.1:1/x"
+    )
+    with contextlib.closing(AzureStore(config)) as store, pytest.raises(StoreUnreachable) as caught:
+        store.get("r/a/config")
+    assert f"/x/{CONTAINER}/r/a/config?…" in str(caught.value)
+    assert "TheSecret" not in "".join(traceback.format_exception(caught.value))

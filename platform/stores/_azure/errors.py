@@ -1,5 +1,6 @@
 """What Azure answers, in the words of the error tree: what happened, what is safe, what to do next."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,7 @@ RIGHTS: Mapping[str, str] = {
     "put": "write (w)", "create": "create (c) or write (w)", "get": "read (r)", "list": "list (l)", "delete": "delete (d)",
 }  # fmt: skip
 """Permissions of a shared access signature by what is asked."""
+_QUERY = re.compile(r"\?[^\s'\"()]*")
 _ABSENT = {"BlobNotFound", "ResourceNotFound"}
 _TAKEN = {"BlobAlreadyExists", "ConditionNotMet", "UnauthorizedBlobOverwrite"}
 _HELD = {"BlobImmutableDueToPolicy", "BlobImmutableDueToLegalHold"}
@@ -50,7 +52,7 @@ def errors_of(place: str, doing: str, operation: str, *, key: str | None = None)
         raise StoreUnreachable(
             f"{doing} in {place}: {_first_line(error)}",
             hint="are account and endpoint right and reachable from here? nothing was lost",
-        ) from error
+        ) from None  # Its text has the URL with the signature in it, which a log would print along.
     except (
         AttributeError,
         KeyError,
@@ -117,4 +119,5 @@ def code_of(error: Any) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    """The first line, without what stands behind the path of a URL: that is where a shared access signature is."""
+    return _QUERY.sub("?…", str(error).splitlines()[0])[:200] if str(error) else type(error).__name__
