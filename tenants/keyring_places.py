@@ -107,15 +107,15 @@ def keyrings_found(repository_id: str, store: Store) -> Iterator[bytes]:
 
 
 def keyring_opened(repository_id: str, store: Store, root: RootKey) -> Keyring:
-    """The keyring with the most keys of those in the store that this root key opens.
+    """The keyring with the most keys of those in the store that this root key opens, and that are this repository's.
 
-    Raises ObjectMissing when there is none, else what the first of them raises.
+    Raises ObjectMissing when there is none, else what the first of them raises, ForeignKeyring among it.
     """
     best: Keyring | None = None
     failure: LastroError | None = None
     for blob in keyrings_found(repository_id, store):
         try:
-            found = Keyring.from_bytes(blob, root)
+            found = Keyring.of(blob, root, repository_id=repository_id)
         except LastroError as error:
             failure = failure or error
             continue

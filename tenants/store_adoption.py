@@ -80,13 +80,14 @@ def _reconciled(data: Mapping[str, Any]) -> list[str]:
 
 
 def _has_news(each: Mapping[str, Any]) -> bool:
-    return bool(each["adopted"] or each["ended"] or each["missing"])
+    return bool(each["adopted"] or each["ended"] or each["left"] or each["missing"])
 
 
 def _reconciled_line(each: Mapping[str, Any]) -> str:
     counts = f"{len(each['adopted'])} backups taken over, {len(each['ended'])} ended"
     lost = f", MISSING in the store: {_some(each['missing'])}" if each["missing"] else ""
-    return f"{each['tenant']}: {counts}{lost}"
+    left = f", in other copies alone: {_some(each['left'])}" if each["left"] else ""
+    return f"{each['tenant']}: {counts}{left}{lost}"
 
 
 VERBS: tuple[Verb, ...] = (

@@ -215,10 +215,10 @@ class Keyring:
         return json.dumps(document, indent=1, sort_keys=True).encode()
 
     @classmethod
-    def of(cls, blob: bytes, root: RootKey, *, tenant_id: str, repository_id: str) -> Self:
+    def of(cls, blob: bytes, root: RootKey, *, repository_id: str, tenant_id: str | None = None) -> Self:
         """The keyring that must be this repository's. Raises what `from_bytes` does, ForeignKeyring for another's."""
         keyring = cls.from_bytes(blob, root)
-        if (keyring.tenant_id, keyring.repository_id) != (tenant_id, repository_id):
+        if keyring.repository_id != repository_id or tenant_id not in (None, keyring.tenant_id):
             raise ForeignKeyring(
                 f"the keyring in the place of {repository_id}'s is that of {keyring.repository_id}",
                 hint="somebody put it there; key verify shows which places are right, key repair puts them right",

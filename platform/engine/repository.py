@@ -21,7 +21,9 @@ from typing import Any, Self
 
 from engine.chunks import ChunkReader
 from engine.errors import (
+    BackupKept,
     BackupMissing,
+    ForeignKeyring,
     ManifestDamaged,
     ObjectDamaged,
     ObjectExists,
@@ -200,7 +202,13 @@ class Repository:
 
     @classmethod
     def open(cls, store: Store, *, repository_id: str, keyring: Keyring, cache: Path | None = None) -> Self:
-        """Raises RepositoryMissing, RepositoryNewer, WrongKey or ObjectDamaged."""
+        """Raises RepositoryMissing, RepositoryNewer, WrongKey, ForeignKeyring or ObjectDamaged."""
+        if keyring.repository_id != repository_id:
+            # Whoever can write to the store can put another repository's keyring, and its config, in this place.
+            raise ForeignKeyring(
+                f"the keyring in the place of {repository_id}'s is that of {keyring.repository_id}",
+                hint="somebody put it there: look who may write to the store",
+            )
         repository = cls(store, keyring, cache=cache)
         try:
             config = json.loads(store.get(f"r/{repository_id}/config"))
@@ -315,7 +323,7 @@ class Repository:
                 return None
             raise ManifestDamaged(
                 f"manifest {number} is missing and no signed record ended it",
-                hint="repair it from another copy, or adopt the loss",
+                hint="repair it from another copy (copy repair), or accept the loss: backup delete BACKUP --lost",
             ) from None
 
     def _checkpoints(self) -> list[Manifest]:
@@ -431,3 +439,20 @@ class Repository:
         kill_point("prune.forget_stored")
         # A locked manifest stays behind its record, and whoever prunes names its number again.
         delete_unlocked(self.store, [f"{self.prefix}manifests/{_number_key(number)}"])
+
+    def forget_lost(self, number: int, reason: str, *, manifest_sha256: str) -> None:
+        """End a backup whose manifest is gone or cannot be read, by a signed record with the digest it had.
+
+        Raises BackupKept while the manifest is there and whole.
+        """
+        self.guard.check()
+        if self.forgotten(number):
+            return
+        try:
+            self.manifest(number)
+        except (BackupMissing, ManifestDamaged):
+            record = self._record("forget", number, reason, manifest_sha256=manifest_sha256, lost=True)
+            self.store.put(f"{self.prefix}forgets/{_number_key(number)}", record.parts(self.keyring))
+            delete_unlocked(self.store, [f"{self.prefix}manifests/{_number_key(number)}"])
+            return
+        raise BackupKept(f"the store holds backup number {number}", hint="verify it; to end it: backup delete")

@@ -15,7 +15,7 @@ from core.errors import Conflict, NotFound
 from core.models import Fact
 from core.rootkey import ROOT_KEY_FACT, root_key
 from engine.adapters import parse_config
-from engine.errors import DamageError, LastroError, WrongKey
+from engine.errors import DamageError, ForeignKeyring, LastroError, WrongKey
 from engine.faults import kill_point
 from engine.ports import Store
 from engine.progress import NullProgress
@@ -147,6 +147,12 @@ def _catalogue_in(store: Store, wanted: str) -> Repository | None:
             refused.append(error)
         except NotFound:
             continue
+    foreign = next((error for error in refused if isinstance(error, ForeignKeyring)), None)
+    if not opened and foreign is not None:
+        raise ForeignKeyring(
+            f"{foreign.message}; nothing was taken from it",
+            hint="somebody put it there: look who may write to the store; --catalogue ID says which one is yours",
+        )
     if not opened and refused:
         raise WrongKey(
             f"the root key {root_key().key_id} does not open what this store keeps: {refused[0].message}",

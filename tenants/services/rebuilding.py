@@ -67,7 +67,7 @@ def _rebuilt(row: StoreConfig, store: Store, repository_id: str, actor: str) -> 
         blob = store.get(f"r/{repository_id}/keyring", 0, KEYRING_BYTES_MAX)
     except ObjectMissing:
         raise ObjectMissing("its keyring is not in this store", hint="adopt from a store that keeps keys") from None
-    keyring = Keyring.from_bytes(blob, root_key())
+    keyring = Keyring.of(blob, root_key(), repository_id=repository_id)
     repository = Repository.open(store, repository_id=repository_id, keyring=keyring, cache=wiring.cache_folder())
     newest = list(_newest(repository))
     name = str(newest[0].document["metadata"]["tenant_name"]) if newest else repository_id

@@ -22,6 +22,8 @@ from engine.repository import Repository
 from operations.context import OperationContext
 from tenants.models import (
     Backup,
+    BackupCopy,
+    BackupPresence,
     BackupSource,
     BackupState,
     CatalogueStore,
@@ -40,6 +42,7 @@ from tenants.transitions import backup_transition
 
 ACTOR = "system:reconciliation"
 NAMED_MAX = 100
+_BATCH = 500
 LOST_REASON = "ended in the store, found when it was reconciled"
 
 
@@ -52,6 +55,8 @@ class Reconciled:
     """Backups that only the store knew."""
     ended: list[str] = field(default_factory=list)
     """Backups that the catalogue took for good and the store had ended."""
+    left: list[str] = field(default_factory=list)
+    """Backups that this store does not hold, and another copy does: they stay, in copies alone."""
     missing: list[str] = field(default_factory=list)
     """Backups that the store has lost without a record: they need another copy."""
     numbers: int = 0
@@ -203,6 +208,7 @@ def tenant_reconcile(
             data={
                 "adopted": len(found.adopted),
                 "ended": len(found.ended),
+                "left": len(found.left),
                 "missing": len(found.missing),
                 "numbers": last,
                 "erasures": found.erasures,
@@ -261,14 +267,32 @@ def _take_over(
         context.advance(items=1)
     if gaps:
         repository.gaps_close(head=max(head, *gaps), kept=sorted(present))
-    for backup in [each for each in rows if each.number not in present]:
-        _end(context, backup, LOST_REASON)
-        found.ended.append(backup.pk)
-    emptied = Backup.objects.filter(tenant=tenant, trashed_at__isnull=False)
+    gone = [each for each in rows if each.number not in present]
+    elsewhere = _held_elsewhere(tenant)
+    _leave(context, [each.pk for each in gone if each.pk in elsewhere], found)
+    for backup in gone:
+        if backup.pk not in elsewhere:
+            _end(context, backup, LOST_REASON)
+            found.ended.append(backup.pk)
+    emptied = Backup.objects.filter(tenant=tenant, trashed_at__isnull=False).exclude(pk__in=elsewhere)
     emptied.filter(pk__in=[each.pk for each in emptied if each.number not in present]).update(trashed_at=None)
     if found.ended:
-        _last_good_again(context, tenant)
+        last_good_again(context, tenant)
     return opened
+
+
+def _held_elsewhere(tenant: Tenant) -> frozenset[str]:
+    """Backups that a copy in another store holds: ended here, the next run of that copy would drop its last bytes."""
+    held = BackupCopy.objects.filter(copy__tenant=tenant, presence=BackupPresence.PRESENT)
+    return frozenset(held.exclude(copy__store=tenant.store_id).values_list("backup", flat=True))
+
+
+def _leave(context: OperationContext, ids: Sequence[str], found: Reconciled) -> None:
+    with transaction.atomic():
+        context.fence()
+        for at in range(0, len(ids), _BATCH):
+            Backup.objects.filter(pk__in=ids[at : at + _BATCH]).update(left_at=clock.now())
+    found.left += ids
 
 
 def _lost(context: OperationContext, tenant: Tenant, number: int) -> list[str]:
@@ -279,7 +303,7 @@ def _lost(context: OperationContext, tenant: Tenant, number: int) -> list[str]:
     return list(rows.values_list("pk", flat=True))
 
 
-def _last_good_again(context: OperationContext, tenant: Tenant) -> None:
+def last_good_again(context: OperationContext, tenant: Tenant) -> None:
     """A source whose last good backup was ended points to the newest that is left."""
     for source in Source.every.filter(tenant=tenant, last_good_backup__state=BackupState.DELETED):
         kept = BackupSource.objects.filter(

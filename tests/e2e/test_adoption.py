@@ -114,6 +114,57 @@ def _the_log_goes_on(new: Program, size: int) -> None:
     assert len(broken) == 1
 
 
+def test_what_only_a_further_copy_holds_stays_in_it(lost: Lost) -> None:
+    """Goal: a copy that becomes the primary ends nothing that another copy has. Method: it lacks a backup; run the other."""
+    first, later = lost.backups["aurora"][0], lost.old.backup("aurora", "incremental")
+    for name in ("near", "far"):
+        lost.old("store", "add", name, "--kind", "local", "--set", f"path={lost.top / name}")
+        for slug in lost.folders:
+            lost.old("copy", "add", slug, name)
+    for slug in lost.folders:
+        lost.old("copy", "run", slug, "--here")
+    lost.old("catalogue", "backup", "--here")
+    kit = lost.kit()
+    shutil.rmtree(lost.old.data)
+    (newest,) = (lost.top / "near").glob("r/rep_*/manifests/0000000002")
+    newest.with_name("0000000001").unlink()
+    done = lost.adopt(lost.top / "near", kit, name="near")
+    (aurora,) = (each for each in done["tenants"] if each["tenant"] == "aurora")
+    assert (done["promoted"], aurora["left"], aurora["ended"]) == (["aurora", "boreal"], [first["id"]], [])
+    lost.new("copy", "run", "aurora", "--store", "far", "--here")
+    assert len(list((lost.top / "far").glob("r/rep_*/manifests/0000000001"))) == 2
+    assert {row["id"] for row in lost.new("backup", "list", "aurora")["data"]} == {first["id"], later["id"]}
+    lost.new("restore", "run", first["id"], "--target", f"path={lost.top / 'out'}", "--here", code=3)
+    assert (lost.top / "out" / "a.txt").read_text() == "aurora"
+
+
+def test_a_tenants_repository_is_not_taken_for_the_catalogue(lost: Lost) -> None:
+    """Goal: a thief of the store's credential picks nobody's accounts. Method: a tenant's keyring and config in places of others.
+
+    The tenant's own backup has a source named `catalogue`, whose files are as those of a catalogue.
+    """
+    fake = lost.top / "live" / "fake"
+    fake.mkdir()
+    (fake / "catalogue.json").write_text(json.dumps({"format": "lastro-catalogue", "version": 1, "models": []}))
+    lost.old.tenant("fake", catalogue=fake)
+    lost.old.backup("fake")
+    lost.old("catalogue", "backup", "--here")
+    repository = lost.old("key", "list", "fake")["data"][0]["repository_id"]
+    kit, store = lost.kit(), lost.carried_off()
+    (real,) = store.glob("r/cat_*")
+    for name in ("cat_00000000000000000000000000", "rep_00000000000000000000000000"):
+        (store / "r" / name).mkdir()
+        for part in ("config", "keyring"):
+            shutil.copy(store / "r" / repository / part, store / "r" / name / part)
+    hidden = real.rename(lost.top / "hidden")
+    lost.new = Program(lost.top / "new", KIT_PASSPHRASE=PASSPHRASE)
+    given = ("store", "adopt", "offsite", "--kind", "local", "--set", f"path={store}", "--kit", kit, *KIT)
+    assert lost.new(*given, code=7)["error"]["code"] == "repository.foreign_keyring"
+    hidden.rename(real)
+    done = lost.new("store", "adopt", "offsite", "--kind", "local", "--set", f"path={store}")
+    assert (done["source"][:4], done["rebuilt"], done["failed"]) == ("cbk_", [], [])
+
+
 def test_the_installation_that_was_left_for_dead_is_refused(lost: Lost) -> None:
     """Goal: one owner. Method: adopt the very store of an installation that is still there; let that one go on."""
     kit = lost.kit("kit.txt", "--printable")
