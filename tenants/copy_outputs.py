@@ -6,7 +6,8 @@ from typing import Any
 from core import clock
 from core.cli_output import size_text
 from tenants.copy_selectors import Protection, medium_of
-from tenants.models import Backup, BackupCopy, Copy
+from tenants.models import Backup, BackupCopy, BackupPresence, Copy
+from tenants.models.backup import ENDED_STATES
 from tenants.outputs import moment
 
 _TIME_CHARS = len("2026-11-22T08:00")
@@ -56,27 +57,22 @@ def copy_line(row: Copy, *, counts: Mapping[str, int] | None = None) -> dict[str
 
 
 def backup_copies(row: Backup) -> list[dict[str, Any]]:
-    """Where a backup lies: in its primary store, and in each copy that was ever to hold it."""
-    lines = [
-        {
-            "store": row.tenant.store.name,
-            "role": "primary",
-            "state": primary_state(row),
-            "verified_at": moment(row.verified_at),
-            "bytes": row.stored_bytes,
-            "locked_until": None,
-        }
-    ]
-    return lines + [_backup_copy(each) for each in row.copies.all()]
+    """Where a backup lies: in its primary store, and in each copy that has it or ought to have it."""
+    ended = row.state in ENDED_STATES and row.trashed_at is None
+    lines = [] if ended or not row.manifest_sha256 or row.left_at is not None else [_in_primary(row)]
+    copies = [each for each in row.copies.all() if not (ended and each.presence == BackupPresence.MISSING)]
+    return lines + [_backup_copy(each) for each in copies]
 
 
-def primary_state(row: Backup) -> str:
-    """What the primary store has of a backup."""
-    if not row.manifest_sha256 or row.left_at is not None:
-        return "missing"
-    if row.state in ("expired", "deleted") and row.trashed_at is None:
-        return "missing"
-    return "damaged" if row.damaged else "present"
+def _in_primary(row: Backup) -> dict[str, Any]:
+    return {
+        "store": row.tenant.store.name,
+        "role": "primary",
+        "state": "damaged" if row.damaged else "present",
+        "verified_at": moment(row.verified_at),
+        "bytes": row.stored_bytes,
+        "locked_until": None,
+    }
 
 
 def _backup_copy(row: BackupCopy) -> dict[str, Any]:

@@ -162,14 +162,18 @@ def _protection(tenant: Tenant, newest: str | None, rows: list[Copy], holding: C
         counts = copy.pk in holding and copy.enabled and copy.health != CopyHealth.DAMAGED
         if counts:
             counted.append(copy.store)
-        stores.append(_store_line(copy.store, is_primary=False, counts=counts, health=copy.health))
+        stores.append(
+            _store_line(copy.store, is_primary=False, counts=counts, health=copy.health, enabled=copy.enabled)
+        )
     media = tuple(sorted({medium_of(store) for store in counted}))
     offsite = tuple(sorted(store.name for store in counted if store.offsite))
     lacks, step = _lacking(tenant, len(counted) + 1, media, offsite, newest, stores)
     return Protection(tenant.slug, len(counted) + 1, media, offsite, lacks, step, tuple(stores))
 
 
-def _store_line(store: StoreConfig, *, is_primary: bool, counts: bool, health: str) -> dict[str, Any]:
+def _store_line(
+    store: StoreConfig, *, is_primary: bool, counts: bool, health: str, enabled: bool = True
+) -> dict[str, Any]:
     return {
         "store": store.name,
         "kind": store.kind,
@@ -178,6 +182,7 @@ def _store_line(store: StoreConfig, *, is_primary: bool, counts: bool, health: s
         "primary": is_primary,
         "holds_newest": counts,
         "health": health,
+        "enabled": enabled,
     }
 
 
@@ -198,7 +203,8 @@ def _lacking(
         lacks.append(f"{len(media)} of {MEDIA_MIN} media ({', '.join(media)})")
     if not offsite:
         lacks.append("no copy off site")
-    behind = [each["store"] for each in stores if not each["primary"] and not each["holds_newest"]]
+    # One that was switched off, because it is lost or was replaced, is not to be run.
+    behind = [each["store"] for each in stores if not each["holds_newest"] and each["enabled"]]
     if not lacks:
         return (), ""
     if behind:
@@ -206,5 +212,5 @@ def _lacking(
     if copies >= COPIES_MIN and not offsite:
         return tuple(
             lacks
-        ), "if one of its stores stands elsewhere, say so: store set NAME --offsite; else add one that does"
+        ), "if one of its stores stands elsewhere, say so: store set NAME --offsite yes; else add one that does"
     return tuple(lacks), f"add a store elsewhere (store add NAME --kind …), then: copy add {tenant.slug} NAME"

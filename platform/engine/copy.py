@@ -132,6 +132,8 @@ class _Run:
         self._gone: list[int] = []
         self._sides: dict[bool, _Side] = {}
         self._selection = Selection()
+        self._given_up: set[int] = set()
+        """Promised once, not there any more, and ended in the primary: nobody looks for these."""
         self._impaired = False
         """Some pack could not be had: from now on each backup is looked through before it counts."""
 
@@ -139,7 +141,7 @@ class _Run:
         self._progress.phase("look")
         self._selection = self._read_selection()
         todo = self._lacking()
-        kept = set(self._selection.kept)
+        kept = set(self._selection.kept) - self._given_up
         self._report.objects += ledger_copy(self._source, self._target, at_least=self._wish.erasures)
         self._report.objects += records_copy(self._source, self._target, known=self._wish.known)
         self._progress.phase("copy")
@@ -147,7 +149,7 @@ class _Run:
             kept |= self._batch(todo)
             self._promise(kept)
         self._progress.phase("finish")
-        if self._selection.head < self._wish.head or not self._selection.serial:
+        if self._selection.head < self._wish.head or not self._selection.serial or self._given_up:
             self._promise(kept)
         self._report.objects += images_copy(self._source, self._target, self._wish.images, self._progress)
         for side in self._sides.values():
@@ -195,8 +197,12 @@ class _Run:
         listed = set(self._target.numbers())
         lost = set()
         for number in self._selection.kept - listed:
-            if not self._is_there(f"manifests/{number:010d}"):
-                lost.add(number)
+            if self._is_there(f"manifests/{number:010d}"):
+                continue
+            lost.add(number)
+            if number not in self._wish.wanted and self._source.forgotten(number):
+                self._given_up.add(number)
+            else:
                 self._report.target_findings.append(
                     Finding(BackupMissing.code, f"manifests/{number:010d}", f"manifest {number} is gone from the copy")
                 )

@@ -175,6 +175,12 @@ class BackupMissing(RepositoryError):
     code = "repository.backup_missing"
 
 
+class BackupKept(RepositoryError):
+    """What was taken for lost is there."""
+
+    code = "repository.backup_kept"
+
+
 class DamageError(LastroError):
     code = "damage.found"
 

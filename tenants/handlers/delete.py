@@ -12,18 +12,22 @@ from tenants import wiring
 from tenants.handlers.backup import tenant_resource
 from tenants.handlers.prune import frozen_reason
 from tenants.models import Backup
+from tenants.models.backup import ENDED_STATES
 from tenants.outputs import moment
 from tenants.retention_selectors import trash_ends
 from tenants.selectors import backup_get
 from tenants.services.backups import backup_deletable, hold_checked
+from tenants.services.losses import loss_accept
 from tenants.services.reconciling import reconciled_checked
-from tenants.services.trash import ENDED_STATES, backup_trash, trash_emptied
+from tenants.services.trash import backup_trash, trash_emptied
 
 
 @register("delete", resource=tenant_resource, phases=("forget",), cancellable=False)
 def run(context: OperationContext) -> Mapping[str, Any]:
     """Put the backup into the trash; with `now` let the store forget it, where its chunks stay until a prune."""
     backup = backup_get(context.operation.subject_id)
+    if context.params.get("lost"):
+        return loss_accept(context, backup)
     at_once = bool(context.params.get("now"))
     context.phase("forget")
     if backup.state not in ENDED_STATES:

@@ -17,13 +17,13 @@ from operations.handlers import register
 from tenants import wiring
 from tenants.handlers.backup import tenant_resource
 from tenants.models import Backup, Tenant
+from tenants.models.backup import ENDED_STATES
 from tenants.outputs import moment
 from tenants.services.change_images import DroppedImages, change_images_prune
 from tenants.services.clock_watch import THAW_HINT, clock_looked_at, freeze_for_store
 from tenants.services.numbers import numbers_close
 from tenants.services.plans import plans_forget
 from tenants.services.reconciling import manifests_known, reconciled_checked, strangers_noted
-from tenants.services.trash import ENDED_STATES
 
 
 @register("prune", resource=tenant_resource, phases=("mark", "repack", "sweep", "change images"))

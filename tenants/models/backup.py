@@ -24,6 +24,7 @@ class BackupState(models.TextChoices):
 
 
 GOOD_STATES = (BackupState.SUCCEEDED, BackupState.WARNED)
+ENDED_STATES = (BackupState.EXPIRED, BackupState.DELETED)
 
 
 class Origin(models.TextChoices):

@@ -18,6 +18,7 @@ from tenants.copy_selectors import copies_due, copies_of, copy_primary
 from tenants.models import Copy, CopyHealth, StoreConfig, Tenant
 from tenants.services.backups import tenant_active
 
+COPY_KINDS = ("copy", "copy_verify", "copy_repair")
 VERIFY_MODES = ("structure", "sample", "deep")
 REPAIR_ACTOR = "system:repair"
 AFTER_ACTOR = "system:copies"

@@ -17,13 +17,14 @@ from engine.certificate import CERTIFICATE_BYTES_MAX, certificate_check, certifi
 from engine.errors import UsageError
 from engine.faults import kill_point
 from operations.context import OperationContext
-from operations.models import Operation
+from operations.models import Operation, OperationState
 from operations.selectors import operations_active
-from operations.services import operation_enqueue
+from operations.services import operation_cancel, operation_enqueue
 from tenants.models import Backup, CertificateState, DestroyedKey, ShredCertificate, Tenant
 from tenants.owning import catalogue_keyring, installation_get
 from tenants.services.clearing import caches_clear, catalogue_clear
 from tenants.services.compacting import catalogue_compact, catalogue_notes
+from tenants.services.copies import COPY_KINDS
 from tenants.services.shred_stores import Pending, StoresShredded, destroyed, keyrings_destroy, objects_destroy
 from tenants.services.tenants import idle_checked
 
@@ -51,7 +52,8 @@ def shred_start(
 ) -> Operation:
     """Queue the destruction of a tenant's keys, or go on with one that is pending.
 
-    Raises ConfirmationNeeded, Held under a legal hold, Busy while anything of the tenant is queued or runs.
+    Copies that only wait are cancelled. Raises ConfirmationNeeded, Held under a legal hold, Busy while anything else of
+    the tenant is queued or runs.
     """
     if confirmed != tenant.slug:
         raise ConfirmationNeeded(
@@ -61,10 +63,12 @@ def shred_start(
     if not reason.strip():
         raise UsageError("shredding needs a reason, which the certificate states", hint='--reason "…"')
     hold_checked(tenant)
-    idle_checked(tenant)
+    idle_checked(tenant, but=queued_copies(tenant))
     with transaction.atomic():
         if tenant.shredded_at is None:  # What was agreed to is brought to its end without asking again.
             approval_use(approval, shred_action(tenant, reason), actor=actor)
+        for each in queued_copies(tenant):
+            operation_cancel(each.pk, actor=actor, reason="the tenant's keys are about to be destroyed")
         operation = operation_enqueue(
             kind=KIND,
             tenant=tenant.slug,
@@ -83,6 +87,12 @@ def shred_start(
             data={"operation": operation.pk, "approval": approval.pk if approval else ""},
         )
     return operation
+
+
+def queued_copies(tenant: Tenant) -> list[Operation]:
+    """Copies that every backup queues by itself, and their repairs, which nobody has begun."""
+    active = operations_active(tenant=tenant.slug)
+    return [each for each in active if each.kind in COPY_KINDS and each.state == OperationState.QUEUED]
 
 
 def shred_action(tenant: Tenant, reason: str) -> Action:

@@ -115,7 +115,9 @@ def store_update(
     """
     columns = about_checked(about or {})
     if not values and not columns:
-        raise UsageError("nothing to change was named", hint="give --set KEY=VALUE, --offsite, --medium, --paid …")
+        raise UsageError(
+            "nothing to change was named", hint="give --set KEY=VALUE, --offsite yes, --medium WORDS, --paid yes …"
+        )
     changed = StoreConfig.objects.get(pk=row.pk)
     for column, value in columns.items():
         setattr(changed, column, value)
@@ -134,7 +136,13 @@ def store_update(
     return changed
 
 
-_ENDING_HINT = "end that first; keyrings leave a store by: store set NAME --keeps-keys no, then key repair"
+_ENDING_HINT = (
+    "end that first; keyrings leave a store by: store set NAME --keeps-keys no, then key repair; if it is gone for good: "
+    "store remove NAME --lost"
+)
+
+
+_COPIES_HINT = "copy remove TENANT STORE first; if it is gone for good: store remove NAME --lost"
 
 
 def store_remove(row: StoreConfig, *, actor: str) -> None:
@@ -283,7 +291,7 @@ def _unused_checked(row: StoreConfig) -> None:
         )
     copies = list(row.copies.values_list("tenant__slug", flat=True)[:5])
     if copies:
-        raise Conflict(f"store {row.name} holds copies of {', '.join(copies)}", hint="copy remove TENANT STORE first")
+        raise Conflict(f"store {row.name} holds copies of {', '.join(copies)}", hint=_COPIES_HINT)
 
 
 def _taken(name: str) -> Conflict:

@@ -1,6 +1,7 @@
 """Tenants: added with keys and a repository of their own."""
 
 import datetime
+from collections.abc import Collection
 
 from django.db import IntegrityError, transaction
 
@@ -12,6 +13,7 @@ from core.rootkey import root_key
 from core.text import reason_checked
 from engine.errors import LastroError, UsageError
 from engine.keys import Keyring
+from operations.models import Operation
 from operations.selectors import operations_active
 from tenants import wiring
 from tenants.models import Backup, Criticality, Tenant
@@ -142,9 +144,10 @@ def tenant_backup_count(tenant: Tenant) -> int:
     return Backup.objects.filter(tenant=tenant, state__in=GOOD_STATES).count()
 
 
-def idle_checked(tenant: Tenant) -> None:
-    """Raise Busy while something of the tenant is queued or runs."""
-    active = operations_active(tenant=tenant.slug)
+def idle_checked(tenant: Tenant, *, but: Collection[Operation] = ()) -> None:
+    """Raise Busy while something of the tenant is queued or runs, these operations left aside."""
+    spared = {each.pk for each in but}
+    active = [each for each in operations_active(tenant=tenant.slug) if each.pk not in spared]
     if active:
         raise Busy(
             f"{active[0].kind} {active[0].pk} of tenant {tenant.slug} is {active[0].state}",

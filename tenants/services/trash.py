@@ -13,12 +13,11 @@ from engine.errors import BackupMissing
 from operations.context import OperationContext
 from tenants import wiring
 from tenants.models import Backup, BackupState, Source, Tenant
-from tenants.models.backup import GOOD_STATES
+from tenants.models.backup import ENDED_STATES, GOOD_STATES
 from tenants.transitions import backup_transition, backups_transition
 
 NAMED_MAX = 200
 """Ids that an audit entry names; it counts them all."""
-ENDED_STATES = (BackupState.EXPIRED, BackupState.DELETED)
 
 
 def backup_trash(backup: Backup, *, actor: str, reason: str) -> None:

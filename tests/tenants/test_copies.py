@@ -287,7 +287,7 @@ def test_a_store_that_is_away_says_so_and_recovers(copies: Copies) -> None:
 
 def test_a_copy_has_a_retention_of_its_own(copies: Copies) -> None:
     """Goal: it keeps fewer, and drops what was ended for good only; copy two, let its rules keep one, end the other."""
-    from tenants.services.trash import ENDED_STATES
+    from tenants.models.backup import ENDED_STATES
 
     first, second = copies.house.backup(copies.tenant), copies.change("three")
     copy = copies.add()

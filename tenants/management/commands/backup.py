@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from core.cli import Answer, Call, NounCommand, Verb, argument, count
 from core.cli_output import size_text
 from core.errors import Exit, NotFound
+from engine.errors import UsageError
 from tenants.lookout import VERBS
 from tenants.models import BackupState
 
@@ -197,12 +198,27 @@ def _delete(call: Call) -> Answer:
 
     options = call.options
     backup = backup_get(options.backup)
+    if options.lost:
+        return _give_up(call, backup)
     ending = "end backup {} of {} for good" if options.now else "put backup {} of {} into the trash"
     call.confirm(backup.tenant.slug, what=ending.format(backup.pk, backup.tenant.slug))
     operation = backup_delete_start(
         backup, actor=call.actor, reason=options.reason, here=not _by_worker(options), now=options.now
     )
     return followed(call, operation, data=result_of, text=_deleted)
+
+
+def _give_up(call: Call, backup: Any) -> Answer:
+    from tenants.commanding import followed, result_of
+    from tenants.services.losses import loss_accept_start
+
+    options = call.options
+    if options.now:
+        raise UsageError("--lost and --now exclude each other", hint="--lost is for what no store holds any more")
+    call.confirm(backup.tenant.slug, what=f"give up backup {backup.pk} of {backup.tenant.slug} as lost in every store")
+    operation = loss_accept_start(backup, actor=call.actor, reason=options.reason, here=not _by_worker(options))
+    said = "{} is given up: a signed record says so, and prune goes on without it"
+    return followed(call, operation, data=result_of, text=lambda data: [said.format(data["id"])])
 
 
 def _deleted(data: Mapping[str, Any]) -> list[str]:
@@ -323,6 +339,7 @@ class Command(NounCommand):
             (
                 _BACKUP,
                 argument("--now", action="store_true", help="not into the trash: for good, and out of it"),
+                argument("--lost", action="store_true", help="accept the loss of one that no store holds any more"),
                 _REASON,
             ),
             long=True,

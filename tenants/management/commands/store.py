@@ -1,6 +1,7 @@
 """`store`: where backups are kept."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 from core.cli import Answer, Argument, Call, NounCommand, Verb, argument
@@ -88,6 +89,8 @@ def _remove(call: Call) -> Answer:
     from tenants.services.stores import store_get, store_objects_present, store_remove
 
     row = store_get(call.options.name)
+    if call.options.lost:
+        return _give_up(call, row)
     try:
         left = "; the repositories in it stay as they are" if store_objects_present(row) else ""
     except StoreError:
@@ -96,6 +99,17 @@ def _remove(call: Call) -> Answer:
         call.confirm(row.name, what=f"forget store {row.name}{left}")
     store_remove(row, actor=call.actor)
     return Answer({"name": row.name, "removed": True}, [f"Store {row.name} is forgotten{left}."])
+
+
+def _give_up(call: Call, row: Any) -> Answer:
+    from tenants.services.lost_stores import store_give_up, store_loss
+
+    call.confirm(row.name, what=f"give up store {row.name} as lost for good, and with it {store_loss(row).words()}")
+    loss = store_give_up(row, actor=call.actor, reason=call.options.reason)
+    lines = [f"Store {row.name} is given up: {loss.words()}."]
+    if loss.nowhere:
+        lines.append(f"{loss.nowhere} keyrings lie in the catalogue alone now; run: key repair")
+    return Answer({"name": row.name, "removed": True, "lost": True, **asdict(loss)}, lines)
 
 
 def _kinds(call: Call) -> Answer:
@@ -146,7 +160,19 @@ class Command(NounCommand):
         Verb("list", _list, "list stores"),
         Verb("show", _show, "show a store, who counts on it, and what its last test found", (_NAME,)),
         Verb("test", _test, "write, read, list, lock and delete a probe, and say what is missing", (_NAME,)),
-        Verb("remove", _remove, "forget a store that nothing counts on; its objects stay", (_NAME,), confirm=True),
+        Verb(
+            "remove",
+            _remove,
+            "forget a store that nothing counts on; its objects stay",
+            (
+                _NAME,
+                argument(
+                    "--lost", action="store_true", help="it is gone for good: copies and keyrings in it are given up"
+                ),
+                argument("--reason", default="", help="why; kept in the audit log"),
+            ),
+            confirm=True,
+        ),
         Verb("kinds", _kinds, "list the kinds of stores and their settings"),
         *VERBS,
     )
