@@ -211,7 +211,7 @@ class PackCopier:
         key = pack_key(self._target, folder, name)
         if not self._stop.is_set() and (there := self._left_there(name, key)) is not None:
             return there
-        blob = self._from.store.get(pack_key(self._source, folder, name))
+        blob = self._from.store.get(pack_key(self._source, folder, name), 0, PACK_BYTES_MAX + 1)
         if hashlib.sha256(blob).hexdigest() != name:
             raise ObjectDamaged(
                 f"pack {name[:16]}: its bytes in the source are not what was written",
@@ -225,7 +225,7 @@ class PackCopier:
 
     def _confirm(self, name: str, key: str, blob: bytes) -> None:
         size = self._to.store.stat(key).size
-        if size != len(blob) or (self._read_back and self._to.store.get(key) != blob):
+        if size != len(blob) or (self._read_back and self._to.store.get(key, 0, len(blob) + 1) != blob):
             raise ObjectDamaged(
                 f"pack {name[:16]}: the store did not keep what it was given ({size} of {len(blob)} bytes)",
                 hint="run store test; do not trust this store",
@@ -240,7 +240,7 @@ class PackCopier:
             size = self._to.store.stat(key).size
             if not possible_size(size):
                 return None
-            if self._read_back and hashlib.sha256(self._to.store.get(key)).hexdigest() != name:
+            if self._read_back and hashlib.sha256(self._to.store.get(key, 0, PACK_BYTES_MAX + 1)).hexdigest() != name:
                 return None
             header, frames = read_pack_frames(self._to, self._target, key, size)
         except (ObjectMissing, DamageError):

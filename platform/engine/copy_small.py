@@ -36,7 +36,7 @@ def ledger_copy(source: Repository, target: Repository, *, at_least: int) -> int
         if number <= last and there.get(key) is not None and there.get(key) == present.get(key):
             continue
         try:
-            blob = source.store.get(source.prefix + key)
+            blob = source.store.get(source.prefix + key, 0, DOCUMENT_BYTES_MAX)
         except ObjectMissing:
             if number > last:
                 return copied
@@ -117,7 +117,8 @@ def _put(source: Repository, target: Repository, key: str, blob: bytes) -> int:
         target.store.create(target.prefix + key, [blob])
     except ObjectExists:
         try:
-            check_object(target.keyring, target.prefix, target.prefix + key, target.store.get(target.prefix + key))
+            there = target.store.get(target.prefix + key, 0, DOCUMENT_BYTES_MAX)
+            check_object(target.keyring, target.prefix, target.prefix + key, there)
         except DamageError:
             target.store.put(target.prefix + key, [blob])
     return 1

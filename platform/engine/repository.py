@@ -46,6 +46,7 @@ from engine.sealed import CIPHER_AES_GCM, CIPHER_NONE
 from engine.session import Session
 
 FORMAT = "lastro-repository"
+CONFIG_BYTES_MAX = 64 << 10
 _NUMBER = re.compile("[0-9]{10}")
 _CHECKPOINT = re.compile("[0-9]{10}-[0-9a-f]{8}")
 
@@ -211,7 +212,7 @@ class Repository:
             )
         repository = cls(store, keyring, cache=cache)
         try:
-            config = json.loads(store.get(f"r/{repository_id}/config"))
+            config = json.loads(store.get(f"r/{repository_id}/config", 0, CONFIG_BYTES_MAX))
             version, public_key = int(config["version"]), config["public_key"]
         except ObjectMissing:
             raise RepositoryMissing(

@@ -1,6 +1,6 @@
 """The repository in which a store keeps backups of the catalogue: made, opened, owned."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -136,7 +136,7 @@ def number_take(context: OperationContext, repository: Repository, place: Catalo
 def place_reconcile(repository: Repository, place: CatalogueStore) -> int:
     """Take over the numbers that the store knows; how many there were. The next one is closed by a void record."""
     before = place.number_reserved
-    head = repository.head_from(max(before, repository.head()), most=NUMBERS_AHEAD_MAX)
+    head = repository.head_from(max(before, head_signed(repository)), most=NUMBERS_AHEAD_MAX)
     while repository.void(head + 1, "closed when the catalogue was reconciled with the store").kind != "void":
         head += 1
     place.number_reserved = place.numbers_closed = head + 1
@@ -189,9 +189,31 @@ def repository_found(store: Store, repository_id: str) -> Repository:
     return Repository.open(store, repository_id=repository_id, keyring=keyring, cache=wiring.cache_folder())
 
 
+def head_signed(repository: Repository) -> int:
+    """The highest listed number that holds a document of ours, 0 for none.
+
+    Anybody who may write to the store can put something under a number that is far beyond all others.
+    """
+    return next((number for number in reversed(repository.numbers()) if _is_ours(repository, number)), 0)
+
+
+def newer_unread(repository: Repository, kept: Sequence[Kept]) -> list[int]:
+    """Numbers behind the newest backup that is whole under which the store lists what cannot be read."""
+    newest = kept[0].manifest.number if kept else 0
+    return [number for number in repository.numbers() if number > newest and not _is_ours(repository, number)]
+
+
+def _is_ours(repository: Repository, number: int) -> bool:
+    try:
+        repository.manifest(number)
+    except (BackupMissing, ManifestDamaged):
+        return False
+    return True
+
+
 def kept_list(repository: Repository) -> list[Kept]:
     """Every backup of the catalogue in the store, newest first; damaged ones are passed over."""
-    head = repository.head_from(repository.head())
+    head = repository.head_from(head_signed(repository))
     found = []
     for number in range(head, 0, -1):
         try:

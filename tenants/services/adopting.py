@@ -22,7 +22,7 @@ from engine.progress import NullProgress
 from engine.repository import Repository
 from tenants import wiring
 from tenants.catalogue.filling import Filled, catalogue_fill
-from tenants.catalogue.places import Kept, kept_get, kept_list, repositories_found, repository_found
+from tenants.catalogue.places import Kept, kept_get, kept_list, newer_unread, repositories_found, repository_found
 from tenants.models import CatalogueStore, Installation, RepositoryMirror, StoreConfig, Tenant
 from tenants.owning import installation_get
 from tenants.rules import name_checked
@@ -39,6 +39,7 @@ from tenants.services.rebuilding import Note, tenants_rebuild
 
 MANIFESTS = "manifests"
 FROM_CHARS_MAX = 64
+NAMED_MAX = 5
 
 
 @dataclass
@@ -193,6 +194,11 @@ def _take_rows(
 ) -> StoreConfig:
     """Fill the catalogue from the newest backup of it that is whole, or from the one that is wanted."""
     kept = kept_list(catalogue)
+    if unread := newer_unread(catalogue, kept):
+        named = ", ".join(map(str, unread[:NAMED_MAX]))
+        note(
+            f"newer ones cannot be read, and may have been altered: {len(unread)} of the catalogue's backups ({named})"
+        )
     if not kept:
         return _take_none(catalogue.store, row, actor=actor, note=note, catalogue=catalogue)
     failure: LastroError | None = None

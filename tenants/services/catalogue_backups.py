@@ -24,10 +24,11 @@ from operations.context import OperationContext
 from operations.models import Operation
 from operations.services import operation_enqueue
 from tenants import wiring
-from tenants.catalogue.places import SOURCE, Kept, epoch_renew, kept_list, number_take, place_open
+from tenants.catalogue.places import SOURCE, Kept, epoch_renew, head_signed, kept_list, number_take, place_open
 from tenants.catalogue.writing import catalogue_write, software_version
 from tenants.models import CatalogueStore, StoreConfig
 from tenants.owning import installation_get
+from tenants.services.clock_watch import clock_looked_at
 
 DAYS_KEPT = 30
 KEPT_MIN = 3
@@ -222,7 +223,9 @@ def to_end(kept: Sequence[Kept], *, now: datetime.datetime) -> list[Kept]:
 
 
 def _expire(context: OperationContext, repository: Repository, row: StoreConfig) -> int:
-    """End what is over and free its chunks; a lock or an error leaves it for the next time."""
+    """End what is over and free its chunks; a lock, an error or a clock that is not trusted leaves it for the next time."""
+    if clock_looked_at() is not None:
+        return 0
     try:
         ending = [each for each in to_end(kept_list(repository), now=clock.now()) if not _locked(repository, each)]
         # One by one, so that each leaves a record under its own number: what was ended is found by name.
@@ -230,7 +233,7 @@ def _expire(context: OperationContext, repository: Repository, row: StoreConfig)
             context.check()
             repository.forget(each.manifest.number, "retention of catalogue backups")
         if ending:
-            prune(repository, forget={}, head=repository.head(), dry_run=False, progress=context)
+            prune(repository, forget={}, head=head_signed(repository), dry_run=False, progress=context)
     except STOPS:
         raise
     except LastroError as error:

@@ -18,15 +18,16 @@ from engine.progress import NullProgress
 from operations.models import Operation
 from tenants import wiring
 from tenants.catalogue.filling import StoredCatalogue
-from tenants.catalogue.places import catalogue_repository, kept_list, repository_found
+from tenants.catalogue.places import catalogue_repository, kept_list, newer_unread, repository_found
 from tenants.catalogue.writing import OUR_APPS, catalogue_write
-from tenants.models import CatalogueStore, Installation, StoreConfig, Tenant
+from tenants.models import CatalogueStore, DeletionFreeze, Installation, StoreConfig, Tenant
 from tenants.owning import catalogue_keyring, installation_get
 from tenants.services.backups import backup_hold
 from tenants.services.catalogue_backups import catalogue_backup_start, catalogue_due, to_end
 from tenants.services.catalogue_looking import catalogue_list, catalogue_show
 from tenants.services.key_rotation import root_rotate_start
 from tenants.services.kits import kit_check, kit_make, kit_printed, kit_take
+from tenants.services.ownership import place_taken_over
 from tenants.services.stores import store_add
 from tenants.tasks import catalogue_scheduled
 from tests.tenants.conftest import ACTOR, House
@@ -182,6 +183,32 @@ def test_old_ones_end_and_their_chunks_go(house: House, monkeypatch: pytest.Monk
     assert len(catalogue_list().rows) == 3
     assert catalogue_show()["number"] == 5
     assert CatalogueStore.objects.get().number_reserved == 5
+
+
+def test_what_lies_under_a_number_far_beyond_is_passed_over(house: House) -> None:
+    """Goal: nobody who may write to the store hides the backups of the catalogue. Method: rubbish under the last number."""
+    house.tenant()
+    _keep(house)
+    row = StoreConfig.objects.get()
+    with wiring.store_open(row) as store:
+        repository = catalogue_repository(store)
+        store.put(f"{repository.prefix}manifests/9999999999", [b"rubbish"])
+        kept = kept_list(repository)
+        assert ([each.manifest.number for each in kept], newer_unread(repository, kept)) == ([1], [9_999_999_999])
+    assert place_taken_over(row) == 0
+    assert CatalogueStore.objects.get().number_reserved == 2
+    _keep(house)
+    assert catalogue_show()["number"] == 3
+
+
+def test_nothing_ends_by_a_clock_that_is_not_trusted(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: a clock that jumped ends no backup of the catalogue. Method: keep five under a freeze, only the newest wanted."""
+    house.tenant()
+    monkeypatch.setattr("tenants.services.catalogue_backups.DAYS_KEPT", 0)
+    DeletionFreeze.objects.create(code="clock.stepped", reason="it was set")
+    for _ in range(5):
+        assert _keep(house).result["stores"][0]["ended"] == 0
+    assert len(catalogue_list().rows) == 5
 
 
 # ---------------------------------------------------------------- kits
