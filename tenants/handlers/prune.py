@@ -16,7 +16,7 @@ from operations.context import OperationContext
 from operations.handlers import register
 from tenants import wiring
 from tenants.handlers.backup import tenant_resource
-from tenants.models import Backup, Tenant
+from tenants.models import Backup, BackupCopy, BackupPresence, Tenant
 from tenants.models.backup import ENDED_STATES
 from tenants.outputs import moment
 from tenants.services.change_images import DroppedImages, change_images_prune
@@ -104,8 +104,13 @@ def _prune(
 
 
 def _ended(tenant: Tenant, emptied: Collection[int]) -> dict[int, str]:
-    """Numbers that the primary store may forget, and why. What lies in the trash is not among them."""
-    rows = Backup.objects.filter(Q(state__in=ENDED_STATES, trashed_at=None) | Q(left_at__isnull=False), tenant=tenant)
+    """Numbers that the primary store may forget, and why. What lies in the trash is not among them.
+
+    What it let go of stays as long as it is there and held, or no copy holds it whole any more: the decision may be old.
+    """
+    whole = BackupCopy.objects.filter(copy__tenant=tenant, presence=BackupPresence.PRESENT)
+    left = Q(left_at__isnull=False, held=False, tenant__held=False, pk__in=whole.values("backup"))
+    rows = Backup.objects.filter(Q(state__in=ENDED_STATES, trashed_at=None) | left, tenant=tenant)
     found = {
         number: "kept by copies alone" if left_at and state not in ENDED_STATES else str(state)
         for number, state, left_at in rows.values_list("number", "state", "left_at")

@@ -361,6 +361,24 @@ def test_the_primary_waits_for_the_copy_and_then_lets_go(house: House, aurora: T
         assert made[0].pk in run(house, aurora)["trashed"]
 
 
+def test_the_primary_keeps_what_its_copy_has_lost_meanwhile(house: House, aurora: Tenant) -> None:
+    """Goal: the last whole one stays. Method: let go of a backup, be killed before the prune, lose the copy, prune."""
+    with clock.held(NOON):
+        made = history(house, aurora, 3)
+        _, copy = _copy_store(house, aurora, daily_count=30)
+        Backup.objects.filter(pk=made[0].pk).update(left_at=NOON)
+        there = BackupCopy.objects.create(copy=copy, backup=made[0], presence=BackupPresence.DAMAGED)
+        for presence, held, forgotten in (
+            (BackupPresence.DAMAGED, False, []),
+            (BackupPresence.PRESENT, True, []),
+            (BackupPresence.PRESENT, False, [made[0].number]),
+        ):
+            BackupCopy.objects.filter(pk=there.pk).update(presence=presence)
+            Tenant.objects.filter(pk=aurora.pk).update(held=held)
+            pruned = house.run(prune_start(aurora, dry_run=False, actor=ACTOR, here=True))
+            assert pruned.result["forgotten"] == forgotten
+
+
 # ---------------------------------------------------------------- the daily look
 
 
