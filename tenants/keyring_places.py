@@ -130,11 +130,11 @@ def place_put(tenant: Tenant, row: StoreConfig, store: Store) -> None:
     """Put the tenant's keyring into an open store that may keep it, and write that down. Raises StoreError."""
     blob = bytes(tenant.keyring)
     kept = keyring_store(blob, tenant.repository_id, store)
-    if not _shredded_meanwhile(tenant, store):
+    if not shredded_meanwhile(tenant, store):
         place_note(tenant, row, blob, kept=kept)
 
 
-def _shredded_meanwhile(tenant: Tenant, store: Store) -> bool:
+def shredded_meanwhile(tenant: Tenant, store: Store) -> bool:
     """Whether the tenant was shredded while its keyring was on its way; then it is destroyed again, here.
 
     Shredding says so in the catalogue before it looks into the stores: what was put there before, it finds.
@@ -197,7 +197,7 @@ def places_write(
             results = pool.map(lambda tenant: _stored(tenant, store), batch)
             for tenant, error in zip(batch, results, strict=True):
                 if isinstance(error, str):
-                    if not _shredded_meanwhile(tenant, store):
+                    if not shredded_meanwhile(tenant, store):
                         place_note(tenant, row, bytes(tenant.keyring), kept=error)
                     done.written += 1
                 else:

@@ -30,6 +30,7 @@ from tenants.keyring_places import (
     place_failed,
     place_note,
     places_write,
+    shredded_meanwhile,
     stores_keeping,
 )
 from tenants.models import (
@@ -137,10 +138,14 @@ def _stored_somewhere(tenant: Tenant, blob: bytes) -> tuple[list[StoreConfig], d
             with wiring.store_open(row) as store:
                 if may_keep(row, store):
                     keyring_store(blob, tenant.repository_id, store)
+                    if shredded_meanwhile(tenant, store):
+                        continue
                     stored.append(row)
         except LastroError as error:
             place_failed(tenant, row, error)
             failed[row.name] = error
+    tenant.refresh_from_db()
+    keys_present(tenant)
     if not stored:
         raise next(iter(failed.values()), Conflict("no store keeps keys", hint="store set NAME --keeps-keys yes"))
     return stored, failed

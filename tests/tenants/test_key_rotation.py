@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 from django.db import connection
 
-from core import rootkey
+from core import clock, rootkey
 from core.errors import Conflict
 from core.rewrapping import sealed_columns
 from core.rootkey import RootKeyMissing, root_key
 from engine.errors import UsageError, WrongKey
 from engine.keys import Keyring, RootKey, keyring_root_id
+from engine.ports import Store
 from operations.hook_settings import hook_add
+from tenants import keyring_places
 from tenants.diagnosis import diagnose
 from tenants.models import KeyringPlace, RestorePlan, RootRotation, Source, StoreConfig, Tenant
 from tenants.services.key_rotation import root_rotate_start, tenant_rotate_start
@@ -261,6 +263,23 @@ def test_a_tenants_new_epoch_reaches_the_stores_first(house: House, hotel: Tenan
     assert key_list(hotel)["data"][0]["epoch"] == 4
     assert keys_repair(hotel, actor=ACTOR).failed == ()
     assert keys_verify(hotel).findings == ()
+
+
+def test_a_late_rotation_brings_no_destroyed_keys_back(
+    house: House, hotel: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: shredded is shredded. Method: a worker that was asleep puts its keyring after the tenant was shredded."""
+    real = keyring_places.keyring_store
+
+    def late(blob: bytes, repository_id: str, store: Store) -> str:
+        Tenant.objects.filter(pk=hotel.pk).update(keyring=b"", shredded_at=clock.now())
+        keyring_places.keyring_purge(repository_id, store)
+        return real(blob, repository_id, store)
+
+    monkeypatch.setattr("tenants.services.key_rotation.keyring_store", late)
+    operation = house.run(tenant_rotate_start(hotel, actor=ACTOR, here=True), ok=False)
+    assert operation.error is not None and operation.error["code"] == "keys.destroyed"
+    assert not list(house.data.glob(f"**/{hotel.repository_id}/keyring"))
 
 
 def test_after_a_compromise_the_next_backup_stores_everything_anew(house: House, hotel: Tenant) -> None:
