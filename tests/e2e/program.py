@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.services.migrated import catalogue_put
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND_SECONDS_MAX = 120
+HEARTBEAT_SECONDS = 1
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Program:
         self.environment = {
             **kept,
             "LASTRO_DATA": str(data),
-            "LASTRO_HEARTBEAT_SECONDS": "1",
+            "LASTRO_HEARTBEAT_SECONDS": str(HEARTBEAT_SECONDS),
             "LASTRO_WORKERS": "2",
             "DJANGO_SETTINGS_MODULE": "config.settings",
             "NO_COLOR": "1",
@@ -53,6 +55,11 @@ class Program:
             assert migrated.code == 0, migrated.err
         else:
             catalogue_put(data, self.environment)
+
+    def let_go(self) -> None:
+        """Have what a killed process held let go: after two heartbeats without a word it counts as lost."""
+        time.sleep(2.2 * HEARTBEAT_SECONDS)
+        self("operation", "reap")
 
     def argv(self, *args: object) -> list[str]:
         return [sys.executable, str(ROOT / "manage.py"), *map(str, args)]

@@ -40,14 +40,6 @@ def folder(tmp_path: Path) -> Path:
     return top
 
 
-def _settled(program: Program) -> None:
-    """What a killed process held is let go after two heartbeats; the next command finds it."""
-    import time
-
-    time.sleep(2.2)
-    program("operation", "reap")
-
-
 @pytest.mark.parametrize("point", [*BACKUP_POINTS, *SECOND_PASSAGES])
 def test_a_backup_killed_anywhere_can_be_taken_again(program: Program, folder: Path, point: str) -> None:
     """Goal: only garbage remains and a rerun ends; kill at the point, look, run again, restore both."""
@@ -57,7 +49,7 @@ def test_a_backup_killed_anywhere_can_be_taken_again(program: Program, folder: P
     want = tree(folder)
     killed = program.raw("backup", "create", "aurora", "--here", "--json", LASTRO_KILL_AT=point)
     assert killed.code == -9, f"{point} was not reached: {killed.err}"
-    _settled(program)
+    program.let_go()
     again = program.backup("aurora", "incremental", code=3 if point in COMMITTED else 0)
     rows = {row["id"]: row for row in program("backup", "list", "aurora")["data"]}
     lost = next(row for row in rows.values() if row["id"] not in (first["id"], again["id"]))
@@ -83,7 +75,7 @@ def test_a_restore_killed_anywhere_can_be_run_again(program: Program, folder: Pa
     )
     assert killed.code == -9, f"{point} was not reached: {killed.err}"
     assert tree(folder) in (changed, want)
-    _settled(program)
+    program.let_go()
     lost = program("operation", "list", "aurora", "--kind", "restore")["data"][0]
     assert lost["state"] == "lost"
     program("operation", "retry", lost["id"], "--here")
@@ -120,7 +112,7 @@ def test_a_verification_killed_while_it_sets_damage_aside_can_be_run_again(
         pack.write_bytes(content)
     killed = program.raw("backup", "verify", first["id"], "--deep", "--here", "--json", LASTRO_KILL_AT=point)
     assert killed.code == -9, f"{point} was not reached: {killed.err}"
-    _settled(program)
+    program.let_go()
     program("backup", "verify", first["id"], "--deep", "--here", code=7)
     program.backup("aurora", "incremental")
     for row in program("backup", "list", "aurora")["data"]:
@@ -138,7 +130,7 @@ def test_a_killed_drill_leaves_nothing_that_the_next_does_not_remove(program: Pr
     assert killed.code == -9, killed.err
     left = program.data / "drills"
     assert len(list(left.iterdir())) == 1
-    _settled(program)
+    program.let_go()
     assert program("drill", "run", "aurora", "--here")["status"] == "passed"
     assert list(left.iterdir()) == []
     assert [row["status"] for row in program("drill", "list", "aurora")["data"]] == ["passed", "failed"]

@@ -24,7 +24,7 @@ def test_ending_backups_survives_kills(tmp_path: Path) -> None:
     def killed(at: str, *words: object, **variables: str) -> None:
         said = program.raw(*words, LASTRO_KILL_AT=at, **variables)
         assert said.code in (-9, 137), (said.code, said.err)
-        program("operation", "reap")
+        program.let_go()
 
     deletion = ("backup", "delete", made[0], "--now", "--confirm", "aurora")
     killed("delete.trashed", *deletion)
