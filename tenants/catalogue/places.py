@@ -10,10 +10,11 @@ from core.errors import NotFound, Unreconciled
 from core.models import Fact
 from core.rootkey import root_key, root_key_former
 from engine.errors import BackupMissing, ManifestDamaged, ObjectMissing
-from engine.manifest import Manifest
+from engine.manifest import DOCUMENT_BYTES_MAX, Manifest
 from engine.owner import owner_checked, owner_raise
 from engine.ports import Store
 from engine.repository import Repository
+from engine.sealed import CIPHER_NONE, HEADER, HEADER_BYTES
 from engine.views import source_views
 from operations.context import OperationContext
 from tenants import wiring
@@ -154,6 +155,8 @@ class Kept:
 
     manifest: Manifest
     repository: Repository = field(repr=False)
+    epoch: int = 0
+    """Of the data key that seals the manifest: authenticated, as nobody has one that was made after a theft."""
 
     @property
     def id(self) -> str:
@@ -198,9 +201,13 @@ def head_signed(repository: Repository) -> int:
 
 
 def newer_unread(repository: Repository, kept: Sequence[Kept]) -> list[int]:
-    """Numbers behind the newest backup that is whole under which the store lists what cannot be read."""
+    """Numbers behind the newest backup that is whole under which the store lists what cannot be read, or is forged."""
     newest = kept[0].manifest.number if kept else 0
-    return [number for number in repository.numbers() if number > newest and not _is_ours(repository, number)]
+    return [number for number in repository.numbers() if number > newest and not _is_void(repository, number)]
+
+
+def _is_void(repository: Repository, number: int) -> bool:
+    return _is_ours(repository, number) and repository.manifest(number).kind == "void"
 
 
 def _is_ours(repository: Repository, number: int) -> bool:
@@ -214,15 +221,25 @@ def _is_ours(repository: Repository, number: int) -> bool:
 def kept_list(repository: Repository) -> list[Kept]:
     """Every backup of the catalogue in the store, newest first; damaged ones are passed over."""
     head = repository.head_from(head_signed(repository))
-    found = []
-    for number in range(head, 0, -1):
-        try:
-            manifest = repository.manifest(number)
-        except (BackupMissing, ManifestDamaged):
-            continue
-        if manifest.kind == "manifest":
-            found.append(Kept(manifest, repository))
-    return found
+    read = (_kept(repository, number) for number in range(1, head + 1))
+    found: list[Kept] = []
+    for each in read:
+        # Whoever has a former root key has the keys of then, the signing key among them: what is newer is under newer ones.
+        if each is not None and (not found or each.epoch >= found[-1].epoch):
+            found.append(each)
+    return found[::-1]
+
+
+def _kept(repository: Repository, number: int) -> Kept | None:
+    try:
+        blob = repository.store.get(f"{repository.prefix}manifests/{number:010d}", 0, DOCUMENT_BYTES_MAX)
+        manifest = Manifest.read(blob, repository.keyring, number=number)
+    except (ObjectMissing, ManifestDamaged):
+        return None
+    _, _, cipher, _, epoch, _, _ = HEADER.unpack(blob[:HEADER_BYTES])
+    if manifest.kind != "manifest" or cipher == CIPHER_NONE:  # The catalogue's are always sealed.
+        return None
+    return Kept(manifest, repository, epoch)
 
 
 def kept_get(kept: list[Kept], backup_id: str) -> Kept:

@@ -14,7 +14,10 @@ from access.models import Account, Token
 from audit.services import record
 from core import clock
 from core.exporting import exports, unnamed
+from engine.manifest import Manifest
 from engine.progress import NullProgress
+from engine.repository import Repository
+from engine.sealed import CIPHER_AES_GCM, CIPHER_NONE
 from operations.models import Operation
 from tenants import wiring
 from tenants.catalogue.filling import StoredCatalogue
@@ -247,3 +250,22 @@ def test_after_a_rotation_of_the_root_key_old_and_new_backups_open(house: House)
         found = repository_found(store, after.repository_id)  # By what lies in the store and today's root key alone.
         assert found.keyring == after
         assert [each.opened().header["format"] for each in kept_list(found)] == ["lastro-catalogue"] * 2
+
+
+@pytest.mark.parametrize("cipher", [CIPHER_AES_GCM, CIPHER_NONE])
+def test_who_has_a_former_root_key_forges_no_newer_backup(house: House, cipher: int) -> None:
+    """Goal: after a rotation old keys make nothing that an adoption takes. Method: sign one more with them, sealed or not."""
+    house.tenant()
+    _keep(house)
+    stolen = catalogue_keyring(installation_get())
+    house.run(root_rotate_start(actor=ACTOR, here=True)[1])
+    _keep(house)
+    with wiring.store_open(StoreConfig.objects.get()) as store:
+        thief = Repository(store, stolen, cache=None)
+        document = {name: value for name, value in thief.manifest(1).document.items() if name != "signature"}
+        document["checksums"] = {name: value for name, value in document["checksums"].items() if name != "manifest"}
+        forged = Manifest.signed({**document, "number": 3, "id": "cbk_forged"}, stolen)
+        store.create(f"{thief.prefix}manifests/{3:010d}", forged.parts(stolen, cipher=cipher))
+        found = repository_found(store, stolen.repository_id)
+        kept = kept_list(found)
+        assert ([each.manifest.number for each in kept], newer_unread(found, kept)) == ([2, 1], [3])
