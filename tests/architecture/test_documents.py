@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.architecture.source import ROOT, code, files, none, shown, strings, tree
+from tests.bench.__main__ import SECTIONS
 
 SETTING = re.compile(r"\bLASTRO_[A-Z][A-Z0-9_]*[A-Z0-9]\b(?!_)")
 
@@ -106,3 +107,14 @@ def test_shell_scripts_ask_nobody() -> None:
         if re.search(r"^[^#\"]*\bapt-get (update|install)", line) and "</dev/null" not in line
     ]
     none(asking, "end these with </dev/null")
+
+
+def test_every_section_of_the_benchmarks_has_its_place() -> None:
+    """Goal: half an hour of measuring is not thrown away; look for the marks between which each section is written."""
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    homeless = [
+        name
+        for name in SECTIONS
+        if not re.search(f"<!-- {name}: generated -->.*?<!-- {name}: end -->", page, re.DOTALL)
+    ]
+    none(homeless, "give each its two marks in docs/benchmarks.md")
