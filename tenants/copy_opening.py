@@ -64,6 +64,11 @@ def nearness(copy: Copy) -> tuple[bool, float, int]:
     return remote, milliseconds if remote else 0.0, copy.position
 
 
+def _order(copy: Copy) -> tuple[bool, tuple[bool, float, int]]:
+    """The nearest first; one that is switched off, as a primary that is away, after all others."""
+    return not copy.enabled and not copy.is_primary, nearness(copy)
+
+
 def read_measured(copy: Copy, size: int, seconds: float) -> None:
     """Remember how fast so many bytes were read from the store; a few say nothing."""
     if size < _MEASURED_BYTES_MIN or seconds <= 0:
@@ -106,7 +111,7 @@ def repository_reading(
         primary = copy_primary(tenant)
         own = place_on(primary, stack)
         there = [primary, *copies] if but is None or but.pk != primary.pk else copies
-        near = sorted(there, key=(lambda each: (not each.is_primary, each.position)) if primary_first else nearness)
+        near = sorted(there, key=(lambda each: (not each.is_primary, each.position)) if primary_first else _order)
         places = [own if each.pk == primary.pk else place_on(each, stack) for each in near]
         nearest = next(
             (copy for copy, place in zip(near, places, strict=True) if place.repository is not None), near[0]

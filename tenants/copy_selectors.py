@@ -55,10 +55,13 @@ def copies_of(tenant: Tenant) -> list[Copy]:
 
 
 def copies_readable(tenant: Tenant, *, backups: Collection[Backup] = ()) -> list[Copy]:
-    """Copies to read from: those that hold all of these backups first, any that holds something after them."""
-    rows = [copy for copy in copies_of(tenant) if copy.selection]
+    """Copies to read from: those that hold any of these backups; without backups all that were ever filled.
+
+    A former primary has no selection of its own, and is known by the backups that it held.
+    """
+    rows = list(copies_of(tenant))
     if not rows or not backups:
-        return rows
+        return [copy for copy in rows if copy.selection]
     held = Q(backups__backup__in=[backup.pk for backup in backups], backups__presence=BackupPresence.PRESENT)
     counts = dict(
         Copy.objects.filter(pk__in=[row.pk for row in rows])

@@ -138,6 +138,29 @@ def test_what_only_a_further_copy_holds_stays_in_it(lost: Lost) -> None:
     assert (lost.top / "out" / "a.txt").read_text() == "aurora"
 
 
+def test_what_only_the_primary_that_is_away_holds_is_not_ended(lost: Lost) -> None:
+    """Goal: a disk that is away may come back. Method: adopt from a copy that is behind, mount the old store again, restore."""
+    lost.old("store", "add", "near", "--kind", "local", "--set", f"path={lost.top / 'near'}")
+    for slug in lost.folders:
+        lost.old("copy", "add", slug, "near")
+        lost.old("copy", "run", slug, "--here")
+    (lost.folders["aurora"] / "later.txt").write_text("nowhere else")
+    later = lost.old.backup("aurora", "incremental")
+    lost.old("catalogue", "backup", "--here")
+    kit = lost.kit()
+    want, away = tree(lost.folders["aurora"]), lost.top / "away"
+    (lost.old.data / "store").rename(away)
+    shutil.rmtree(lost.old.data)
+    done = lost.adopt(lost.top / "near", kit, name="near")
+    (aurora,) = (each for each in done["tenants"] if each["tenant"] == "aurora")
+    assert (aurora["left"], aurora["ended"], aurora["missing"]) == ([later["id"]], [], [])
+    lost.new("restore", "run", later["id"], "--target", f"path={lost.top / 'out'}", "--here", code=4)
+    lost.old.data.mkdir()
+    away.rename(lost.old.data / "store")
+    lost.new("restore", "run", later["id"], "--target", f"path={lost.top / 'out'}", "--here", code=3)
+    assert tree(lost.top / "out") == want
+
+
 def test_a_tenants_repository_is_not_taken_for_the_catalogue(lost: Lost) -> None:
     """Goal: a thief of the store's credential picks nobody's accounts. Method: a tenant's keyring and config in places of others.
 
