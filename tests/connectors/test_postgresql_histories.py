@@ -302,8 +302,9 @@ def run(dsn: str, seed: int) -> None:
         history.close()
 
 
+@pytest.mark.seeded
 @pytest.mark.parametrize("shard", range(SHARDS))
-def test_random_histories(shard: int, postgres_database: str, seed: int, rounds: Callable[[int], range]) -> None:
+def test_random_histories(shard: int, postgres_database: str, seed: int) -> None:
     """Goal: incremental and restore are exact whatever happens between. Method: seeded histories against COPY."""
-    for number in rounds(-(-HISTORIES // (len(TABLES) * SHARDS))):
+    for number in range(-(-HISTORIES // (len(TABLES) * SHARDS))):
         run(postgres_database, seed + number)

@@ -33,6 +33,8 @@ KINDS = ("local", "s3", "sftp")
 ROUNDS = 20
 ROUNDS_REMOTE = 8
 """In the suite, where a request takes milliseconds."""
+LIVES_SOAK = 50
+"""So that a soak stops a thousand workers on each kind of store."""
 LABELS = (
     "backup.before_manifest", "backup.before_manifest", "backup.chunks_stored", "index.stored", "session.pack_stored",
     "session.pack_stored:2",
@@ -142,7 +144,7 @@ def _round(tenant: Tenant) -> None:
 
 
 @pytest.mark.seeded
-@pytest.mark.parametrize("life", range(max(1, scale() // 2)))
+@pytest.mark.parametrize("life", range(LIVES_SOAK if scale() > 1 else 1))
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stopped_worker_commits_nothing_late(
     kind: str, life: int, store_values: StoreValues, tmp_path: Path, seed: int
