@@ -43,7 +43,7 @@ def copy_on(copy: Copy, store: Store) -> Repository:
         store, repository_id=tenant.repository_id, keyring=keyring_of(tenant), cache=cache_of(copy)
     )
     _measured(copy, (time.monotonic() - began) * 1000)
-    repository.guard = guard_of(tenant, store, primary=copy.is_primary)
+    repository.guard = guard_of(tenant, store, store_id=copy.store_id, primary=copy.is_primary)
     return repository
 
 

@@ -7,6 +7,7 @@ from django.db import IntegrityError, transaction
 from core import clock
 from core.ids import new_id
 from core.rootkey import root_key
+from engine.errors import SessionFenced
 from engine.keys import Keyring
 from engine.owner import owner_checked
 from engine.ports import Store
@@ -60,11 +61,18 @@ class CatalogueGuard:
     tenant: Tenant
     repository_id: str
     generation: int
+    store_id: str
     primary: bool = True
     """Only the primary's generations are mirrored: a copy has an index of its own."""
 
     def check(self) -> None:
-        """Raise TakenOver when the store has a later owner."""
+        """Raise SessionFenced when the store is no longer what it was to the tenant, TakenOver when it has a later owner."""
+        now = Tenant.objects.filter(pk=self.tenant.pk).values_list("store_id", "store__name").first()
+        if now is not None and (now[0] == self.store_id) != self.primary:
+            raise SessionFenced(
+                f"the backups of {self.tenant.slug} go on in store {now[1]} since this work began; nothing more was changed",
+                hint="run it again",
+            )
         owner_checked(self.store, self.repository_id, self.generation)
 
     def claiming(self, domain: str, generation: int) -> None:
@@ -84,7 +92,7 @@ class CatalogueGuard:
     _new: bool = False
 
 
-def guard_of(tenant: Tenant, store: Store, *, primary: bool = True) -> CatalogueGuard:
+def guard_of(tenant: Tenant, store: Store, *, store_id: str, primary: bool = True) -> CatalogueGuard:
     """The guard for work on the tenant's repository in this store that begins now."""
     row = installation_get()
-    return CatalogueGuard(store, tenant, row.repository_id, row.generation, primary)
+    return CatalogueGuard(store, tenant, row.repository_id, row.generation, store_id, primary)

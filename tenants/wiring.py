@@ -72,7 +72,7 @@ def repository_open(tenant: Tenant) -> Iterator[Repository]:
         if not tenant.repository_ready:
             repository_create(tenant, store)
         repository = Repository.open(store, repository_id=tenant.repository_id, keyring=keyring, cache=cache_folder())
-        repository.guard = guard_of(tenant, store)
+        repository.guard = guard_of(tenant, store, store_id=tenant.store_id)
         yield repository
 
 

@@ -141,6 +141,7 @@ def _mark_unpromised(
 
 def _end(target: Repository, promise: Selection, kept: Collection[int], ending: Collection[int], copy: str) -> int:
     """Promise the rest, then delete the manifests; the number of the new selection."""
+    target.guard.check()
     serial = promise.serial
     if kept != promise.kept:
         serial = selection_write(target, copy=copy, head=promise.head, kept=kept, after=serial).serial
@@ -185,6 +186,8 @@ def _drop_packs(
     sizes = {pack_key(side.domain, folder, name): size for name, (folder, size) in going.items()}
     for at in range(0, len(keys), DELETE_BATCH):
         progress.check()
+        target.guard.check()
+        index.check_claim(side.claimed)
         freed -= sum(sizes[key] for key in _delete(target, keys[at : at + DELETE_BATCH], report))
         kill_point("copy.prune_pack_deleted")
     index.drop_damaged()

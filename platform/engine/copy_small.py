@@ -3,13 +3,14 @@
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 
+from engine.erasures import ledger_record_lost
 from engine.errors import BackupMissing, DamageError, ManifestDamaged, ObjectExists, ObjectMissing, StoreDenied
 from engine.fallback import check_object
 from engine.faults import kill_point
 from engine.manifest import DOCUMENT_BYTES_MAX
 from engine.ports import Store
 from engine.progress import Progress
-from engine.repository import Repository, delete_all
+from engine.repository import CONFIG_BYTES_MAX, Repository, delete_all
 
 
 def config_copy(source: Repository, target: Store) -> None:
@@ -18,7 +19,7 @@ def config_copy(source: Repository, target: Store) -> None:
     That is what keeps a copy out of a place that holds another repository of this name.
     """
     key = f"{source.prefix}config"
-    target.create(key, [source.store.get(key)])
+    target.create(key, [source.store.get(key, 0, CONFIG_BYTES_MAX)])
     kill_point("copy.config_stored")
 
 
@@ -44,6 +45,18 @@ def ledger_copy(source: Repository, target: Repository, *, at_least: int) -> int
                 f"erasure record {number} is missing", hint="without it erased data could come back; run copy repair"
             ) from None
         copied += _put(source, target, key, blob)
+        if key in there:
+            _lost_found(source, target, key, blob)
+
+
+def _lost_found(source: Repository, target: Repository, key: str, blob: bytes) -> None:
+    """Put a record back that the source was given up to have lost, and the copy has."""
+    if not ledger_record_lost(source.keyring, blob, key):
+        return
+    found = target.store.get(target.prefix + key, 0, DOCUMENT_BYTES_MAX)
+    check_object(target.keyring, target.prefix, target.prefix + key, found)
+    if not ledger_record_lost(target.keyring, found, key):
+        source.store.put(source.prefix + key, [found])
 
 
 def records_copy(source: Repository, target: Repository, *, known: Collection[int]) -> int:

@@ -3,6 +3,9 @@
 r/<repository>/erasures/<n>     ten digits from 1, created once each, sealed JSON:
     {"version": 1, "number": n, "sort": "more"|"all", "entries": [{"source", "table", "key", "at"}…]}
 
+With `"lost": true` it stands in the place of a record that no store had any more when somebody accepted that
+(`ledger_losses_put`); where any store has the record itself after all, that counts.
+
 `key` is the hex of BLAKE2b-256 of `source 0 table 0 key text`, keyed by a key derived from the repository's id key,
 so that the ledger tells nobody who was erased and survives a rotation. `key text` is the row's key as backups hold
 it: its fields as COPY text joined by tabs (engine.ports.KeySpec). A record of sort `all` repeats every entry before it, so
@@ -13,15 +16,17 @@ import datetime
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from engine.errors import ManifestDamaged, ObjectDamaged, ObjectExists, ObjectMissing, UsageError
-from engine.keys import derive
-from engine.manifest import canonical
+from engine.keys import Keyring, derive
+from engine.manifest import DOCUMENT_BYTES_MAX, canonical
 from engine.ports import Column, ImageView, KeyKind, KeySpec, TableView
 from engine.repository import Repository
-from engine.sealed import Kind, open_object, seal_object
+from engine.sealed import HEADER, HEADER_BYTES, Kind, open_object, seal_object
+from engine.signers import break_after
 from engine.table_runs import keys_of_rows
 
 LEDGER_VERSION = 1
@@ -124,6 +129,50 @@ def erase(repository: Repository, subjects: Iterable[tuple[str, str, bytes]]) ->
     raise ManifestDamaged("the erasure ledger is being written by somebody else all the time", hint="try again")
 
 
+def ledger_losses_put(repository: Repository, *, upto: int) -> list[int]:
+    """Put a record that says so in the place of every one up to `upto` that the store lacks; the numbers of these.
+
+    For a repository whose other stores are gone: without it nothing could be restored for ever. What these records
+    held is known to nobody, so that the erasures have to be asked for again.
+    """
+    lost = []
+    for number in range(1, upto + 1):
+        document = {"version": LEDGER_VERSION, "number": number, "sort": "more", "entries": [], "lost": True}
+        parts = seal_object(repository.keyring, Kind.ERASURE, canonical(document))
+        with suppress(ObjectExists):
+            repository.store.create(_key(repository, number), parts)
+            lost.append(number)
+    return lost
+
+
+def ledger_record_lost(keyring: Keyring, blob: bytes, name: str) -> bool:
+    """Whether this authenticated record only stands for one that was lost. Raises ObjectDamaged."""
+    try:
+        return bool(json.loads(open_object(keyring, blob, name, Kind.ERASURE)[1]).get("lost"))
+    except (ValueError, AttributeError) as error:
+        raise ObjectDamaged(f"{name} is not readable") from error
+
+
+def ledger_restate(repository: Repository, *, at_least: int = 0) -> int:
+    """Repeat the whole ledger in one record under the present keys, so that none under former ones is read again.
+
+    For a break of the keys; the number of the newest record, 0 where nothing was ever erased. Raises as `load` does.
+    """
+    for _ in range(RACES_MAX):
+        ledger = ErasureLedger.load(repository, at_least=at_least)
+        if not ledger.number:
+            return 0
+        entries = [asdict(each) for each in ledger.entries]
+        document = {"version": LEDGER_VERSION, "number": ledger.number + 1, "sort": "all", "entries": entries}
+        parts = seal_object(repository.keyring, Kind.ERASURE, canonical(document))
+        try:
+            repository.store.create(_key(repository, ledger.number + 1), parts)
+        except ObjectExists:
+            continue
+        return ledger.number + 1
+    raise ManifestDamaged("the erasure ledger is being written by somebody else all the time", hint="try again")
+
+
 def _subject_key(repository: Repository) -> bytes:
     return derive(repository.keyring.id_key, salt=b"", info=b"lastro/v1/erasure")
 
@@ -146,15 +195,34 @@ def _head(repository: Repository, at_least: int) -> int:
 
 
 def _record(repository: Repository, number: int) -> Mapping[str, Any]:
-    name = f"erasure record {number}"
+    key = _key(repository, number)
     try:
-        blob = repository.store.get(_key(repository, number))
+        document = _read(repository, number, repository.store.get(key, 0, DOCUMENT_BYTES_MAX))
     except ObjectMissing:
         raise ManifestDamaged(
-            f"{name} is missing", hint="without it erased data could come back; repair it from another copy"
+            f"erasure record {number} is missing",
+            hint="without it erased data could come back; repair it from another copy",
         ) from None
+    if document.get("lost"):
+        for blob in getattr(repository.store, "each", _nowhere)(key):
+            with suppress(ManifestDamaged):
+                other = _read(repository, number, blob)
+                if not other.get("lost"):
+                    return other
+    return document
+
+
+def _nowhere(key: str) -> Iterator[bytes]:
+    yield from ()
+
+
+def _read(repository: Repository, number: int, blob: bytes) -> Mapping[str, Any]:
+    name = f"erasure record {number}"
     try:
         document: Mapping[str, Any] = json.loads(open_object(repository.keyring, blob, name, Kind.ERASURE)[1])
+        known = break_after(repository.keyring.successors, HEADER.unpack(blob[:HEADER_BYTES])[4])
+        if known is not None and number > known.erasures:
+            raise ObjectDamaged(f"{name} is sealed by keys that had got out before it")
         if document["version"] != LEDGER_VERSION or document["number"] != number or document["sort"] not in _SORTS:
             raise ObjectDamaged(f"{name} belongs elsewhere")
         for each in document["entries"]:

@@ -131,6 +131,14 @@ class FallbackStore:
     def stat(self, key: str) -> ObjectInfo:
         return self._first(key, lambda repository: repository.store.stat(key))
 
+    def each(self, key: str) -> Iterator[bytes]:
+        """The object as each place that can be reached has it; at most DOCUMENT_BYTES_MAX of it."""
+        for place in self._places:
+            repository = place.repository
+            with suppress(StoreError, DamageError):
+                if repository is not None:
+                    yield repository.store.get(key, 0, DOCUMENT_BYTES_MAX)
+
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """The listing of the first copy that gives a whole one; packs and index of copies differ and never mix."""
         yield from self._first(prefix, lambda repository: list(repository.store.list(prefix)), noted=False)

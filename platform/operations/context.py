@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from django.db import transaction
+
 from engine.errors import CancelledError, SessionFenced
 from operations import leases
 from operations.models import Operation
@@ -58,6 +60,8 @@ class OperationContext:
         self.operation = operation
         self.params: dict[str, Any] = operation.params
         self.token: int = operation.token
+        self.also: dict[str, int] = {}
+        """Further resources that the handler has taken for the rest of the operation, with their tokens."""
         self._lock = threading.Lock()
         self._now = Snapshot()
         self._took: dict[str, float] = {}
@@ -130,10 +134,23 @@ class OperationContext:
         return {name: round(seconds * 1000) for name, seconds in took.items()}
 
     def fence(self) -> None:
-        """Call first in a transaction that records a result: SessionFenced unless the lease is still ours."""
-        operation = self.operation
-        if operation.resource:
-            leases.lease_assert(operation.resource, holder=operation.pk, token=self.token)
+        """Call first in a transaction that records a result: SessionFenced unless every lease is still ours."""
+        for resource, token in self.held():
+            leases.lease_assert(resource, holder=self.operation.pk, token=token)
+
+    def take_also(self, resource: str) -> None:
+        """Take a further resource for the rest of the operation: renewed, asserted and released with its own.
+
+        Raises Busy at once when somebody else holds it: whoever waits for one lease while holding another may wait for ever.
+        """
+        with transaction.atomic():
+            token = leases.lease_take(resource, holder=self.operation.pk)
+        self.also = {**self.also, resource: token}  # Another thread reads it.
+
+    def held(self) -> list[tuple[str, int]]:
+        """Every resource of the operation with its fencing token."""
+        own = [(self.operation.resource, self.token)] if self.operation.resource else []
+        return own + sorted(self.also.items())
 
     # ------------------------------------------------------------ for the heartbeat
 

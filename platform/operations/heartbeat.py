@@ -100,8 +100,8 @@ class Heartbeat:
             operations_reap()
 
     def _renew(self) -> bool:
-        operation = self._context.operation
-        return leases.lease_renew(operation.resource, holder=operation.pk, token=self._context.token)
+        holder = self._context.operation.pk
+        return all(leases.lease_renew(name, holder=holder, token=token) for name, token in self._context.held())
 
     def _progress(self, snapshot: Snapshot) -> dict[str, Any]:
         fields = progress_fields(snapshot)

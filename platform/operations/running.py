@@ -7,6 +7,7 @@ import signal
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from django.db import transaction
@@ -187,12 +188,13 @@ def _record_end(context: OperationContext, to: OperationState, *, result: Mappin
             error=error,
             **progress_fields(snapshot),
         )
-        if operation.resource:
-            leases.lease_release(operation.resource, holder=operation.pk)
+        for resource, _ in context.held():
+            leases.lease_release(resource, holder=operation.pk)
         _record(operation)
         kill_point("operation.recorded")
         # After the commit, so that an operation which found the resource taken until now is seen.
-        transaction.on_commit(lambda: dispatch_next(operation.resource), robust=True)
+        for resource in [operation.resource, *context.also]:
+            transaction.on_commit(partial(dispatch_next, resource), robust=True)
 
 
 def _record(operation: Operation) -> None:

@@ -14,6 +14,7 @@ from tenants.models.keys import (
     ShredCertificate,
 )
 from tenants.models.plan import PlanState, RestorePlan
+from tenants.models.promotion import Promotion
 from tenants.models.restore import (
     Restore,
     RestoreKind,
@@ -53,6 +54,7 @@ __all__ = [
     "Module",
     "Origin",
     "PlanState",
+    "Promotion",
     "RecoveryKit",
     "RepositoryMirror",
     "Restore",

@@ -56,7 +56,7 @@ def keyrings_destroy(tenant: Tenant, *, check: Callable[[], None]) -> list[Pendi
         place, what = f"store {row.name}", keyring_key(tenant.repository_id)
         try:
             with wiring.store_open(row) as store:
-                guard_of(tenant, store).check()
+                guard_of(tenant, store, store_id=row.pk, primary=row.pk == tenant.store_id).check()
                 versions, sha256 = keyring_purge(tenant.repository_id, store)
         except ObjectLocked as error:
             pending.append(Pending(place, what, f"an object lock keeps a version of it: {error.message}", error.until))
@@ -87,7 +87,7 @@ def objects_destroy(tenant: Tenant, *, check: Callable[[], None], advance: Calla
         place = f"store {row.name}"
         try:
             with wiring.store_open(row) as store:
-                guard_of(tenant, store).check()
+                guard_of(tenant, store, store_id=row.pk, primary=row.pk == tenant.store_id).check()
                 plain = _repository_destroy(tenant, place, store, done, check, advance)
                 if plain or _plain_ever(tenant):
                     done.pending += _older_versions(tenant, place, store, check)
