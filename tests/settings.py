@@ -15,7 +15,7 @@ if "pytest" in sys.modules:
         name
         for name in os.environ
         if (name.startswith("LASTRO_") and not name.startswith("LASTRO_TEST_"))
-        or name in ("AWS_S3_BUCKET", "GCS_BUCKET")
+        or name in ("AWS_S3_BUCKET", "GCS_BUCKET", "BACKUP_NOTIFY_EMAIL", "SLACK_WEBHOOK_URL")
     ]:
         del os.environ[_name]
     os.environ["LASTRO_DATA"] = tempfile.mkdtemp(prefix="lastro-tests-")

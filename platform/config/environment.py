@@ -3,6 +3,7 @@
 Every setting has one `_Reader` call below. A secret may be given in a file by NAME_FILE instead of NAME.
 """
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -47,6 +48,12 @@ class Environment:
     retention_zone: str
     log_level: str
     log_stderr: bool
+    outgoing_allow: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+    smtp_url: str = field(repr=False)
+    ping_url: str = field(repr=False)
+    public_url: str
+    inherited_channels: Mapping[str, str] = field(repr=False)
+    """What channels are made of on the first start, from variables that are not Lastro's own."""
     inherited_stores: Mapping[str, Mapping[str, str]]
     """Settings of stores by kind, from variables that are not Lastro's own; used on the first start only."""
 
@@ -96,6 +103,17 @@ class _Reader:
     def names(self, name: str, default: str = "") -> tuple[str, ...]:
         return tuple(part for part in (part.strip() for part in self.text(name, default).split(",")) if part)
 
+    def networks(self, name: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+        found = []
+        for part in self.names(name):
+            try:
+                found.append(ipaddress.ip_network(part, strict=False))
+            except ValueError:
+                raise ImproperlyConfigured(
+                    f"{name}: {part!r} is no address or network; for example 10.1.2.0/24"
+                ) from None
+        return tuple(found)
+
     def choice(self, name: str, default: str, choices: tuple[str, ...]) -> str:
         value = self.text(name, default).upper()
         if value not in choices:
@@ -136,6 +154,14 @@ def read(variables: Mapping[str, str] = os.environ) -> Environment:
         retention_zone=reader.zone("LASTRO_RETENTION_ZONE", "UTC"),
         log_level=reader.choice("LASTRO_LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
         log_stderr=reader.flag("LASTRO_LOG_STDERR"),
+        outgoing_allow=reader.networks("LASTRO_OUTGOING_ALLOW"),
+        smtp_url=reader.secret("LASTRO_SMTP_URL"),
+        ping_url=reader.secret("LASTRO_PING_URL"),
+        public_url=reader.text("LASTRO_PUBLIC_URL").rstrip("/"),
+        inherited_channels={
+            "email": reader.text("BACKUP_NOTIFY_EMAIL"),
+            "slack": reader.text("SLACK_WEBHOOK_URL"),
+        },
         inherited_stores=_inherited_stores(reader),
     )
 

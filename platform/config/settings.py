@@ -45,6 +45,11 @@ LASTRO_TRASH_DAYS = ENVIRONMENT.trash_days
 LASTRO_RETENTION_ZONE = ENVIRONMENT.retention_zone
 LASTRO_DEBUG = ENVIRONMENT.debug
 LASTRO_LOG_LEVEL = ENVIRONMENT.log_level
+LASTRO_OUTGOING_ALLOW = ENVIRONMENT.outgoing_allow
+LASTRO_SMTP_URL = ENVIRONMENT.smtp_url
+LASTRO_PING_URL = ENVIRONMENT.ping_url
+LASTRO_PUBLIC_URL = ENVIRONMENT.public_url
+INHERITED_CHANNELS = ENVIRONMENT.inherited_channels
 INHERITED_STORES = ENVIRONMENT.inherited_stores
 
 # ---------------------------------------------------------------- Django

@@ -5,24 +5,21 @@ that the host's own administrator has listed in a file can be run (never through
 addresses by which clouds hand out credentials.
 """
 
-import ipaddress
 import json
 import os
 import signal
-import socket
 import stat
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from django.conf import settings
 
+from core import outgoing
 from engine.adapters import setting
 from engine.errors import UsageError
 
@@ -55,20 +52,7 @@ class HttpHook:
 
     def validate(self) -> None:
         """Raises UsageError."""
-        url = urlsplit(self.url)
-        if url.scheme not in ("http", "https") or not url.hostname or url.username or url.password:
-            raise UsageError(
-                f"{self.url[:80]!r} is no address for a hook", hint="for example https://app.example/maintenance"
-            )
-        if not self.url.isprintable() or " " in self.url:
-            raise UsageError("the address holds characters that no address may have")
-        # Names are looked up when they are called; an address as such is judged before it stops a restore at night.
-        with suppress(ValueError):
-            if _is_forbidden(ipaddress.ip_address(url.hostname.partition("%")[0])):
-                raise UsageError(
-                    f"{url.hostname} is where hooks must not call",
-                    hint="link-local addresses hand out credentials; give the application's own address",
-                )
+        outgoing.url_checked(self.url, reach=outgoing.Reach.HOUSE)
         header_lines(self.headers)
 
 
@@ -135,80 +119,27 @@ def _call_repeatedly(hook: HttpHook, about: Mapping[str, str], seconds: float, c
 
 
 def _call(hook: HttpHook, about: Mapping[str, str], deadline: float) -> Outcome:
-    import urllib3  # Here: only an operation that has hooks pays for it.
-
-    url = urlsplit(hook.url)
-    assert url.hostname, "validated"
-    port = url.port or (443 if url.scheme == "https" else 80)
-    left = max(0.1, deadline - time.monotonic())
+    body = None if hook.method == "GET" else json.dumps(dict(about)).encode()
+    headers = header_lines(hook.headers)
+    if body is not None:
+        headers["Content-Type"] = "application/json"
     try:
-        address = _address(url.hostname, port)
-        common: dict[str, Any] = {"timeout": urllib3.Timeout(total=left), "retries": False, "maxsize": 1}
-        if url.scheme == "https":
-            pool: Any = urllib3.HTTPSConnectionPool(
-                address, port, server_hostname=url.hostname, assert_hostname=url.hostname, **common
-            )
-        else:
-            pool = urllib3.HTTPConnectionPool(address, port, **common)
-        body = None if hook.method == "GET" else json.dumps(dict(about)).encode()
-        headers = {"Host": url.netloc, "User-Agent": "lastro", **header_lines(hook.headers)}
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-        target = (url.path or "/") + (f"?{url.query}" if url.query else "")
-        response = pool.request(hook.method, target, body=body, headers=headers, redirect=False, preload_content=False)
-        try:
-            text = _read(response, deadline)
-        finally:
-            response.close()
-            pool.close()
-        return Outcome(200 <= response.status < 300, str(response.status), text)
-    except _Refused as error:
-        return Outcome(False, "refused", reason=str(error))
-    except (urllib3.exceptions.HTTPError, OSError) as error:
-        timeouts = (urllib3.exceptions.TimeoutError, TimeoutError)
-        # Of the library's errors, one for a refused connection is a kind of time-out.
-        late = isinstance(error, timeouts) and not isinstance(error, urllib3.exceptions.NewConnectionError)
-        words = "timed out" if late else "failed"
-        return Outcome(False, words, reason=f"{type(error).__name__}: {error}"[:500])
-
-
-class _Refused(Exception):
-    pass
-
-
-def _address(host: str, port: int) -> str:
-    """Resolve once; what is checked here is what is called."""
-    try:
-        found = [str(each[4][0]) for each in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-    except socket.gaierror as error:
-        raise _Refused(f"cannot resolve {host}: {error.strerror}") from None
-    for text in found:
-        address = ipaddress.ip_address(text.partition("%")[0])
-        if _is_forbidden(address):
-            raise _Refused(f"{host} leads to {address}, where hooks must not call")
-    return found[0]
-
-
-def _is_forbidden(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    mapped = getattr(address, "ipv4_mapped", None) or address
-    return mapped.is_link_local or mapped.is_multicast or mapped.is_unspecified or str(mapped) == "fd00:ec2::254"
-
-
-def _read(response: Any, deadline: float) -> str:
-    data = b""
-    while len(data) < OUTPUT_BYTES_MAX:
-        piece = response.read1(OUTPUT_BYTES_MAX - len(data))
-        if not piece:
-            break
-        data += piece
-        if time.monotonic() > deadline:
-            raise TimeoutError("the answer took too long")
-    return _clean(data)
-
-
-def _clean(data: bytes) -> str:
-    text = data[:OUTPUT_BYTES_MAX].decode("utf-8", "replace")
-    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+        answer = outgoing.http_call(
+            hook.url,
+            method=hook.method,
+            body=body,
+            headers=headers,
+            reach=outgoing.Reach.HOUSE,
+            seconds=max(0.1, deadline - time.monotonic()),
+            answer_bytes_max=OUTPUT_BYTES_MAX,
+        )
+        return Outcome(answer.is_success, str(answer.status), answer.text)
+    except (outgoing.OutgoingRefused, UsageError) as error:
+        return Outcome(False, "refused", reason=error.message)
+    except outgoing.OutgoingTimeout as error:
+        return Outcome(False, "timed out", reason=error.message)
+    except outgoing.OutgoingError as error:
+        return Outcome(False, "failed", reason=error.message[:500])
 
 
 # ---------------------------------------------------------------- commands
@@ -329,4 +260,4 @@ class _Output:
     def text(self) -> str:
         """What was kept; a grandchild that holds the pipe open is not waited for."""
         self._thread.join(TERM_SECONDS)
-        return _clean(self._kept)
+        return outgoing.printable(self._kept[:OUTPUT_BYTES_MAX])

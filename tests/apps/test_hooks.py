@@ -260,7 +260,7 @@ def test_answers_that_are_no_success(application: _Application) -> None:
 )
 def test_addresses_that_hand_out_credentials_are_refused(url: str) -> None:
     """Goal: a hook is no way to a cloud's credentials, and no restore waits to find out; save the addresses themselves."""
-    with pytest.raises(UsageError, match="must not call"):
+    with pytest.raises(UsageError, match="must call"):
         _hook("metadata", kind="http", url=url, timeout_seconds=2)
 
 
@@ -270,7 +270,7 @@ def test_names_that_lead_to_credentials_are_refused(url: str) -> None:
     _hook("metadata", kind="http", url=url, timeout_seconds=2)
     said = hook_test("metadata", actor="ana")
     assert (said.run.passed, said.run.status) == (False, "refused")
-    assert "must not call" in said.reason
+    assert "must call" in said.reason
 
 
 def test_hooks_that_cannot_be_right_are_refused(commands: Path, settings: Settings) -> None:
