@@ -1,6 +1,6 @@
 """What of this app a backup of the catalogue keeps."""
 
-from core.exporting import export
+from core.exporting import export, leave_out
 
 export("operations.Operation")
 export("operations.Hook")
@@ -8,3 +8,7 @@ export("operations.HookRun")
 # The tokens must go on growing; who holds a lease on another host does not count here.
 export("operations.Lease", without=("holder",), instead={"holder": ""})
 export("django_q.Schedule", without=("task",), instead={"task": None})
+export("operations.Schedule")
+export("operations.ExpectedRun")
+export("operations.Quota")
+leave_out("operations.Scheduler", why="tells of the last tick on another host's clock")

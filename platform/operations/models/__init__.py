@@ -1,12 +1,25 @@
-"""Long work: operations, the leases they work under, the hooks around them."""
+"""Long work: operations, the leases they work under, the hooks around them, the schedules that ask for them."""
 
 from operations.models.hook import Hook, HookEvent, HookFailure, HookRun
 from operations.models.lease import Lease
 from operations.models.operation import ACTIVE_STATES, FINAL_STATES, Operation, OperationState
+from operations.models.schedule import (
+    RUN_FINAL_STATES,
+    CatchUp,
+    ExpectedRun,
+    Quota,
+    QuotaScope,
+    RunState,
+    Schedule,
+    Scheduler,
+)
 
 __all__ = [
     "ACTIVE_STATES",
     "FINAL_STATES",
+    "RUN_FINAL_STATES",
+    "CatchUp",
+    "ExpectedRun",
     "Hook",
     "HookEvent",
     "HookFailure",
@@ -14,4 +27,9 @@ __all__ = [
     "Lease",
     "Operation",
     "OperationState",
+    "Quota",
+    "QuotaScope",
+    "RunState",
+    "Schedule",
+    "Scheduler",
 ]

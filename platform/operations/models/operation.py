@@ -43,6 +43,12 @@ class Operation(Record):
     reason = models.TextField(blank=True)
     resource = models.CharField(max_length=120, blank=True)
     """What at most one operation works on at a time; empty for none."""
+    lane = models.CharField(max_length=80, blank=True)
+    """The store it loads, by name: what quotas of stores count by; empty for none."""
+    priority = models.PositiveSmallIntegerField(default=10)
+    """Lower is taken first; see operations.priorities."""
+    turn = models.BigIntegerField(default=0)
+    """Its place among operations of the same priority: a tenant's second waits until every other's first was taken."""
 
     phases = models.JSONField(default=list, blank=True)
     phase = models.CharField(max_length=60, blank=True)
@@ -63,8 +69,9 @@ class Operation(Record):
     here = models.BooleanField(default=False)
     """Runs in the process that asked for it, and is never handed to a worker."""
     dispatch_after = models.DateTimeField(null=True, blank=True)
-    """From then on the reaper hands a queued operation to the workers again: its task may have been lost."""
+    """Until then a cluster has taken the queued operation for one of its workers; after it any may."""
     dispatches = models.IntegerField(default=0)
+    """How often it was handed to a worker."""
 
     attempt = models.IntegerField(default=1)
     retry_of = models.CharField(max_length=ID_LENGTH_MAX, blank=True)
@@ -81,6 +88,11 @@ class Operation(Record):
             models.Index(fields=["state", "heartbeat_at"], name="operations_op_state"),
             models.Index(fields=["tenant", "-id"], name="operations_op_tenant"),
             models.Index(fields=["resource", "state"], name="operations_op_resource"),
+            models.Index(
+                fields=["priority", "turn", "id"],
+                condition=models.Q(state="queued", here=False),
+                name="operations_op_queue",
+            ),
         ]
 
     @property
