@@ -1,8 +1,9 @@
-"""The seal on the head of the audit log is the root key's."""
+"""The seal on the head of the audit log, and the key of its checkpoints, are the root key's."""
 
 from typing import TYPE_CHECKING
 
-from audit.models import Head
+from audit.checkpoints import KEY_CONTEXT
+from audit.models import CheckpointKey, Head
 from audit.services import seal_context
 from core.rewrapping import SealedColumn, register
 
@@ -20,4 +21,13 @@ def _rewrapped(root: "RootKey", head: Head) -> bytes:
     return root.seal(b"", seal_context(head))
 
 
-register(SealedColumn("seals of the audit log", "audit.Head", "seal", _rewrapped, needs=("size", "root_hash")))
+def _rewrapped_key(root: "RootKey", key: CheckpointKey) -> bytes:
+    from engine.keys import sealed_by
+
+    sealed, context = bytes(key.sealed), KEY_CONTEXT + key.public
+    return sealed if sealed_by(sealed) == root.key_id else root.seal(root.open(sealed, context), context)
+
+
+_HEAD_NEEDS = ("size", "root_hash", "log_id", "lineage", "first", "frontier", "checkpoint_size")
+register(SealedColumn("seals of the audit log", "audit.Head", "seal", _rewrapped, needs=_HEAD_NEEDS))
+register(SealedColumn("keys of audit checkpoints", "audit.CheckpointKey", "sealed", _rewrapped_key, needs=("public",)))

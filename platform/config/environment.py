@@ -46,6 +46,17 @@ class Environment:
     evidence_days: int
     trash_days: int
     retention_zone: str
+    audit_checkpoint_entries: int
+    audit_checkpoint_minutes: int
+    audit_witness: tuple[str, ...]
+    audit_syslog: str
+    audit_syslog_format: str
+    audit_syslog_ca: str
+    audit_syslog_certificate: str
+    metrics_token: str = field(repr=False)
+    metrics_allow: tuple[str, ...]
+    metrics_tenants: int
+    metrics_seconds: int
     log_level: str
     log_stderr: bool
     outgoing_allow: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
@@ -152,6 +163,17 @@ def read(variables: Mapping[str, str] = os.environ) -> Environment:
         evidence_days=reader.number("LASTRO_EVIDENCE_DAYS", 730, least=30, most=36_500),
         trash_days=reader.number("LASTRO_TRASH_DAYS", 7, least=0, most=3_650),
         retention_zone=reader.zone("LASTRO_RETENTION_ZONE", "UTC"),
+        audit_checkpoint_entries=reader.number("LASTRO_AUDIT_CHECKPOINT_ENTRIES", 1_000, least=10, most=100_000),
+        audit_checkpoint_minutes=reader.number("LASTRO_AUDIT_CHECKPOINT_MINUTES", 60, least=1, most=10_080),
+        audit_witness=reader.names("LASTRO_AUDIT_WITNESS"),
+        audit_syslog=reader.text("LASTRO_AUDIT_SYSLOG"),
+        audit_syslog_format=reader.choice("LASTRO_AUDIT_SYSLOG_FORMAT", "RFC5424", ("RFC5424", "CEF")),
+        audit_syslog_ca=reader.text("LASTRO_AUDIT_SYSLOG_CA"),
+        audit_syslog_certificate=reader.text("LASTRO_AUDIT_SYSLOG_CERTIFICATE"),
+        metrics_token=reader.secret("LASTRO_METRICS_TOKEN"),
+        metrics_allow=reader.names("LASTRO_METRICS_ALLOW"),
+        metrics_tenants=reader.number("LASTRO_METRICS_TENANTS", 200, least=0, most=5_000),
+        metrics_seconds=reader.number("LASTRO_METRICS_SECONDS", 15, least=1, most=600),
         log_level=reader.choice("LASTRO_LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
         log_stderr=reader.flag("LASTRO_LOG_STDERR"),
         outgoing_allow=reader.networks("LASTRO_OUTGOING_ALLOW"),

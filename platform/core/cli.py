@@ -26,6 +26,7 @@ from core.errors import (
     InternalError,
     meaning,
 )
+from core.origin import acting
 from engine.errors import LastroError, UsageError
 
 ARGUMENT_CHARS_MAX = 32_768
@@ -75,12 +76,19 @@ class Answer:
     exit: int = Exit.OK
 
 
+READING = frozenset({
+    "certificate", "checks", "check", "checkpoints", "diff", "generate", "kinds", "list", "metrics", "next", "overview",
+    "plans", "proof", "report", "runs", "show", "simulate", "status", "upcoming",
+})  # fmt: skip
+"""Names of verbs that look and change nothing; a test holds that every other one leaves an entry in the audit log."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verb:
     """One verb: `run(call)` does it and returns an Answer, a JSON object, or None.
 
     `long` adds --here, --wait and --detach (see operations.following), `confirm` adds --confirm. `aliases`
-    are other spellings.
+    are other spellings. A verb whose name is not in READING changes something, and its refusal is recorded.
     """
 
     name: str
@@ -90,6 +98,15 @@ class Verb:
     long: bool = False
     confirm: bool = False
     aliases: tuple[str, ...] = ()
+
+
+Refused = Callable[[str, argparse.Namespace, LastroError], None]
+_refused_tell: list[Refused] = []
+
+
+def refusals_told_to(tell: Refused) -> None:
+    """Have every refusal of a verb that changes something told: `noun verb`, its options, the error."""
+    _refused_tell[:] = [tell]
 
 
 class Call:
@@ -176,10 +193,12 @@ class NounCommand(BaseCommand):
         """Run one verb and return its exit code; everything it has to say is printed."""
         terminal = Terminal(json="--json" in argv)
         debug = "--traceback" in argv or bool(os.environ.get("LASTRO_DEBUG"))
+        noun = noun or type(self).__module__.rpartition(".")[2]
         try:
             _refuse_unusable(argv)
-            options = self.create_parser(prog, noun or type(self).__module__.rpartition(".")[2]).parse_args(argv)
-            return _answer(options, terminal)
+            options = self.create_parser(prog, noun).parse_args(argv)
+            with acting(command=f"{noun} {options._verb.name}", behalf=_behalf()):
+                return _answered(f"{noun} {options._verb.name}", options, terminal)
         except LastroError as error:
             return _fail(terminal, error)
         except KeyboardInterrupt:
@@ -232,6 +251,21 @@ def _add_common(parser: argparse.ArgumentParser, verb: Verb) -> None:
         how.add_argument("--detach", action="store_true", help="leave it to a worker and return at once")
     if verb.confirm:
         common.add_argument("--confirm", metavar="SLUG", help="name what may be changed or destroyed")
+
+
+def _behalf() -> str:
+    """The account that the process runs as, where the one at the keyboard is another (sudo)."""
+    return f"uid {os.getuid()}" if os.environ.get("SUDO_USER") else ""
+
+
+def _answered(command: str, options: argparse.Namespace, terminal: Terminal) -> int:
+    try:
+        return _answer(options, terminal)
+    except Exception as error:
+        if options._verb.name not in READING and not isinstance(error, BrokenPipeError):
+            for tell in _refused_tell:
+                tell(command, options, error if isinstance(error, LastroError) else InternalError(type(error).__name__))
+        raise
 
 
 def _answer(options: argparse.Namespace, terminal: Terminal) -> int:

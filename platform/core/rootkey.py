@@ -63,7 +63,10 @@ class _RootKey:
         """
         # A process that has the key at hand must see that another one has taken its place meanwhile, or it would seal
         # under a key that is about to go: hence one look-up by primary key for each use.
-        known, former = _known()
+        return self.named(*_known())
+
+    def named(self, known: str, former: str) -> "RootKey":
+        """The same for a caller who has just read the values of ROOT_KEY_FACT and FORMER_FACT; empty for none."""
         key = _held(known or _first())
         return key.succeeding(_held(former)) if former and _at_hand(former) else key
 
