@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """Read a Lastro repository without Lastro: list its backups and extract one, from a store folder and a recovery kit.
 
-    reader.py STORE KIT list
-    reader.py STORE KIT extract BACKUP FOLDER      (FOLDER must be new)
+    reader.py STORE KIT list        or        reader.py STORE KIT extract BACKUP FOLDER      (FOLDER must be new)
 
 The passphrase is in LASTRO_KIT_PASSPHRASE or is asked for. LASTRO_KEYRINGS names the store with the keyrings, if it is
 another. Needs cryptography, zstandard, blake3, no index. All is verified; errors end with one line and exit code 1.
@@ -19,17 +18,16 @@ import stat
 import struct
 import sys
 from decimal import Decimal
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from urllib.parse import quote
 
 import zstandard
 from blake3 import blake3
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey as Private
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.kdf import argon2, hkdf
 
 KEYS = {  # Per kind of key column the bytes by which rows are sorted.
     "int": lambda field: (int(field) + (1 << 63)).to_bytes(8, "big"),
@@ -38,12 +36,8 @@ KEYS = {  # Per kind of key column the bytes by which rows are sorted.
     "hash": lambda field: hashlib.sha256(field).digest(),
 }
 ESCAPES = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
+bare = partial(re.compile(rb"(?s)\\(.)").sub, lambda m: ESCAPES.get(m[1], m[1]))
 unzip = zstandard.ZstdDecompressor().decompress
-
-
-def encode_key(kinds, text):
-    fields = [re.sub(rb"(?s)\\(.)", lambda m: ESCAPES.get(m[1], m[1]), field) for field in text.split(b"\t")]
-    return b"".join(KEYS[kind](field) for kind, field in zip(kinds, fields, strict=True))
 
 
 def need(condition, what):
@@ -51,8 +45,8 @@ def need(condition, what):
         raise ValueError(f"not what was written: {what}")
 
 
-def hkdf(secret, salt, info, length=32):
-    return HKDF(algorithm=SHA256(), length=length, salt=salt, info=info).derive(secret)
+def kdf(secret, salt, info, length=32):
+    return hkdf.HKDF(algorithm=SHA256(), length=length, salt=salt, info=info).derive(secret)
 
 
 def canonical(value):  # RFC 8785
@@ -67,37 +61,28 @@ def canonical(value):  # RFC 8785
     return re.sub(r"e([+-])0*", r"e\1", text) if isinstance(value, float) else text
 
 
-def open_kit(path, passphrase):
-    kit = json.loads(Path(path).read_bytes())
-    need(kit["format"] == "lastro-recovery-kit" and kit["version"] == 1, "kit")
-    kdf, salt, nonce, sealed = kit["kdf"], *map(bytes.fromhex, (kit["kdf"]["salt"], kit["nonce"], kit["root_key"]))
-    cost = {"iterations": kdf["iterations"], "lanes": kdf["lanes"], "memory_cost": kdf["memory_kib"]}
-    key = Argon2id(salt=salt, length=32, **cost).derive(passphrase.encode())
-    root = AESGCM(key).decrypt(nonce, sealed, b"lastro recovery kit v1").decode().split(":")[1]
-    return bytes.fromhex(root), {row["repository_id"]: row["public_key"] for row in kit["repositories"]}
-
-
 class Repository:
     def __init__(self, folder, keyring, root, public_keys):
         def unwrap(text, name):
             blob, context = bytes.fromhex(text), f"keyring:{self.tenant}:{self.id}:{name}".encode()
-            return AESGCM(hkdf(root, blob[12:44], b"lastro/v1/root\0" + context)).decrypt(bytes(12), blob[44:], context)
+            return AESGCM(kdf(root, blob[12:44], b"lastro/v1/root\0" + context)).decrypt(bytes(12), blob[44:], context)
 
         self.folder, ring = folder, json.loads(keyring.read_bytes())
         self.id, self.tenant = ring["repository_id"], ring["tenant_id"]
-        later = [unwrap(key, f"id-{n}") for n, key in ring.get("id_keys", {}).items()]
-        self.id_keys = [unwrap(ring["id_key"], "id"), *later]
-        self.epochs = {int(n): unwrap(key, f"epoch-{n}") for n, key in ring["epochs"].items()}
-        self.verifier = Ed25519PrivateKey.from_private_bytes(unwrap(ring["signing_seed"], "signing")).public_key()
-        right = self.id == folder.name and public_keys.get(self.id) in (None, self.verifier.public_bytes_raw().hex())
-        need(right and ring["version"] < 3, "keyring")
+        names = {"id_keys": "id", "epochs": "epoch", "successors": "successor"}
+        made = {a: {int(n): unwrap(x, f"{b}-{n}") for n, x in ring.get(a, {}).items()} for a, b in names.items()}
+        self.id_keys, self.epochs = [unwrap(ring["id_key"], "id"), *made["id_keys"].values()], made["epochs"]
+        self.signers = {n: json.loads(secret[32:]) for n, secret in made["successors"].items()}
+        seeds = {1: unwrap(ring["signing_seed"], "signing"), **made["successors"]}
+        self.public = {n: Private.from_private_bytes(seed[:32]).public_key() for n, seed in seeds.items()}
+        right = public_keys.get(self.id) in (None, self.public[1].public_bytes_raw().hex()) and ring["version"] < 4
+        need(right and self.id == folder.name, f"the keyring in the place of {folder.name}")
 
-    def envelope(self, header, *kinds):
-        """A function that opens the segments of an object of one of these kinds: 1 and 2 packs, 4 and 5 documents."""
+    def envelope(self, header, *kinds):  # Opens segments of an object of these kinds: 1, 2 packs, 4, 5 documents.
         magic, version, cipher, kind, epoch, salt, commitment = struct.unpack(">4sBBBxI4x32s32s", header)
         need(magic == b"LSTR" and version == 1 and kind in kinds and cipher in (0, 1), "object header")
         names = [struct.pack(">H", len(name)) + name for name in (self.tenant.encode(), self.id.encode())]
-        both = hkdf(self.epochs[epoch], salt, b"lastro/v1/object\0" + bytes([kind]), 64)
+        both = kdf(self.epochs[epoch], salt, b"lastro/v1/object\0" + bytes([kind]), 64)
         need(cipher == 0 or both[32:] == commitment, "key commitment")
 
         def open_segment(number, sealed, last):
@@ -118,15 +103,22 @@ class Repository:
             bare = {name: value for name, value in document.items() if name not in ("signature", "checksum")}
             bare.get("checksums", {}).pop("manifest", None)
             digest = hashlib.sha256(canonical(bare).encode()).digest()
-            self.verifier.verify(bytes.fromhex(document["signature"]), b"lastro manifest v1\0" + digest)
-            place = document["repository_id"], document["number"], document["version"]
-            need(place == (self.id, int(path.name), 1), f"place of manifest {path.name}")
+            epoch, place = max(1, struct.unpack_from(">I", blob, 8)[0]), (document["repository_id"], document["number"])
+            signer = self.public[max(n for n in self.public if n <= epoch)]
+            signer.verify(bytes.fromhex(document["signature"]), b"lastro manifest v1\0" + digest)
+            need(place == (self.id, int(path.name)) and document["version"] == 1, f"place of manifest {path.name}")
             if document["kind"] == "manifest":
+                need(self.believed(place[1], epoch, digest.hex()[:32]), f"manifest {path.name}, of a former key,")
                 yield document
+
+    def believed(self, number, epoch, pin):  # A former key may be a thief's: only what was there at its end counts.
+        later = [self.signers[n] for n in sorted(self.signers) if n > epoch] or [{"since": 0}]
+        known = next((dict(key["kept"] + key["ended"]) for key in reversed(later) if "kept" in key), {number: pin})
+        return not later[0]["since"] or (number < later[0]["since"] and known.get(number) == pin)
 
     def find_chunks(self, encrypted):
         base, domain = (self.folder, b"sealed") if encrypted else (self.folder / "plain", b"plain")
-        self.chunk_keys = [hkdf(key, b"", b"lastro/v1/chunk-id\0" + domain) for key in self.id_keys]
+        self.chunk_keys = [kdf(key, b"", b"lastro/v1/chunk-id\0" + domain) for key in self.id_keys]
         self.packs = {path.name: path for sort in ("data", "meta") for path in base.glob(f"{sort}/??/*")}
         self.places = sqlite3.connect("")  # A temporary file, so that a large repository needs no large memory.
         self.places.execute("create table place (id blob primary key, pack, frame, size, at, length)")
@@ -182,7 +174,8 @@ class Repository:
                 rows[key] = next(upserts) if size != b"0" else None
         found = [item for item in rows.items() if item[1] is not None]
         need(len(found) == ref["rows"], "span of a table")
-        return sorted(found, key=lambda item: encode_key(kinds, item[0])) if span["deltas"] else found
+        found.sort(key=lambda r: b"".join(KEYS[k](bare(f)) for k, f in zip(kinds, r[0].split(b"\t"), strict=True)))
+        return found
 
     def extract_table(self, node, path):
         kinds, synthetic = node["key"]["kinds"], node["key"]["synthetic"]
@@ -277,7 +270,14 @@ class Repository:
 def main(store, kit, verb, backup=None, folder=None):
     doing = f"{kit} does not open: the passphrase is another, or it is no kit"
     try:
-        root, public_keys = open_kit(kit, os.environ.get("LASTRO_KIT_PASSPHRASE") or getpass.getpass("passphrase: "))
+        held, passphrase = json.loads(Path(kit).read_bytes()), os.environ.get("LASTRO_KIT_PASSPHRASE")
+        need(held["format"] == "lastro-recovery-kit" and held["version"] == 1, "kit")
+        salt, nonce, sealed = map(bytes.fromhex, (held["kdf"]["salt"], held["nonce"], held["root_key"]))
+        cost = {name: held["kdf"][name] for name in ("iterations", "lanes")}
+        argon = argon2.Argon2id(salt=salt, length=32, memory_cost=held["kdf"]["memory_kib"], **cost)
+        key = argon.derive((passphrase or getpass.getpass("passphrase: ")).encode())
+        root = bytes.fromhex(AESGCM(key).decrypt(nonce, sealed, b"lastro recovery kit v1").decode().split(":")[1])
+        public_keys = {row["repository_id"]: row["public_key"] for row in held["repositories"]}
         doing = f"{kit} does not fit {store}"
         rings = sorted(Path(os.environ.get("LASTRO_KEYRINGS", store)).glob("r/*/keyring"))
         repositories = [Repository(Path(store, "r", ring.parent.name), ring, root, public_keys) for ring in rings]

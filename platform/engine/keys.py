@@ -10,23 +10,25 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Any, Self
 
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from engine.errors import ForeignKeyring, ObjectDamaged, RepositoryNewer, UsageError, WrongKey
+from engine.signers import Known, Successor, known_newest
 
 KEY_BYTES = 32
 SALT_BYTES = 32
 _ROOT_MAGIC = b"LRK1"
 _TEXT_PREFIX = "lastro-root-v1:"
 _ZERO_NONCE = bytes(12)
-KEYRING_VERSION = 2
-"""Written only where a version-1 reader would miss something: when there is more than one id key."""
+KEYRING_VERSION = 3
+"""Version 2 is written where there is more than one id key, 3 where there is more than one signing key: an older reader would
+miss something there."""
 
 
 def derive(secret: bytes, *, salt: bytes, info: bytes, length: int = KEY_BYTES) -> bytes:
@@ -132,6 +134,8 @@ class Keyring:
     """Data key per epoch; the highest epoch writes, all of them read."""
     later_id_keys: Mapping[int, bytes] = field(default_factory=dict, repr=False)
     """Id keys that took the place of the one before, by the epoch they began with: one for each compromise."""
+    successors: Mapping[int, Successor] = field(default_factory=dict, repr=False)
+    """Signing keys that took the place of the one before, by the epoch they began with."""
 
     @classmethod
     def create(cls, root: RootKey, *, tenant_id: str, repository_id: str) -> Self:
@@ -158,6 +162,16 @@ class Keyring:
         ids = {**self.later_id_keys, **({epoch: os.urandom(32)} if compromised else {})}
         return replace(self, epochs={**self.epochs, epoch: os.urandom(32)}, later_id_keys=ids)
 
+    def succeeded(self, *, since: int, at: str, reason: str, known: Known | None = None) -> Self:
+        """The same keyring with a new signing key for its newest epoch, under which nothing is sealed yet.
+
+        `known`: the key before had got out, and nothing else of what it signed is believed; None: it is trusted.
+        """
+        assert self.epoch not in self.successors, "an epoch has one signing key"
+        told = None if known is None else known_newest(known)
+        successor = Successor(os.urandom(32), since, at, reason, told)
+        return replace(self, successors={**self.successors, self.epoch: successor})
+
     def includes(self, other: "Keyring") -> bool:
         """Whether this opens all that the other one opens: same repository, same keys, perhaps more of them."""
         return (
@@ -165,6 +179,7 @@ class Keyring:
             and (self.id_key, self.signing_seed) == (other.id_key, other.signing_seed)
             and self.epochs.items() >= other.epochs.items()
             and self.later_id_keys.items() >= other.later_id_keys.items()
+            and all(self.successors.get(epoch) == each for epoch, each in other.successors.items())
         )
 
     @property
@@ -174,19 +189,38 @@ class Keyring:
 
     @functools.cached_property
     def public_key(self) -> bytes:
+        """Of the first signing key: it names the repository for ever, in its config and in recovery kits."""
         return Ed25519PrivateKey.from_private_bytes(self.signing_seed).public_key().public_bytes_raw()
 
-    def sign(self, message: bytes) -> bytes:
-        """Ed25519 signature (RFC 8032), 64 bytes."""
-        return Ed25519PrivateKey.from_private_bytes(self.signing_seed).sign(message)
+    @functools.cached_property
+    def public_keys(self) -> Mapping[int, bytes]:
+        """The public half of every signing key, by the epoch with which it began."""
+        return {1: self.public_key, **{epoch: self.successors[epoch].public_key for epoch in sorted(self.successors)}}
 
-    def verifier(self) -> Ed25519PublicKey:
-        """The public half, which checks what `sign` made."""
-        return self._verifier
+    def public_key_of(self, epoch: int) -> bytes:
+        """Of the key that signs what is sealed under this epoch."""
+        return self.public_keys[max((each for each in self.public_keys if each <= epoch), default=1)]
+
+    def sign(self, message: bytes) -> bytes:
+        """Ed25519 signature (RFC 8032) by the present key, 64 bytes."""
+        newest = max(self.successors, default=0)
+        seed = self.successors[newest].seed if newest else self.signing_seed
+        return Ed25519PrivateKey.from_private_bytes(seed).sign(message)
+
+    def verifies(self, signature: bytes, message: bytes, *, epoch: int) -> bool:
+        """Whether the key of this epoch has signed the message."""
+        key = self.public_key_of(epoch)
+        if key not in self._verifiers:
+            self._verifiers[key] = Ed25519PublicKey.from_public_bytes(key)
+        try:
+            self._verifiers[key].verify(signature, message)
+        except InvalidSignature:
+            return False
+        return True
 
     @functools.cached_property
-    def _verifier(self) -> Ed25519PublicKey:
-        return Ed25519PublicKey.from_public_bytes(self.public_key)
+    def _verifiers(self) -> dict[bytes, Ed25519PublicKey]:
+        return {}
 
     def chunk_id_keys(self, domain: str) -> tuple[bytes, ...]:
         """Keys of the BLAKE3 that names chunks, the present one first; encrypted and plain chunks never share ids."""
@@ -199,9 +233,9 @@ class Keyring:
         def wrap(name: str, secret: bytes) -> str:
             return root.seal(secret, f"keyring:{self.tenant_id}:{self.repository_id}:{name}").hex()
 
-        document = {
+        document: dict[str, Any] = {
             "format": "lastro-keyring",
-            "version": KEYRING_VERSION if self.later_id_keys else 1,
+            "version": 3 if self.successors else 2 if self.later_id_keys else 1,
             "tenant_id": self.tenant_id,
             "repository_id": self.repository_id,
             "root_key_id": root.key_id,
@@ -212,7 +246,22 @@ class Keyring:
         }
         if self.later_id_keys:
             document["id_keys"] = {str(n): wrap(f"id-{n}", key) for n, key in sorted(self.later_id_keys.items())}
+        if self.successors:
+            made = sorted(self.successors.items())
+            document["successors"] = {str(n): wrap(f"successor-{n}", each.secret()) for n, each in made}
+            document["signers"] = {str(n): self._signer(n) for n, _ in made}
         return json.dumps(document, indent=1, sort_keys=True).encode()
+
+    def _signer(self, epoch: int) -> dict[str, str | None]:
+        """Public key of a successor, and the former key's signature on it: none after a break."""
+        successor = self.successors[epoch]
+        former = max((each for each in self.successors if each < epoch), default=0)
+        seed = self.successors[former].seed if former else self.signing_seed
+        vouched = None
+        if successor.known is None:
+            statement = successor.statement(self.repository_id, epoch)
+            vouched = Ed25519PrivateKey.from_private_bytes(seed).sign(statement).hex()
+        return {"public_key": successor.public_key.hex(), "signed_by_former": vouched}
 
     @classmethod
     def of(cls, blob: bytes, root: RootKey, *, repository_id: str, tenant_id: str | None = None) -> Self:
@@ -248,6 +297,10 @@ class Keyring:
                 signing_seed=unwrap("signing", document["signing_seed"]),
                 epochs={int(n): unwrap(f"epoch-{n}", text) for n, text in document["epochs"].items()},
                 later_id_keys={int(n): unwrap(f"id-{n}", text) for n, text in document.get("id_keys", {}).items()},
+                successors={
+                    int(n): Successor.of_secret(unwrap(f"successor-{n}", text))
+                    for n, text in document.get("successors", {}).items()
+                },
             )
             if not keyring.epochs:
                 raise ValueError
@@ -255,4 +308,7 @@ class Keyring:
             raise ObjectDamaged("the keyring object is not readable", hint="take it from another store") from error
         if keyring.public_key.hex() != document.get("public_key"):
             raise ObjectDamaged("the keyring's public key does not match its signing seed")
+        # What is said in clear is for those who cannot open it. Ed25519 signatures are deterministic (RFC 8032).
+        if document.get("signers", {}) != {str(n): keyring._signer(n) for n in keyring.successors}:
+            raise ObjectDamaged("the keyring says other signing keys in clear than it holds")
         return keyring

@@ -9,17 +9,17 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import rfc8785
 import zstandard
-from cryptography.exceptions import InvalidSignature
 
 from engine.compression import decompress
 from engine.errors import ManifestDamaged, ObjectDamaged, RepositoryNewer, UsageError
 from engine.keys import Keyring
-from engine.sealed import CIPHER_AES_GCM, Kind, open_object, seal_object
+from engine.sealed import CIPHER_AES_GCM, HEADER, HEADER_BYTES, Kind, open_object, seal_object
+from engine.signers import refused
 
 FORMAT_VERSION = 1
 DOCUMENT_BYTES_MAX = 256 << 20
@@ -74,6 +74,8 @@ class Manifest:
     kind: str
     document: Mapping[str, Any]
     sha256: str
+    epoch: int = field(default=0, compare=False)
+    """Of the data key that seals it, and so of the key that signed it."""
 
     @classmethod
     def signed(cls, document: Mapping[str, Any], keyring: Keyring) -> Self:
@@ -90,7 +92,7 @@ class Manifest:
         else:
             complete["checksum"] = digest
         complete["signature"] = keyring.sign(_SIGNED + bytes.fromhex(digest)).hex()
-        return cls(complete["number"], complete["kind"], complete, digest)
+        return cls(complete["number"], complete["kind"], complete, digest, keyring.epoch)
 
     def parts(self, keyring: Keyring, *, cipher: int = CIPHER_AES_GCM) -> list[bytes]:
         """The object to store."""
@@ -117,11 +119,12 @@ class Manifest:
             raise RepositoryNewer(
                 f"{name} has version {version}, this reader knows {FORMAT_VERSION}", hint="upgrade Lastro"
             )
-        try:
-            keyring.verifier().verify(signature, _SIGNED + bytes.fromhex(digest))
-        except InvalidSignature:
-            raise ManifestDamaged(f"{name}: the signature does not verify", hint="it was not written by us") from None
+        epoch = int(HEADER.unpack(bytes(blob[:HEADER_BYTES]))[4])
+        if not keyring.verifies(signature, _SIGNED + bytes.fromhex(digest), epoch=epoch):
+            raise ManifestDamaged(f"{name}: the signature does not verify", hint="it was not written by us")
         right_place = document.get("number") == number and document.get("repository_id") == keyring.repository_id
         if claimed != digest or not right_place or (sealed_kind == Kind.MANIFEST) != (kind == "manifest"):
             raise ManifestDamaged(f"{name}: checksum, number or repository does not fit")
-        return cls(number, kind, document, digest)
+        if said := refused(keyring.successors, epoch=epoch, number=number, kind=kind, digest=digest):
+            raise ManifestDamaged(f"{name}: {said}", hint="somebody who has former keys put it there: it is no backup")
+        return cls(number, kind, document, digest, epoch)

@@ -44,6 +44,7 @@ from engine.ordered import in_order
 from engine.ports import Store
 from engine.sealed import CIPHER_AES_GCM, CIPHER_NONE
 from engine.session import Session
+from engine.signers import break_after
 
 FORMAT = "lastro-repository"
 CONFIG_BYTES_MAX = 64 << 10
@@ -81,11 +82,16 @@ def delete_unlocked(store: Store, keys: Sequence[str]) -> dict[str, datetime.dat
     return left
 
 
-def _ended(checkpoints: Iterable[Manifest]) -> set[int]:
-    """Numbers that any of the checkpoints says were ended."""
+def _ended(checkpoints: Iterable[Manifest], keyring: Keyring) -> set[int]:
+    """Numbers that any of the checkpoints says were ended.
+
+    One that is signed by keys which had got out ends nothing that was kept when they were replaced.
+    """
     ended: set[int] = set()
     for record in checkpoints:
         kept = {n for first, last in record.document["kept"] for n in range(first, last + 1)}
+        known = break_after(keyring.successors, record.epoch)
+        kept |= set(known.kept) if known else set()
         ended.update(number for number in range(1, record.number + 1) if number not in kept)
     return ended
 
@@ -295,7 +301,7 @@ class Repository:
         try:
             blob = self.store.get(f"{self.prefix}forgets/{_number_key(number)}", 0, DOCUMENT_BYTES_MAX)
         except ObjectMissing:
-            return number in _ended(self._checkpoints())
+            return number in _ended(self._checkpoints(), self.keyring)
         return Manifest.read(blob, self.keyring, number=number).kind == "forget"
 
     def chain(self, head: int, *, ahead: int = 1) -> Iterator[Manifest]:
@@ -305,7 +311,7 @@ class Repository:
         for at a time as `ahead` says. Raises ManifestDamaged for a number that holds nothing and that no signed record
         ended.
         """
-        ended = _ended(self._checkpoints())
+        ended = _ended(self._checkpoints(), self.keyring)
         ended.difference_update(self.numbers())
         numbers = (number for number in range(1, head + 1) if number not in ended)
         # A local store answers at once: threads would only hand the lock of the interpreter around.
@@ -434,12 +440,19 @@ class Repository:
     def forget(self, number: int, reason: str) -> None:
         """End a backup by a signed record, then drop its manifest; deletes no chunk. Repeating is safe."""
         self.guard.check()
-        if not self.forgotten(number):
+        if not self._forgotten_truly(number):
             record = self._record("forget", number, reason, manifest_sha256=self.manifest(number).sha256)
             self.store.put(f"{self.prefix}forgets/{_number_key(number)}", record.parts(self.keyring))
         kill_point("prune.forget_stored")
         # A locked manifest stays behind its record, and whoever prunes names its number again.
         delete_unlocked(self.store, [f"{self.prefix}manifests/{_number_key(number)}"])
+
+    def _forgotten_truly(self, number: int) -> bool:
+        """As `forgotten`; a record that is forged or altered ended nothing, and is replaced."""
+        try:
+            return self.forgotten(number)
+        except ManifestDamaged:
+            return False
 
     def forget_lost(self, number: int, reason: str, *, manifest_sha256: str) -> None:
         """End a backup whose manifest is gone or cannot be read, by a signed record with the digest it had.
@@ -447,7 +460,7 @@ class Repository:
         Raises BackupKept while the manifest is there and whole.
         """
         self.guard.check()
-        if self.forgotten(number):
+        if self._forgotten_truly(number):
             return
         try:
             self.manifest(number)

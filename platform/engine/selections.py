@@ -17,6 +17,7 @@ from engine.errors import ManifestDamaged, ObjectExists, ObjectMissing, SessionF
 from engine.faults import kill_point
 from engine.manifest import DOCUMENT_BYTES_MAX, FORMAT_VERSION, Manifest
 from engine.repository import Repository, delete_all
+from engine.signers import break_after
 
 _SERIAL = re.compile("[0-9]{10}")
 
@@ -30,6 +31,8 @@ class Selection:
     head: int = 0
     """The highest number that the writer knew of; nothing is said about later ones."""
     kept: frozenset[int] = frozenset()
+    trusted: bool = True
+    """False: it is signed by a key that had got out since. Whoever has that can have thinned the promise out."""
 
 
 def _key(repository: Repository, serial: int) -> str:
@@ -63,7 +66,8 @@ def selection_read(repository: Repository, *, at_least: int = 0) -> Selection:
         if record.kind != "selection":
             raise ValueError(record.kind)
         kept = frozenset(n for first, last in record.document["kept"] for n in range(int(first), int(last) + 1))
-        return Selection(serial, str(record.document["copy"]), int(record.document["head"]), kept)
+        trusted = break_after(repository.keyring.successors, record.epoch) is None
+        return Selection(serial, str(record.document["copy"]), int(record.document["head"]), kept, trusted)
     except (KeyError, TypeError, ValueError) as error:
         raise ManifestDamaged(f"selection {serial} of the copy is not readable") from error
 

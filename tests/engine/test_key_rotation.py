@@ -121,7 +121,7 @@ def test_a_keyring_says_what_it_is(root_key: RootKey) -> None:
     assert not third.includes(other)
     with pytest.raises(WrongKey, match="that of other"):
         Keyring.of(other.to_bytes(root_key), root_key, tenant_id="t", repository_id="r")
-    newer = {**json.loads(first.to_bytes(root_key)), "version": 3}
+    newer = {**json.loads(first.to_bytes(root_key)), "version": 4}
     with pytest.raises(RepositoryNewer):
         Keyring.from_bytes(json.dumps(newer).encode(), root_key)
 
