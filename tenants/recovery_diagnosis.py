@@ -9,7 +9,7 @@ from core.rootkey import root_key
 from engine.errors import LastroError, TakenOver
 from engine.owner import owner_checked
 from tenants import wiring
-from tenants.models import CatalogueStore, Installation, RecoveryKit, RepositoryMirror, StoreConfig, Tenant
+from tenants.models import CatalogueStore, Installation, Promotion, RecoveryKit, RepositoryMirror, StoreConfig, Tenant
 from tenants.owning import installation_get
 
 OK, WARNING, CRITICAL = "ok", "warning", "critical"
@@ -83,9 +83,18 @@ def _anything_since(place: CatalogueStore) -> bool:
 
 def _reconciliation() -> Iterator[Told]:
     """The catalogue must know what the stores know, and own them."""
-    behind = (
-        RepositoryMirror.objects.exclude(behind_since=None).select_related("tenant__store").order_by("tenant__slug")
-    )
+    rows = RepositoryMirror.objects.exclude(behind_since=None).select_related("tenant__store").order_by("tenant__slug")
+    moving = Promotion.objects.filter(settled_at=None).select_related("tenant").order_by("pk")
+    begun = moving.first()
+    if begun is not None:
+        yield _told(
+            "promotion",
+            WARNING,
+            f"the primaries of {moving.count()} tenants are half-way to another store, {begun.tenant.slug} among them: "
+            "nothing of theirs is deleted",
+            f"copy promote {begun.tenant.slug} {begun.after_name} goes on",
+        )
+    behind = rows.exclude(tenant__in=moving.values("tenant"))
     first = behind.first()
     if first is not None:
         names = ", ".join(each.tenant.slug for each in behind[:NAMED_MAX])

@@ -1,7 +1,7 @@
 """Rows become open stores, repositories and connectors; nowhere else do the two worlds meet."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,11 @@ from django.conf import settings
 import connectors
 import stores
 from core import sealing
-from engine.errors import LastroError, ManifestDamaged, ObjectMissing, UsageError
+from engine.errors import BackupMissing, LastroError, ManifestDamaged, ObjectMissing, UsageError
 from engine.manifest import Manifest
 from engine.ports import Connector, ScratchSite, Store
 from engine.repository import Repository
+from tenants.absence import backup_away, primary_missed
 from tenants.keyring_places import may_keep, place_failed, place_put, stores_keeping
 from tenants.models import Backup, Restore, RestorePlan, Source, StoreConfig, Tenant
 from tenants.owning import guard_of
@@ -68,10 +69,14 @@ def store_make(row: StoreConfig) -> None:
 def repository_open(tenant: Tenant) -> Iterator[Repository]:
     """Open the tenant's repository for the block; one that a killed `tenant add` left out is made now."""
     keyring = keyring_of(tenant)
-    with store_open(tenant.store) as store:
-        if not tenant.repository_ready:
-            repository_create(tenant, store)
-        repository = Repository.open(store, repository_id=tenant.repository_id, keyring=keyring, cache=cache_folder())
+    with ExitStack() as stack:
+        with primary_missed(tenant):
+            store = stack.enter_context(store_open(tenant.store))
+            if not tenant.repository_ready:
+                repository_create(tenant, store)
+            repository = Repository.open(
+                store, repository_id=tenant.repository_id, keyring=keyring, cache=cache_folder()
+            )
         repository.guard = guard_of(tenant, store, store_id=tenant.store_id)
         yield repository
 
@@ -122,9 +127,15 @@ def _keyring_elsewhere(tenant: Tenant) -> None:
 
 
 def manifest_of(repository: Repository, backup: Backup) -> Manifest:
-    """The manifest that the backup committed. Raises BackupMissing, or ManifestDamaged for any other one."""
+    """The manifest that the backup committed. Raises BackupMissing, or ManifestDamaged for any other one.
+
+    StoreUnreachable, when every store that holds it is away.
+    """
     assert backup.number is not None, "only a backup with a number has a manifest"
-    manifest = repository.manifest(backup.number)
+    try:
+        manifest = repository.manifest(backup.number)
+    except BackupMissing as error:
+        raise backup_away(repository, backup, error) from error
     if manifest.sha256 != backup.manifest_sha256:
         raise ManifestDamaged(
             f"manifest {backup.number} in the store is not the one that backup {backup.pk} committed",

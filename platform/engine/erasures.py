@@ -130,7 +130,7 @@ def erase(repository: Repository, subjects: Iterable[tuple[str, str, bytes]]) ->
 
 
 def ledger_losses_put(repository: Repository, *, upto: int) -> list[int]:
-    """Put a record that says so in the place of every one up to `upto` that the store lacks; the numbers of these.
+    """Put a record that says so in the place of every one up to `upto` that the store lacks; all numbers that are lost.
 
     For a repository whose other stores are gone: without it nothing could be restored for ever. What these records
     held is known to nobody, so that the erasures have to be asked for again.
@@ -139,9 +139,13 @@ def ledger_losses_put(repository: Repository, *, upto: int) -> list[int]:
     for number in range(1, upto + 1):
         document = {"version": LEDGER_VERSION, "number": number, "sort": "more", "entries": [], "lost": True}
         parts = seal_object(repository.keyring, Kind.ERASURE, canonical(document))
-        with suppress(ObjectExists):
+        try:
             repository.store.create(_key(repository, number), parts)
-            lost.append(number)
+        except ObjectExists:
+            blob = repository.store.get(_key(repository, number), 0, DOCUMENT_BYTES_MAX)
+            if not ledger_record_lost(repository.keyring, blob, f"erasure record {number}"):
+                continue
+        lost.append(number)
     return lost
 
 

@@ -14,9 +14,11 @@ MODULES = {
     "key_rotate_root": "keys",
     "key_shred": "keys",
     "plan": "plan",
+    "promote": "promote",
     "prune": "prune",
     "reconcile": "reconcile",
     "restore": "restore",
     "retention": "retention",
+    "retention_look": "retention_look",
     "verify": "verify",
 }

@@ -1,5 +1,6 @@
 """The operations `copy`, `copy_verify`, `copy_repair` and `copies`: what is done to the stores of a tenant, and of all."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,9 +69,12 @@ def _ran(context: OperationContext, copy: Copy) -> Mapping[str, Any]:
 
 
 def copy_filled(
-    context: OperationContext, copy: Copy, store: Store, wishes: Wishes, *, recheck: bool
+    context: OperationContext, copy: Copy, store: Store, wishes: Wishes, *, recheck: bool, **instead: Any
 ) -> tuple[CopyReport, Repository]:
-    """Run the copy on its open store and record what it holds now; used by repairs, too."""
+    """Run the copy on its open store and record what it holds now; used by repairs and promotions, too.
+
+    `instead`: fields of the engine's order (CopyWish) that shall be others.
+    """
     tenant, params = copy.tenant, context.params
     noted: list[FallbackNote] = []
 
@@ -86,7 +90,7 @@ def copy_filled(
             read_back=bool(params.get("read_back")),
             recheck=recheck,
         )
-        report = copy_run(source, target, wish, context)
+        report = copy_run(source, target, dataclasses.replace(wish, **instead), context)
     reads_noted(tenant, noted)
     copy_ran(context, copy, report, wanted=wishes.wanted)
     copy_locks_follow(context, copy, target, wishes.until)

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+from engine.promotion import selections_drop
 from operations.context import OperationContext
 from operations.handlers import register
 from tenants import wiring
 from tenants.handlers.backup import tenant_resource
-from tenants.models import Tenant
+from tenants.models import Promotion, Tenant
+from tenants.services.promoting import promotion_settled
 from tenants.services.reconciling import tenant_reconcile
 
 
@@ -15,15 +17,20 @@ from tenants.services.reconciling import tenant_reconcile
 def run(context: OperationContext) -> Mapping[str, Any]:
     """Reconcile the tenant; the catalogue must own the store."""
     tenant = Tenant.objects.select_related("store").get(pk=context.operation.subject_id)
+    promotion = Promotion.objects.filter(tenant=tenant, settled_at=None).first()
     with wiring.repository_open(tenant) as repository:
         repository.guard.check()
+        if promotion is not None:
+            selections_drop(repository)
         found = tenant_reconcile(
             context,
             tenant,
             repository,
             close=bool(context.params.get("close")),
-            promoted=bool(context.params.get("promoted")),
+            promoted=bool(context.params.get("promoted")) or promotion is not None,
         )
+    if promotion is not None:
+        promotion_settled(promotion, promotion.account, actor=context.operation.actor)
     for backup in found.missing:
         context.warn("reconcile.missing", f"backup {backup} is not in the store; another copy may hold it")
     return found.answer()

@@ -4,27 +4,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from django.db import transaction
-from django.db.models import F
 
-from audit.services import record
 from core import sealing
 from engine.errors import DamageError, LastroError, WrongKey
 from engine.ports import Store
 from tenants import wiring
 from tenants.keyring_places import KEYRING_BYTES_MAX, place_note
 from tenants.models import (
-    Backup,
-    BackupCopy,
-    BackupPresence,
-    Copy,
-    CopyHealth,
-    RepositoryMirror,
     Source,
     StoreConfig,
     Tenant,
 )
-from tenants.models.backup import GOOD_STATES
-from tenants.owning import behind_put
+from tenants.services.promoting import primary_switch
 from tenants.services.rebuilding import Note
 from tenants.tenant_sealing import keyring_of
 
@@ -85,39 +76,11 @@ def primaries_put(row: StoreConfig, store: Store) -> list[str]:
             continue
         if not wiring.repository_present(store, tenant.repository_id):
             continue
+        away = not usable[tenant.store_id]
         with transaction.atomic():
-            Copy.objects.filter(tenant=tenant, store=row).update(position=0)
-            BackupCopy.objects.filter(copy__tenant=tenant, copy__store=row).delete()  # Of a primary none is kept.
-            Copy.objects.filter(tenant=tenant, store=tenant.store_id).update(position=F("position") + 1, enabled=False)
-            if not usable[tenant.store_id]:
-                _former_put(tenant)
-            Tenant.objects.filter(pk=tenant.pk).update(store=row)
-            behind_put(tenant, f"its backups go on in store {row.name}")
-            RepositoryMirror.objects.filter(tenant=tenant).update(sealed_generation=0, plain_generation=0)
-            record(
-                "tenant.store_changed",
-                message=f"the backups of {tenant.slug} go on in store {row.name}, as {tenant.store.name} is not there",
-                actor="system:adoption",
-                tenant=tenant.slug,
-                level="warning",
-                data={"from": tenant.store.name, "to": row.name},
-            )
+            primary_switch(tenant, row, actor="system:adoption", lost=True, gone=not away)
         promoted.append(tenant.slug)
     return promoted or _promoted_before(row)
-
-
-def _former_put(tenant: Tenant) -> None:
-    """Remember what a primary that cannot be reached held: it may only be away, and what lies there alone is not ended.
-
-    `store remove --lost` is how its loss is accepted.
-    """
-    former, _ = Copy.objects.get_or_create(
-        tenant=tenant, store=tenant.store, defaults={"position": 1, "enabled": False}
-    )
-    Copy.objects.filter(pk=former.pk).update(health=CopyHealth.AWAY)
-    rows = Backup.objects.filter(tenant=tenant, state__in=GOOD_STATES, left_at=None).values_list("pk", flat=True)
-    held = (BackupCopy(copy=former, backup_id=pk, presence=BackupPresence.PRESENT) for pk in rows.iterator())
-    BackupCopy.objects.bulk_create(held, batch_size=500, ignore_conflicts=True)
 
 
 def _promoted_before(row: StoreConfig) -> list[str]:

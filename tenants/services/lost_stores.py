@@ -7,9 +7,9 @@ from django.db.models import F, Q, QuerySet
 
 from audit.services import record
 from core.errors import Conflict
-from engine.errors import StoreError
+from engine.errors import StoreError, UsageError
 from operations.models import Operation, OperationState
-from operations.services import operation_cancel
+from operations.services import operation_cancel, operation_run
 from tenants.models import (
     Backup,
     BackupCopy,
@@ -22,7 +22,9 @@ from tenants.models import (
     Tenant,
 )
 from tenants.models.backup import GOOD_STATES
-from tenants.services.stores import store_default, store_objects_present
+from tenants.services.promoting import copy_best, promote_start
+from tenants.services.rebuilding import Note
+from tenants.services.stores import primary_checked, store_default, store_objects_present
 from tenants.transitions import backups_transition
 
 NAMED_MAX = 200
@@ -43,10 +45,13 @@ class StoreLoss:
     shredded: tuple[str, ...]
     """Shredded tenants of which it may still hold a keyring."""
     catalogues: int
+    primaries: int = 0
+    """Tenants whose primary it is: they go on in a copy, or begin anew."""
 
     def words(self) -> str:
         """As one clause for a question or an answer."""
-        said = [f"copies of {self.copies} tenants with {self.backups} backups", f"{self.keyrings} keyrings"]
+        said = [f"the primary of {self.primaries} tenants"] if self.primaries else []
+        said += [f"copies of {self.copies} tenants with {self.backups} backups", f"{self.keyrings} keyrings"]
         if self.catalogues:
             said.append(f"{self.catalogues} backups of the catalogue")
         if self.alone:
@@ -73,7 +78,46 @@ def store_loss(row: StoreConfig) -> StoreLoss:
         nowhere=keys.exclude(tenant__in=elsewhere.values("tenant")).count(),
         shredded=tuple(_unproven(row)),
         catalogues=catalogue.number_reserved if catalogue is not None else 0,
+        primaries=_primaries(row).count(),
     )
+
+
+def primaries_move(row: StoreConfig, to: StoreConfig, *, actor: str, reason: str, note: Note) -> list[str]:
+    """Let every tenant whose primary was in a lost store go on in its best copy, or begin anew in `to`; their slugs.
+
+    Each is an operation of its own; the first that fails stops the rest (Conflict), and a repeat goes on there. New
+    tenants go to `to` when the lost store was the default one.
+    """
+    if to.pk == row.pk:
+        raise UsageError(f"{row.name} is the store that is lost", hint="--to another store")
+    _answers_checked(row)
+    primary_checked(to)
+    _holds_checked(row, primaries=True)
+    moved: list[str] = []
+    for tenant in list(_primaries(row).select_related("store").order_by("slug")):
+        best = copy_best(tenant)
+        target = best.store if best is not None else to
+        operation = operation_run(
+            promote_start(tenant, target, lost=True, actor=actor, reason=reason, here=True).pk, here=True
+        )
+        if operation.error:
+            raise Conflict(
+                f"the backups of {tenant.slug} cannot go on in {target.name}: {operation.error['detail']}",
+                hint=f"{operation.error.get('hint') or 'mend that'}; then the same command again: {len(moved)} tenants have moved",
+            )
+        for warning in operation.warnings:
+            note(f"{tenant.slug}: {warning['message']}")
+        moved.append(tenant.slug)
+    if row.is_default:
+        with transaction.atomic():
+            StoreConfig.objects.filter(is_default=True).update(is_default=False)
+            StoreConfig.objects.filter(pk=to.pk).update(is_default=True)
+        row.refresh_from_db()
+    return moved
+
+
+def _primaries(row: StoreConfig) -> "QuerySet[Tenant]":
+    return Tenant.objects.filter(store=row, shredded_at=None)
 
 
 def store_give_up(row: StoreConfig, *, actor: str, reason: str = "") -> StoreLoss:
@@ -145,20 +189,36 @@ def _unproven(row: StoreConfig) -> list[str]:
 def _given_up_checked(row: StoreConfig) -> None:
     if row.is_default:
         raise Conflict(
-            f"store {row.name} is the default one", hint="store adopt NAME of another store makes that the default"
+            f"store {row.name} is the default one",
+            hint=f"store remove {row.name} --lost --to NAME makes another one the default",
         )
-    slugs = list(Tenant.objects.filter(store=row, shredded_at=None).order_by("slug").values_list("slug", flat=True)[:6])
+    slugs = list(_primaries(row).order_by("slug").values_list("slug", flat=True)[:6])
     if slugs:
         raise Conflict(
             f"store {row.name} is the primary of {', '.join(slugs[:5])}{' …' if len(slugs) > 5 else ''}",
-            hint="let their copies take its place first: store adopt NAME of the store that holds them",
+            hint=f"store remove {row.name} --lost --to NAME: they go on in their copies, and those without one begin anew there",
         )
+    _holds_checked(row)
+    _answers_checked(row)
+
+
+def _holds_checked(row: StoreConfig, *, primaries: bool = False) -> None:
+    """Raise Conflict for a backup under a hold that is in no other store; with `primaries` of those that lie there first."""
     held = _alone(row).filter(Q(held=True) | Q(tenant__held=True)).first()
+    if held is None and primaries:
+        rows = Backup.objects.filter(tenant__in=_primaries(row), state__in=GOOD_STATES, left_at=None)
+        elsewhere = BackupCopy.objects.filter(presence=BackupPresence.PRESENT).exclude(copy__store=row)
+        rows = rows.filter(Q(held=True) | Q(tenant__held=True)).exclude(pk__in=elsewhere.values("backup"))
+        held = rows.order_by("pk").first()
     if held is not None:
         raise Conflict(
             f"backup {held.pk} of {held.tenant.slug} is under a hold, and no other store has it",
             hint=f"those who asked for the hold have to know; then: backup release {held.pk}, or tenant release {held.tenant.slug}",
         )
+
+
+def _answers_checked(row: StoreConfig) -> None:
+    """Raise Conflict when the store can be read and holds repositories."""
     try:
         present = store_objects_present(row)
     except StoreError:
@@ -166,7 +226,8 @@ def _given_up_checked(row: StoreConfig) -> None:
     if present:
         raise Conflict(
             f"store {row.name} answers and holds repositories: it is not lost",
-            hint="copy remove TENANT STORE, store set NAME --keeps-keys no, key repair, then store remove without --lost",
+            hint="tenant set SLUG --store NAME and copy remove TENANT STORE empty it, store set NAME --keeps-keys no and "
+            "key repair take its keyrings away; then store remove without --lost",
         )
 
 

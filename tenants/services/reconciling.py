@@ -28,6 +28,7 @@ from tenants.models import (
     BackupState,
     CatalogueStore,
     Origin,
+    Promotion,
     RepositoryMirror,
     RestoreSource,
     Source,
@@ -88,6 +89,12 @@ def reconciled_checked(tenant: Tenant, repository: Repository) -> None:
 
 
 def _unreconciled(tenant: Tenant, reason: str) -> Unreconciled:
+    moved = Promotion.objects.filter(tenant=tenant, settled_at=None).first()
+    if moved is not None:
+        return Unreconciled(
+            f"the primary of {tenant.slug} is on its way to {moved.after_name}; nothing was deleted",
+            hint=f"finish the move: copy promote {tenant.slug} {moved.after_name}",
+        )
     return Unreconciled(
         f"the store of {tenant.slug} knows more than this catalogue ({reason}); nothing was deleted",
         hint=f"was the catalogue restored? take over what the store knows: store reconcile {tenant.store.name} "
@@ -283,7 +290,8 @@ def _take_over(
 
 def _held_elsewhere(tenant: Tenant) -> frozenset[str]:
     """Backups that a copy in another store holds: ended here, the next run of that copy would drop its last bytes."""
-    held = BackupCopy.objects.filter(copy__tenant=tenant, presence=BackupPresence.PRESENT)
+    # A damaged one, too: what of it can be had is for a repair, or a person, to say.
+    held = BackupCopy.objects.filter(copy__tenant=tenant).exclude(presence=BackupPresence.MISSING)
     return frozenset(held.exclude(copy__store=tenant.store_id).values_list("backup", flat=True))
 
 

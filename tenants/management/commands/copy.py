@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from core.cli import Answer, Call, NounCommand, Verb, argument, count
 from core.cli_output import size_text, table
 from core.errors import Exit
+from tenants.promotion_outputs import PROMOTION
 
 _TENANT = argument("tenant", metavar="TENANT")
 _STORE = argument("store", metavar="STORE")
@@ -209,6 +210,16 @@ def _damaged_exit(operation: Any) -> int:
     return operation_exit(operation)
 
 
+def _promote(call: Call) -> Answer:
+    from tenants import selectors
+    from tenants.promotion_outputs import promotion_followed
+    from tenants.services.stores import store_get
+
+    options = call.options
+    tenant, store = selectors.tenant_get(options.tenant), store_get(options.store)
+    return promotion_followed(call, tenant, store, lost=options.lost, ending=options.end_old, deep=options.deep)
+
+
 def _all(call: Call, what: str) -> Answer:
     from tenants.commanding import followed, result_of
     from tenants.services.copies import copies_all_start
@@ -322,6 +333,14 @@ class Command(NounCommand):
             "mend what was found lost or altered from another copy",
             (_TENANT, argument("--store", default="", metavar="S", help="the store (the primary)"), _REASON),
             long=True,
+        ),
+        Verb(
+            "promote",
+            _promote,
+            "make a copy the primary: brought up to date and verified first, or with --lost after a loss",
+            (_TENANT, _STORE, *PROMOTION),
+            long=True,
+            confirm=True,
         ),
         Verb(
             "status",

@@ -85,10 +85,12 @@ def _test(call: Call) -> Answer:
 
 
 def _remove(call: Call) -> Answer:
-    from engine.errors import StoreError
+    from engine.errors import StoreError, UsageError
     from tenants.services.stores import store_get, store_objects_present, store_remove
 
     row = store_get(call.options.name)
+    if call.options.to and not call.options.lost:
+        raise UsageError("--to goes with --lost", hint="tenant set SLUG --store NAME moves a tenant's primary")
     if call.options.lost:
         return _give_up(call, row)
     try:
@@ -102,14 +104,26 @@ def _remove(call: Call) -> Answer:
 
 
 def _give_up(call: Call, row: Any) -> Answer:
-    from tenants.services.lost_stores import store_give_up, store_loss
+    from tenants.services.lost_stores import primaries_move, store_give_up, store_loss
+    from tenants.services.stores import store_get
 
-    call.confirm(row.name, what=f"give up store {row.name} as lost for good, and with it {store_loss(row).words()}")
-    loss = store_give_up(row, actor=call.actor, reason=call.options.reason)
+    options, moved = call.options, list[str]()
+    to = store_get(options.to) if options.to else None
+    further = f"; its tenants go on in their copies, or begin anew in {to.name}" if to is not None else ""
+    call.confirm(
+        row.name, what=f"give up store {row.name} as lost for good, and with it {store_loss(row).words()}{further}"
+    )
+    if to is not None:
+        moved = primaries_move(row, to, actor=call.actor, reason=options.reason, note=call.terminal.note)
+    loss = store_give_up(row, actor=call.actor, reason=options.reason)
     lines = [f"Store {row.name} is given up: {loss.words()}."]
+    if moved:
+        lines.append(
+            f"The primaries of {len(moved)} tenants lie elsewhere now: {', '.join(moved[:10])}; backup create each"
+        )
     if loss.nowhere:
         lines.append(f"{loss.nowhere} keyrings lie in the catalogue alone now; run: key repair")
-    return Answer({"name": row.name, "removed": True, "lost": True, **asdict(loss)}, lines)
+    return Answer({"name": row.name, "removed": True, "lost": True, "moved": moved, **asdict(loss)}, lines)
 
 
 def _kinds(call: Call) -> Answer:
@@ -168,6 +182,9 @@ class Command(NounCommand):
                 _NAME,
                 argument(
                     "--lost", action="store_true", help="it is gone for good: copies and keyrings in it are given up"
+                ),
+                argument(
+                    "--to", default="", metavar="NAME", help="with --lost: where tenants without a copy begin anew"
                 ),
                 argument("--reason", default="", help="why; kept in the audit log"),
             ),

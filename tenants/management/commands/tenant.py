@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from core.cli import Answer, Call, NounCommand, Verb, argument, count
+from engine.errors import UsageError
+from tenants.promotion_outputs import PROMOTION
 
 _CLASSES = ("critical", "important", "normal")
 
@@ -50,6 +52,11 @@ def _set(call: Call) -> Answer:
     from tenants.services.tenants import tenant_update
 
     options = call.options
+    changed = (options.name, options.criticality, options.platform_version) != (None, None, None)
+    if options.store is not None:
+        return _move(call, changed=changed)
+    if options.lost or options.end_old or options.deep:
+        raise UsageError("--lost, --end-old and --deep go with --store", hint="tenant set SLUG --store NAME")
     row = tenant_update(
         tenant_get(options.slug),
         name=options.name,
@@ -58,6 +65,22 @@ def _set(call: Call) -> Answer:
         actor=call.actor,
     )
     return Answer(outputs.tenant(row), [f"Tenant {row.slug} is changed; backups taken from now on record it."])
+
+
+def _move(call: Call, *, changed: bool) -> Answer:
+    from tenants.promotion_outputs import promotion_followed
+    from tenants.selectors import tenant_get
+    from tenants.services.stores import store_get
+
+    options = call.options
+    if changed:
+        raise UsageError(
+            "--store moves the primary and changes nothing else", hint="change the rest by a command of its own"
+        )
+    store = store_get(options.store)
+    return promotion_followed(
+        call, tenant_get(options.slug), store, lost=options.lost, ending=options.end_old, deep=options.deep
+    )
 
 
 def _remove(call: Call) -> Answer:
@@ -138,13 +161,17 @@ class Command(NounCommand):
         Verb(
             "set",
             _set,
-            "change its name, its class, or the platform version it runs",
+            "change its name, its class, the platform version it runs, or the store of its primary",
             (
                 argument("slug", metavar="SLUG"),
                 argument("--name", help="name as people read it"),
                 argument("--class", dest="criticality", choices=_CLASSES, help="how much it matters"),
                 argument("--platform-version", metavar="V", help="what its application runs; kept in each backup"),
+                argument("--store", metavar="NAME", help="move its primary there: copied, verified, then switched"),
+                *PROMOTION,
             ),
+            long=True,
+            confirm=True,
         ),
         Verb(
             "remove",
