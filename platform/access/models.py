@@ -86,6 +86,9 @@ class Approval(Record):
     """What `LASTRO_FOUR_EYES` names: `keys`, `restores` …"""
     action = models.CharField(max_length=60)
     tenant = models.CharField(max_length=63, blank=True)
+    """Its slug, as people read it."""
+    tenant_id = models.CharField(max_length=40, blank=True)
+    """What it is bound to: a slug may come to belong to another tenant. Empty in those asked for before this was kept."""
     details = models.JSONField(default=dict)
     """What the action would do, as the approver reads it; no secrets."""
     digest = models.CharField(max_length=64)

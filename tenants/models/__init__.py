@@ -7,6 +7,8 @@ from tenants.models.drill import Drill, DrillCheck, DrillState
 from tenants.models.keys import (
     CertificateState,
     DestroyedKey,
+    GivenUpPlace,
+    GivenUpStore,
     KeyEpoch,
     KeyringPlace,
     KeyringState,
@@ -47,6 +49,8 @@ __all__ = [
     "Drill",
     "DrillCheck",
     "DrillState",
+    "GivenUpPlace",
+    "GivenUpStore",
     "Installation",
     "KeyEpoch",
     "KeyringPlace",

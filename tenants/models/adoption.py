@@ -65,6 +65,10 @@ class RepositoryMirror(models.Model):
     """The store was seen to know more than the catalogue; nothing is deleted until they are reconciled."""
     behind_reason = models.CharField(max_length=300, blank=True)
     reconciled_at = models.DateTimeField(null=True)
+    succession_due = models.BooleanField(default=False)
+    """Adopted by this installation, whose own signing key has still to take the place of the former one's."""
+    promised = models.JSONField(null=True)
+    """Numbers that the copy which has become the primary had promised to hold, as ranges; None: nobody could say."""
     images_kept = models.JSONField(default=list)
     """Change images that no row names, found by the last reconciliation: kept for the term of an undo after it."""
 

@@ -52,6 +52,12 @@ class KeyEpoch(models.Model):
     epoch = models.PositiveIntegerField()
     compromised = models.BooleanField(default=False)
     """The keys before it got out: with it the id key was replaced, too."""
+    adopted = models.BooleanField(default=False)
+    """It began with an adoption: another installation had the keys before it."""
+    signing_key = models.CharField(max_length=64, blank=True)
+    """Public key (hex) of the signing key that began with it; empty when that of before goes on to sign."""
+    signs_from = models.PositiveBigIntegerField(null=True)
+    """The first number that no former key signs."""
     began_at = models.DateTimeField(default=clock.now)
     created_by = models.CharField(max_length=200, blank=True)
     reason = models.CharField(max_length=500, blank=True)
@@ -107,6 +113,51 @@ class DestroyedKey(models.Model):
 
     def __str__(self) -> str:
         return f"{self.place}: {self.what}"
+
+
+class GivenUpStore(Record):
+    """A store that was given up as lost (`store remove --lost`): whatever lies in it is out of reach, not gone."""
+
+    id_prefix: ClassVar[str] = "gus"
+
+    name = models.CharField(max_length=63)
+    kind = models.CharField(max_length=30)
+    place = models.CharField(max_length=300, blank=True)
+    """Where it was, without secrets."""
+    given_up_by = models.CharField(max_length=200, blank=True)
+    reason = models.CharField(max_length=500, blank=True)
+    destroyed_at = models.DateTimeField(null=True)
+    """When an operator declared that nothing of it exists any more; None: it may be found by anybody."""
+    destroyed_by = models.CharField(max_length=200, blank=True)
+    destroyed_reason = models.CharField(max_length=500, blank=True)
+
+    class Meta:
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.id})"
+
+    @property
+    def words(self) -> str:
+        """As certificates name it."""
+        return f"store {self.name} ({self.kind}), given up on {self.created_at:%Y-%m-%d}"
+
+
+class GivenUpPlace(models.Model):
+    """What one tenant may still have in a store that was given up."""
+
+    store = models.ForeignKey(GivenUpStore, on_delete=models.CASCADE, related_name="places")
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="given_up_places")
+    keyring = models.BooleanField(default=False)
+    objects_there = models.BooleanField(default=False)
+    """Its repository, or a copy of that, lay there."""
+
+    class Meta:
+        ordering = ["store", "tenant"]
+        constraints = [models.UniqueConstraint(fields=["store", "tenant"], name="given_up_place_unique")]
+
+    def __str__(self) -> str:
+        return f"{self.store_id}/{self.tenant_id}"
 
 
 class CertificateState(models.TextChoices):

@@ -1,7 +1,7 @@
-from django.db import migrations
+from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
     dependencies = [("access", "0002_approvals")]
 
-    operations = []
+    operations = [migrations.AddField("approval", "tenant_id", models.CharField(blank=True, max_length=40))]
