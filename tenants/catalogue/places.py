@@ -6,15 +6,18 @@ from dataclasses import dataclass, field
 
 from django.db import transaction
 
+from core import clock
 from core.errors import NotFound, Unreconciled
 from core.models import Fact
 from core.rootkey import root_key, root_key_former
 from engine.errors import BackupMissing, ManifestDamaged, ObjectMissing
+from engine.keys import Keyring, RootKey
 from engine.manifest import DOCUMENT_BYTES_MAX, Manifest
 from engine.owner import owner_checked, owner_raise
 from engine.ports import Store
 from engine.repository import Repository
 from engine.sealed import CIPHER_NONE, HEADER, HEADER_BYTES
+from engine.signers import Known
 from engine.views import source_views
 from operations.context import OperationContext
 from tenants import wiring
@@ -96,7 +99,10 @@ def _keyring_put(store: Store, installation: Installation) -> None:
 
 
 def epoch_renew() -> bool:
-    """New keys for what is kept from now on, once after every rotation of the root key: the old ones may have got out."""
+    """New keys for what is kept from now on, once after every rotation of the root key: the old ones may have got out.
+
+    A rotation does that itself; this is for one that an older version began.
+    """
     root, installation = root_key(), installation_get()
     made_by = Fact.objects.filter(pk=EPOCH_FACT).values_list("value", flat=True).first()
     if made_by == root.key_id or root_key_former():
@@ -104,9 +110,27 @@ def epoch_renew() -> bool:
     with transaction.atomic():
         Fact.objects.update_or_create(pk=EPOCH_FACT, defaults={"value": root.key_id})
         if made_by is not None:
-            renewed = catalogue_keyring(installation).rotated(compromised=True).to_bytes(root)
+            renewed = _renewed(catalogue_keyring(installation)).to_bytes(root)
             Installation.objects.filter(pk=installation.pk).update(keyring=renewed)
     return made_by is not None
+
+
+def catalogue_keys_renew(old: RootKey, new: RootKey) -> None:
+    """Wrap new keys for the catalogue's backups by the new root key, in the transaction that puts that in its place.
+
+    No store may ever have a keyring under the new root key that lacks them: whoever has the old one has all keys of
+    before, and would put that keyring back, and a forged backup beside it.
+    """
+    installation = installation_get()
+    keyring = Keyring.from_bytes(bytes(installation.keyring), new.succeeding(old))
+    Installation.objects.filter(pk=installation.pk).update(keyring=_renewed(keyring).to_bytes(new))
+    Fact.objects.update_or_create(pk=EPOCH_FACT, defaults={"value": new.key_id})
+
+
+def _renewed(keyring: Keyring) -> Keyring:
+    # Each store's chain has numbers of its own: what is older is told by its epoch alone (`kept_list`).
+    renewed = keyring.rotated(compromised=True)
+    return renewed.succeeded(since=0, at=clock.now().isoformat(), reason="root", known=Known())
 
 
 def _remembered(repository: Repository, place: CatalogueStore) -> None:

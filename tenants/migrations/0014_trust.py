@@ -33,7 +33,7 @@ class Migration(migrations.Migration):
             name="GivenUpPlace",
             fields=[
                 ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
-                ("keyring", models.BooleanField(default=False)),
+                ("keys_there", models.BooleanField(default=False)),
                 ("objects_there", models.BooleanField(default=False)),
                 (
                     "tenant",

@@ -148,7 +148,7 @@ class GivenUpPlace(models.Model):
 
     store = models.ForeignKey(GivenUpStore, on_delete=models.CASCADE, related_name="places")
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="given_up_places")
-    keyring = models.BooleanField(default=False)
+    keys_there = models.BooleanField(default=False)
     objects_there = models.BooleanField(default=False)
     """Its repository, or a copy of that, lay there."""
 

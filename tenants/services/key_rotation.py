@@ -15,12 +15,14 @@ from core.rootkey import RootKeyMissing, root_key, root_key_former, root_key_pre
 from core.text import reason_checked
 from engine.errors import LastroError
 from engine.faults import kill_point
-from engine.keys import Keyring, RootKey
+from engine.keys import RootKey
+from engine.owner import owner_checked
 from engine.ports import Store
 from operations.context import OperationContext
 from operations.models import ACTIVE_STATES, Operation
 from operations.services import operation_enqueue
 from tenants import wiring
+from tenants.catalogue.places import catalogue_keys_renew
 from tenants.keyring_places import (
     OLDER_VERSIONS,
     keyring_purge,
@@ -35,7 +37,6 @@ from tenants.keyring_places import (
 )
 from tenants.models import (
     CatalogueStore,
-    KeyEpoch,
     KeyringPlace,
     KeyringState,
     RootRotation,
@@ -44,6 +45,7 @@ from tenants.models import (
 )
 from tenants.owning import installation_get
 from tenants.services.compacting import catalogue_compact
+from tenants.services.succession import epoch_note, known_now, ledger_settle, numbers_settle
 from tenants.shredded import keys_present
 from tenants.tenant_sealing import keyring_of
 
@@ -97,12 +99,18 @@ def tenant_rotate(context: OperationContext, tenant: Tenant, *, compromised: boo
     """Give the tenant a new epoch; what is written from now on is sealed by it, what was written stays readable.
 
     The new keyring lies in at least one store before anything is sealed by it: no backup may depend on the catalogue
-    alone. Raises StoreError when no store that keeps keys can be reached; nothing has changed then.
+    alone. After a compromise the signing key is replaced, too, and of what the former one signed only that is believed which
+    the catalogue knows. Raises StoreError when no store that keeps keys can be reached; nothing has changed then.
     """
+    if compromised:
+        numbers_settle(context, tenant)
     for _ in range(RACES_MAX):
         tenant.refresh_from_db()
         before = bytes(tenant.keyring)
         keyring = keyring_of(tenant).rotated(compromised=compromised)
+        if compromised:
+            since, at = tenant.number_reserved + 1, clock.now().isoformat()
+            keyring = keyring.succeeded(since=since, at=at, reason="compromised", known=known_now(tenant))
         blob = keyring.to_bytes(root_key())
         stored, failed = _stored_somewhere(tenant, blob)
         kill_point("key.epoch_stored")
@@ -111,16 +119,19 @@ def tenant_rotate(context: OperationContext, tenant: Tenant, *, compromised: boo
             # The root key may have been rotated meanwhile, which has wrapped the keyring anew: look at it again.
             if not Tenant.objects.filter(pk=tenant.pk, keyring=before, shredded_at=None).update(keyring=blob):
                 continue
-            _epoch_note(context, tenant, keyring, compromised)
+            epoch_note(context, tenant, keyring, compromised=compromised)
             KeyringPlace.objects.filter(tenant=tenant).update(state=KeyringState.PENDING)
         tenant.refresh_from_db()
         for row in stored:
             place_note(tenant, row, blob)
+        if compromised:
+            ledger_settle(context, tenant)
         return {
             "tenant": tenant.slug,
             "epoch": keyring.epoch,
             "key_id": keyring.key_id,
             "compromised": compromised,
+            "signing_key": keyring.public_key_of(keyring.epoch).hex(),
             "waiting": sorted(failed),
         }
     raise Conflict(f"the keyring of {tenant.slug} is being changed all the time", hint="try again")
@@ -133,10 +144,14 @@ def _stored_somewhere(tenant: Tenant, blob: bytes) -> tuple[list[StoreConfig], d
     """
     failed: dict[str, LastroError] = {}
     stored: list[StoreConfig] = []
+    ours = installation_get()
     for row in stores_keeping():
         try:
             with wiring.store_open(row) as store:
                 if may_keep(row, store):
+                    owner_checked(
+                        store, ours.repository_id, ours.generation
+                    )  # Whoever has adopted the store has keys there that are not ours.
                     keyring_store(blob, tenant.repository_id, store)
                     if shredded_meanwhile(tenant, store):
                         continue
@@ -149,25 +164,6 @@ def _stored_somewhere(tenant: Tenant, blob: bytes) -> tuple[list[StoreConfig], d
     if not stored:
         raise next(iter(failed.values()), Conflict("no store keeps keys", hint="store set NAME --keeps-keys yes"))
     return stored, failed
-
-
-def _epoch_note(context: OperationContext, tenant: Tenant, keyring: Keyring, compromised: bool) -> None:
-    operation = context.operation
-    values = {
-        "compromised": compromised,
-        "created_by": operation.actor,
-        "reason": operation.reason[:REASON_CHARS_MAX],
-        "began_at": clock.now(),
-    }
-    KeyEpoch.objects.update_or_create(tenant=tenant, epoch=keyring.epoch, defaults=values)
-    record(
-        "key.rotated",
-        message=f"tenant {tenant.slug}: epoch {keyring.epoch}" + (" after a compromise" if compromised else ""),
-        actor=operation.actor,
-        tenant=tenant.slug,
-        level="warning" if compromised else "info",
-        data={"epoch": keyring.epoch, "compromised": compromised, "reason": operation.reason},
-    )
 
 
 # ------------------------------------------------------------ the root key
@@ -222,6 +218,7 @@ def _begun(given: RootKey | None, approval: Approval | None, *, actor: str, aske
                 old_key_id=old.key_id, new_key_id=new.key_id, created_by=actor, reason=reason
             )
             root_key_switch(old=old.key_id, new=new.key_id)
+            catalogue_keys_renew(old, new)
             record(
                 "key.root_rotation_begun",
                 message=f"root key {new.key_id} takes the place of {old.key_id}",
