@@ -158,6 +158,35 @@ class KeySpec:
         return b"".join(_encode_field(kind, text) for kind, text in zip(self.kinds, fields, strict=True))
 
 
+@dataclass(frozen=True, slots=True)
+class RowBatch:
+    """Rows with their key texts and `version TAB key-text` heads, three lists of one length.
+
+    A list that nobody asked for is empty, but never that of the heads.
+    """
+
+    rows: list[bytes]
+    keys: list[bytes]
+    heads: list[bytes]
+
+    def __len__(self) -> int:
+        return len(self.heads)
+
+    def __getitem__(self, some: slice) -> "RowBatch":
+        return RowBatch(self.rows[some], self.keys[some], self.heads[some])
+
+    def __add__(self, other: "RowBatch") -> "RowBatch":
+        return RowBatch(self.rows + other.rows, self.keys + other.keys, self.heads + other.heads)
+
+
+@runtime_checkable
+class RowsApart(Protocol):
+    """What a TablePart may offer beside its lines: the same rows, taken apart on the way."""
+
+    def rows_apart(self) -> Iterator[RowBatch]:
+        """What `rows` gives; the heads' versions are empty where `version_domain` is."""
+
+
 class TablePart(Protocol):
     """One table (or anything with keyed rows) of an open SourceReader.
 
@@ -350,7 +379,8 @@ class TableChange:
     whatever the policy decided; `collisions`: the backup's row is not brought back because its key, or a unique
     value of it, belongs to another row now; `withheld`: not brought back because it was erased, or because what it
     refers to is not there and does not come back; `stays`: would be deleted, but something outside the chosen
-    modules refers to it. `imaged` is false for what no change image holds, so that only the safety backup brings it back.
+    modules refers to it. `imaged` is false for what no change image holds (large objects, in reports of older versions), so
+    that only the safety backup brings it back.
     """
 
     name: str

@@ -81,12 +81,11 @@ def _run(
     count_missed: bool,
 ) -> dict[str, Any]:
     assembly = Assembly(session)
-    versioned = bool(part.version_domain)
     bits = parent.get("block_bits") if parent else None
-    writer = BaseWriter(assembly, part.key, versioned=versioned, bits=bits)
+    writer = BaseWriter(assembly, part.key, bits=bits)
     update = TableUpdate(
         part, feed, assembly, writer,
-        reader=reader, versioned=versioned, progress=progress, count_missed=count_missed, fetch_rows_max=fetch_rows_max,
+        reader=reader, progress=progress, count_missed=count_missed, fetch_rows_max=fetch_rows_max,
     )  # fmt: skip
     with ThreadPoolExecutor(1, thread_name_prefix="span") as pool:
         refs: Iterator[SpanRef | None] = spans_of(reader, parent) if parent and parent["lists"] else iter([None])

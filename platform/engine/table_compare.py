@@ -4,17 +4,16 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import compress, count
-from operator import ne
+from operator import attrgetter, ne
 from typing import Protocol
 from zlib import crc32
 
 from engine.errors import SourceChanged
-from engine.ports import TablePart
+from engine.ports import RowBatch, RowsApart, TablePart
 from engine.progress import Progress
 from engine.table_runs import (
     DELTA_SHARE_MAX,
     NEWLINE,
-    TAB,
     ChunkSource,
     Span,
     bucket_ends,
@@ -32,7 +31,7 @@ from engine.table_write import Assembly, BaseWriter, Carry, Change, Outcome, del
 TAKE_LINES_MAX = 65_536
 TAKE_BYTES_MAX = 64 << 20
 PIECE_LINES_MAX = 16_384
-PIECE_BYTES_MAX = 1 << 20
+PIECE_BYTES_MAX = 192 << 10
 """A base is written in pieces that stay in a core's cache while their lines are gone through several times."""
 REREAD_ROWS_MIN = 100_000
 REREAD_SHARE_MAX = 4
@@ -43,16 +42,27 @@ class TooManyChanges(Exception):
     """Comparing versions found so much that the table is better read whole; never leaves the engine."""
 
 
+NOTHING = RowBatch([], [], [])
+
+
 class LineStream:
-    """Lines of a source in key order, taken up to a key."""
+    """What a source gives in key order, taken up to a key.
 
-    def __init__(self, batches: Iterator[list[bytes]], encoded: Callable[[bytes], bytes]) -> None:
-        self._batches, self._encoded = batches, encoded
-        self._pending: list[bytes] = []
+    `texts` are those of a batch that are in order, `encoded` says in which.
+    """
 
-    def take(self, bound: bytes | None, *, lines_max: int, bytes_max: int) -> tuple[list[bytes], bool]:
-        """The next lines up to the bound, and whether these are all of them or the limits stopped it."""
-        got: list[bytes] = []
+    def __init__(
+        self,
+        batches: Iterator[RowBatch],
+        texts: Callable[[RowBatch], list[bytes]],
+        encoded: Callable[[bytes], bytes],
+    ) -> None:
+        self._batches, self._texts, self._encoded = batches, texts, encoded
+        self._pending = NOTHING
+
+    def take(self, bound: bytes | None, *, lines_max: int, bytes_max: int) -> tuple[RowBatch, bool]:
+        """The next ones up to the bound, and whether these are all of them or the limits stopped it."""
+        got = NOTHING
         size = 0
         while True:
             if not self._pending:
@@ -61,14 +71,14 @@ class LineStream:
                     return got, True
                 self._pending = pending
                 continue
-            if bound is not None and self._encoded(self._pending[-1]) > bound:
-                count = bisect_right(self._pending, bound, key=self._encoded)
+            if bound is not None and self._encoded((texts := self._texts(self._pending))[-1]) > bound:
+                count = bisect_right(texts, bound, key=self._encoded)
                 got += self._pending[:count]
                 self._pending = self._pending[count:]
                 return got, True
+            size += sum(map(len, self._pending.rows or self._pending.heads))
             got = got + self._pending if got else self._pending
-            size += sum(map(len, self._pending))
-            self._pending = []
+            self._pending = NOTHING
             if len(got) >= lines_max or size >= bytes_max:
                 return got, False
 
@@ -78,20 +88,23 @@ class Feed(Protocol):
 
     stream: LineStream
 
-    def full(self, lines: Sequence[bytes]) -> Iterator[list[bytes]]:
-        """Full lines for what the stream gave."""
+    def full(self, taken: RowBatch) -> Iterator[RowBatch]:
+        """What the stream gave, with rows and keys."""
 
 
 class RowFeed:
     """Reads every row."""
 
     def __init__(self, part: TablePart) -> None:
-        key = part.key
-        self.stream = LineStream(part.rows(), lambda line: key.encode(key.text(line.partition(TAB)[2])))
+        if isinstance(part, RowsApart):
+            batches = part.rows_apart()
+        else:
+            batches = map(partial(lines_take_apart, part.key, bool(part.version_domain)), part.rows())
+        self.stream = LineStream(batches, attrgetter("keys"), part.key.encode)
 
-    def full(self, lines: Sequence[bytes]) -> Iterator[list[bytes]]:
-        """The same lines: the stream gave them whole."""
-        yield list(lines)
+    def full(self, taken: RowBatch) -> Iterator[RowBatch]:
+        """The same: the stream gave them whole."""
+        yield taken
 
 
 class VersionFeed:
@@ -100,17 +113,18 @@ class VersionFeed:
     def __init__(self, part: TablePart) -> None:
         self._part = part
         key = part.key
-        self.stream = LineStream(part.versions(), lambda line: key.encode(key_of_line(line)))
+        batches = (RowBatch([], [], lines) for lines in part.versions())
+        self.stream = LineStream(batches, attrgetter("heads"), lambda line: key.encode(key_of_line(line)))
 
-    def full(self, lines: Sequence[bytes]) -> Iterator[list[bytes]]:
+    def full(self, taken: RowBatch) -> Iterator[RowBatch]:
         """Raises SourceChanged when the rows are not those whose versions were read."""
-        at = 0
-        for batch in self._part.rows_for(keys_of_lines(lines)):
-            _, _, heads = lines_take_apart(self._part.key, True, batch)
-            if heads != lines[at : at + len(heads)]:
+        lines, at = taken.heads, 0
+        for found in self._part.rows_for(keys_of_lines(lines)):
+            batch = lines_take_apart(self._part.key, True, found)
+            if batch.heads != lines[at : at + len(batch)]:
                 at = -1
                 break
-            at += len(heads)
+            at += len(batch)
             yield batch
         if at != len(lines):
             raise SourceChanged(
@@ -143,14 +157,13 @@ class TableUpdate:
         writer: BaseWriter,
         *,
         reader: ChunkSource,
-        versioned: bool,
         progress: Progress,
         count_missed: bool = False,
         fetch_rows_max: int | None = None,
     ) -> None:
         self.key, self.feed = part.key, feed
         self.assembly, self.writer, self.reader = assembly, writer, reader
-        self.versioned, self.progress = versioned, progress
+        self.progress = progress
         self.by_version = isinstance(feed, VersionFeed)
         self.carry, self._carry_old = Carry(), list[bytes]()
         self.last_key: bytes | None = None
@@ -180,9 +193,7 @@ class TableUpdate:
         if bound is not None:
             self.last_key = (old.bound or "").encode("latin-1")
 
-    def _rewrite(
-        self, old: StoredSpan, taken: list[bytes], complete: bool, bound: bytes | None, *, final: bool
-    ) -> None:
+    def _rewrite(self, old: StoredSpan, taken: RowBatch, complete: bool, bound: bytes | None, *, final: bool) -> None:
         """Give the span a new base, read from the source."""
         writer = self.writer
         if not writer.open:
@@ -195,7 +206,7 @@ class TableUpdate:
                     writer.feed(batch)
                     if self._count_missed and old.lines:
                         self._look_for_missed(old, batch)
-                    self.progress.advance(bytes=sum(map(len, batch)), items=len(batch))
+                    self.progress.advance(bytes=sum(map(len, batch.rows)), items=len(batch))
             if complete:
                 break
             self.progress.check()
@@ -203,9 +214,9 @@ class TableUpdate:
         if final or not writer.small:
             self.carry = writer.finish(final=final)
 
-    def _look_for_missed(self, old: StoredSpan, lines: Sequence[bytes]) -> None:
+    def _look_for_missed(self, old: StoredSpan, batch: RowBatch) -> None:
         known = old.lines_set
-        for row, text, head in zip(*lines_take_apart(self.key, self.versioned, lines), strict=True):
+        for row, text, head in zip(batch.rows, batch.keys, batch.heads, strict=True):
             if head in known and old.row(text) != row:
                 self.missed += 1
 
@@ -219,7 +230,7 @@ class TableUpdate:
     def _carry_with_rows(self) -> Carry:
         carry = self.carry
         if carry.rows is None:
-            rows = [line.partition(TAB)[2] for batch in self.feed.full(carry.lines) for line in batch]
+            rows = [row for batch in self.feed.full(RowBatch([], [], carry.lines)) for row in batch.rows]
             carry = Carry(carry.lines, rows)
         return carry
 
@@ -227,8 +238,8 @@ class TableUpdate:
 class _Comparison:
     """One span of today against the same span of the parent."""
 
-    def __init__(self, update: TableUpdate, old: StoredSpan, taken: list[bytes], before: "_Before", *, final: bool):
-        self.update, self.old, self.taken, self.before, self.final = update, old, taken, before, final
+    def __init__(self, update: TableUpdate, old: StoredSpan, taken: RowBatch, before: "_Before", *, final: bool):
+        self.update, self.old, self.before, self.final = update, old, before, final
         self.carry = update.carry
         self.rows: list[bytes] | None = None
         """Today's rows including the carry's, where they are at hand."""
@@ -236,11 +247,9 @@ class _Comparison:
         self.touched: list[int] | None = None
         """Numbers of the buckets with a changed line, where they are known already."""
         self.missed = 0
-        if update.by_version:
-            self.own = taken
-        else:
-            rows, self._keys, self.own = lines_take_apart(update.key, update.versioned, taken)
-            self.rows = (self.carry.rows or []) + rows
+        self.own, self._keys = taken.heads, taken.keys
+        if not update.by_version:
+            self.rows = (self.carry.rows or []) + taken.rows
         self.lines = self.carry.lines + self.own if self.carry.lines else self.own
 
     def run(self) -> Carry | None:
@@ -368,8 +377,8 @@ class _Comparison:
         wanted += [at for at in self._open_tail() if self.lines[at] in self.added]
         self.update.count_fetch(len(wanted))
         rows: list[bytes] = []
-        for batch in self.update.feed.full([self.lines[at] for at in wanted]):
-            rows += [line.partition(TAB)[2] for line in batch]
+        for batch in self.update.feed.full(RowBatch([], [], [self.lines[at] for at in wanted])):
+            rows += batch.rows
         done = 0
         for bucket in touched:
             count = self.ends[bucket] - self.begins[bucket]

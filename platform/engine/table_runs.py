@@ -36,7 +36,7 @@ from typing import Any, Protocol
 from zlib import crc32
 
 from engine.errors import ObjectDamaged, SourceError
-from engine.ports import Buffer, Column, KeySpec
+from engine.ports import Buffer, Column, KeySpec, RowBatch
 
 TAB = b"\t"
 NEWLINE = b"\n"
@@ -244,19 +244,17 @@ def keys_of_rows(key: KeySpec, rows: Sequence[bytes]) -> list[bytes]:
     return [TAB.join(row.split(TAB, count)[:count]) for row in rows]
 
 
-def lines_take_apart(
-    key: KeySpec, versioned: bool, lines: Sequence[bytes]
-) -> tuple[list[bytes], list[bytes], list[bytes]]:
-    """Rows, key texts and `version TAB key-text` of full lines; versions are dropped where none count."""
+def lines_take_apart(key: KeySpec, versioned: bool, lines: Sequence[bytes]) -> RowBatch:
+    """Full lines `version TAB row` taken apart; versions are dropped where none count."""
     rows = [line.partition(TAB)[2] for line in lines]
     keys = keys_of_rows(key, rows)
     if not versioned:
-        return rows, keys, [TAB + text for text in keys]
+        return RowBatch(rows, keys, [TAB + text for text in keys])
     sizes = zip(map(len, rows), map(len, keys), strict=True)
     heads = [
         line[: k - r] if r > k else line for line, (r, k) in zip(lines, sizes, strict=True)
     ]  # k - r is negative: the row without its key is cut from the end
-    return rows, keys, heads
+    return RowBatch(rows, keys, heads)
 
 
 def keys_check(key: KeySpec, keys: Sequence[bytes], after: bytes | None = None) -> None:

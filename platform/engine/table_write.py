@@ -11,7 +11,7 @@ from math import log2
 from typing import Any, Protocol, TypeVar
 from zlib import crc32
 
-from engine.ports import KeySpec
+from engine.ports import KeySpec, RowBatch
 from engine.table_runs import (
     BLOCK_WEIGHT_MAX,
     BLOCK_WEIGHT_MEAN,
@@ -31,7 +31,6 @@ from engine.table_runs import (
     bucket_ends,
     bucket_record,
     keys_check,
-    lines_take_apart,
     pieces_add,
     record_length,
     sections_join,
@@ -155,8 +154,8 @@ class BaseWriter:
     manifest.
     """
 
-    def __init__(self, assembly: Assembly, key: KeySpec, *, versioned: bool, bits: int | None) -> None:
-        self._assembly, self._key, self._versioned = assembly, key, versioned
+    def __init__(self, assembly: Assembly, key: KeySpec, *, bits: int | None) -> None:
+        self._assembly, self._key = assembly, key
         self.bits = bits
         self.open = False
         self._carry = Carry()
@@ -186,18 +185,17 @@ class BaseWriter:
         """Whether what is open would make too small a span, so that the next should join it."""
         return self._span_bytes + self._weight < SPAN_BYTES_MIN
 
-    def feed(self, lines: Sequence[bytes]) -> None:
-        """Take the next lines `version TAB row`. Raises SourceError when they are out of order."""
-        if not lines:
+    def feed(self, batch: RowBatch) -> None:
+        """Take the next rows. Raises SourceError when they are out of order."""
+        if not batch:
             return
-        rows, keys, heads = lines_take_apart(self._key, self._versioned, lines)
-        keys_check(self._key, keys, self._last)
+        keys_check(self._key, batch.keys, self._last)
         if self.bits is None:
-            self.bits = block_bits(sum(map(len, rows)) // len(rows))
-        self._last = keys[-1]
-        self._rows += rows
-        self._keys += keys
-        self._lines += heads
+            self.bits = block_bits(sum(map(len, batch.rows)) // len(batch))
+        self._last = batch.keys[-1]
+        self._rows += batch.rows
+        self._keys += batch.keys
+        self._lines += batch.heads
         self._cut()
 
     def _cut(self) -> None:

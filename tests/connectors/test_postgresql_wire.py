@@ -15,7 +15,9 @@ from connectors._postgresql.connection import connect
 from connectors._postgresql.part import PostgresTablePart, copy_lines
 from connectors.postgresql import PostgresqlConnector
 from engine.errors import SourceError
+from engine.ports import KeyKind, KeySpec, RowBatch
 from engine.progress import NullProgress
+from engine.table_runs import lines_take_apart
 from tests.connectors.postgres_views import execute, query
 
 LENGTHS = """SELECT g, repeat('x', g % 3000), repeat(E'd\\n\\t\\\\', g % 7), CASE g % 5 WHEN 0 THEN NULL ELSE 'é' END
@@ -42,7 +44,7 @@ def answer(rows: list[bytes]) -> bytes:
 
 
 def lines_in(blocks: list[bytes]) -> list[bytes]:
-    return [line for lines in wire._Answer().lines(iter(blocks)) for line in lines]
+    return [line for lines in wire._Answer(wire._LINES).rows(iter(blocks)) for line in lines[0]]
 
 
 @pytest.mark.parametrize("text", [LENGTHS, WIDE, EMPTY, NOTHING])
@@ -134,3 +136,28 @@ def test_a_backup_reads_tables_so(postgres_database: str, monkeypatch: pytest.Mo
         execute(postgres_database, "insert into one values (0)")
         rows = [line.split(b"\t")[1] for lines in part.rows() for line in lines]
     assert rows == [b"%d" % number for number in range(1, 5001)]
+
+
+@pytest.mark.parametrize("fields", [1, 2])
+@pytest.mark.parametrize("alone", [False, True])
+def test_rows_are_taken_apart_as_their_lines_are(fields: int, alone: bool) -> None:
+    """Goal: one meaning of a line. Method: versions and keys of every length, rows of all, cut into blocks everywhere."""
+    rng = random.Random(5)
+    kinds: list[KeyKind] = ["text"] * fields
+    lines = []
+    for size in (*range(12), 252, 253, 2553, 2560, 2565, *(rng.randrange(3000) for _ in range(60))):
+        version = rng.choice([b"", b"7", b"1234567890"])
+        key = [bytes(rng.choices(b"dNScZx", k=rng.randrange(40))) for _ in range(fields)]
+        rest = [] if alone else [bytes(rng.choices(b"dNScZ\t x", k=size))]
+        lines.append(b"\t".join([version, *key, *rest]))
+    expected = lines_take_apart(KeySpec(tuple(kinds)), True, lines)
+    data = answer(lines)
+    cuts = [[data], *([data[:cut], data[cut:]] for cut in range(0, len(data) // 8, 7))]
+    cuts += [[data[at : at + width] for at in range(0, len(data), width)] for width in (5, 64, 1000)]
+    for blocks in cuts:
+        columns: list[list[bytes]] = [[], [], []]
+        for found in wire._Answer(wire._rows_split(fields, alone)).rows(iter(blocks)):
+            for column, more in zip(columns, found, strict=True):
+                column += more
+        rows, heads, keys = columns
+        assert RowBatch(rows, keys, heads) == expected

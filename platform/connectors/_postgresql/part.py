@@ -10,7 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import psycopg
 
@@ -19,9 +20,12 @@ from connectors._postgresql.piped import Psql
 from connectors._postgresql.quoting import literal
 from connectors._postgresql.rowtext import RowText
 from connectors._postgresql.scope import Scope
-from connectors._postgresql.wire import readable, wire_lines
+from connectors._postgresql.wire import readable, wire_lines, wire_rows
 from engine.errors import SourceError
+from engine.ports import RowBatch
+from engine.table_runs import lines_take_apart
 
+Batch = TypeVar("Batch", list[bytes], RowBatch)
 BATCH_BYTES = 1 << 20
 BATCH_ROWS_MAX = 8192
 KEYS_PER_QUERY = 5000
@@ -65,7 +69,7 @@ class SnapshotPool:
     ) -> None:
         """`wire` says that connections are not encrypted, so that rows can be read off their sockets."""
         self._open, self._snapshot = open_connection, snapshot
-        self._wire, self._psql, self._timeouts = wire, psql, timeouts
+        self.wire, self._psql, self._timeouts = wire, psql, timeouts
         self._age_max = age_seconds_max
         self._began = time.monotonic()
         self._lock = threading.Lock()
@@ -129,17 +133,22 @@ class SnapshotPool:
 
     def lines(self, query: str, *, large: bool) -> Iterator[list[bytes]]:
         """Lines that a query gives in the snapshot; `large` when there may be many of them."""
-        if large and not self._wire and self._psql and self._psql.takes(query):
+        if large and not self.wire and self._psql and self._psql.takes(query):
             begun = begin_text("REPEATABLE READ", read_only=True, more=self._timeouts)
             before = (begun, f"SET LOCAL {SERIAL}; SET TRANSACTION SNAPSHOT {literal(self._snapshot)}")
             with errors("source", self._psql.conninfo):
                 yield from self._aged(self._psql.lines(before, query))
             return
-        read = wire_lines if self._wire else copy_lines
+        read = wire_lines if self.wire else copy_lines
         with self.connection() as connection:
             yield from self._aged(read(connection, query))
 
-    def _aged(self, batches: Generator[list[bytes], None, None]) -> Iterator[list[bytes]]:
+    def rows(self, query: str, *, key_fields: int, alone: bool) -> Iterator[RowBatch]:
+        """As wire.wire_rows, in the snapshot, where connections are not encrypted (`wire`)."""
+        with self.connection() as connection:
+            yield from self._aged(wire_rows(connection, query, key_fields=key_fields, alone=alone))
+
+    def _aged(self, batches: Generator[Batch, None, None]) -> Iterator[Batch]:
         self.check_age()
         with contextlib.closing(batches):
             for lines in batches:
@@ -194,6 +203,16 @@ class PostgresTablePart:
             some = keys[first : first + KEYS_PER_QUERY]
             query = self._text.select_keys(self._scope, some, version=bool(self.version_domain))
             yield from self._pool.lines(query, large=False)
+
+    def rows_apart(self) -> Iterator[RowBatch]:
+        """engine.ports.RowsApart: what `rows` gives."""
+        versioned, fields = bool(self.version_domain), len(self.key.kinds)
+        query = self._text.select(self._scope, version=versioned)
+        alone = fields == self.key.synthetic + len(self.columns)
+        if self._pool.wire:
+            yield from self._pool.rows(query, key_fields=fields, alone=alone)
+        else:
+            yield from map(partial(lines_take_apart, self.key, versioned), self._lines(query))
 
     def _lines(self, query: str) -> Iterator[list[bytes]]:
         yield from self._pool.lines(query, large=self.size_hint >= PIPED_BYTES_MIN)

@@ -1,33 +1,41 @@
-"""COPY read off the connection's socket: a megabyte of the server's messages at a time, and no row for itself.
+"""COPY read off the connection's socket: a block of the server's messages at a time, taken apart by one expression.
 
 The driver takes 0.3 microseconds a row under the interpreter's lock, psql 0.25 in a process of its own and as much
-again for the pipe between us. Here messages are split where their rows end: COPY's text ends every row with a newline
-and holds no other, so that each piece is a message's head and its row, and a message of another kind shows at the
-beginning of a piece.
+again for the pipe between us. COPY's text ends every row with a newline and holds no other, so that each row ends where a
+newline and the head of the next message follow: one `split` gives all rows of a block, and with the same pass what we
+want to know of each (its key, its version), in a third of the time that taking row by row apart would need.
 
 A message is a letter, its length in four bytes that count themselves, and its content (PostgreSQL, "Message Formats",
 protocol 3.0). Encrypted connections are left to libpq and those who use it: see `readable`.
 """
 
 import os
+import re
 import socket
 import struct
 import time
 from collections.abc import Generator, Iterator
-from operator import itemgetter
+from functools import cache
 
 import psycopg
 
 from connectors._postgresql.connection import Connection, value
+from engine.ports import RowBatch
 
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 256 << 10
+"""What is gone through several times fits in a core's second cache."""
 SILENCE_SECONDS_MAX = 24 * 3600.0
 """Sorting a large table takes long; the statement timeout of a source and the keep-alive of its DSN are what counts."""
 PACE_BYTES, PACE_SECONDS = 64 << 10, 0.0003
 """The server sends 8 KiB at a time. After less than this we wait a moment, or every one of them would wake us."""
 
+NEWLINE = b"\n"
 _HEAD = struct.Struct(">cI")
-_ROW = ord("d")
+_LINES = re.compile(rb"\n(?:[d-d]()....|.*+)", re.DOTALL)
+"""What lies between two lines: a newline and a message's head. Where it is no row's head, all that is left is no line.
+
+`[d-d]` is `d` where the search looks for the newline alone, which takes half as long.
+"""
 _SILENT = (b"H", b"c", b"C", b"Z", b"N", b"S", b"A")
 """COPY's beginning and its end, the command's tag, ready again; notices, parameters, notifications."""
 _READY_HEAD = b"Z\0\0\0\5"
@@ -43,18 +51,37 @@ def readable(connection: Connection) -> bool:
 
 
 def wire_lines(connection: Connection, query: str) -> Generator[list[bytes], None, None]:
-    """Run COPY (query) TO STDOUT; yield lists of lines without their newlines, about 1 MiB at a time.
+    """Run COPY (query) TO STDOUT; yield lists of lines without their newlines, a block at a time.
 
     The driver knows nothing of it and may use the connection again once all lines were given; a reader that stops
     before that ends the query and the connection. Raises the driver's errors.
     """
+    for lines, _ in _answered(connection, query, _LINES):
+        yield lines
+
+
+def wire_rows(connection: Connection, query: str, *, key_fields: int, alone: bool) -> Generator[RowBatch, None, None]:
+    """As `wire_lines` for lines `version TAB row`, taken apart; `alone` says that a row has no fields but its key's."""
+    for rows, heads, keys in _answered(connection, query, _rows_split(key_fields, alone)):
+        yield RowBatch(rows, keys, heads)
+
+
+@cache
+def _rows_split(key_fields: int, alone: bool) -> re.Pattern[bytes]:
+    """What lies between two rows: as `_LINES`, and the row's version. The groups are `version TAB key` and the key."""
+    field = rb"[^\t\n]*+" if alone else rb"[^\t]*+"
+    key = rb"\t".join([rb"[^\t]*+"] * (key_fields - 1) + [field])
+    return re.compile(rb"\n(?:[d-d]....(?=([^\t]*+\t(" + key + rb")))[^\t]*+\t|.*+)", re.DOTALL)
+
+
+def _answered(connection: Connection, query: str, split: re.Pattern[bytes]) -> Generator[list[list[bytes]], None, None]:
     text = f"COPY ({query}) TO STDOUT".encode() + b"\0"
     with socket.socket(fileno=os.dup(connection.pgconn.socket)) as wire:
         wire.settimeout(SILENCE_SECONDS_MAX)  # The socket stays one that does not block, as the driver needs it.
         whole = False
         try:
             wire.sendall(_HEAD.pack(b"Q", len(text) + 4) + text)
-            yield from _Answer().lines(_received(wire))
+            yield from _Answer(split).rows(_received(wire))
             whole = True
         except OSError as error:
             raise psycopg.OperationalError(f"the connection to the server was lost: {error}") from None
@@ -64,7 +91,7 @@ def wire_lines(connection: Connection, query: str) -> Generator[list[bytes], Non
 
 
 def _received(wire: socket.socket) -> Iterator[bytes]:
-    """What the server sends, about 1 MiB at a time, up to the message that says it is ready."""
+    """What the server sends, a block at a time, up to the message that says it is ready."""
     got: list[bytes] = []
     size, tail = 0, b""
     while True:
@@ -86,13 +113,14 @@ def _received(wire: socket.socket) -> Iterator[bytes]:
 
 
 class _Answer:
-    """The server's answer to COPY, taken apart."""
+    """The server's answer to COPY, taken apart: rows, and what the groups of the expression found before each."""
 
-    def __init__(self) -> None:
+    def __init__(self, split: re.Pattern[bytes]) -> None:
+        self._split = split
         self._ended = False
 
-    def lines(self, blocks: Iterator[bytes]) -> Iterator[list[bytes]]:
-        """The rows. Raises psycopg.OperationalError unless the server says at the end that these are all."""
+    def rows(self, blocks: Iterator[bytes]) -> Iterator[list[list[bytes]]]:
+        """Lists of rows and of every group. Raises psycopg.OperationalError unless the server says that these are all."""
         waiting: list[bytes] = []
         size, wanted = 0, _HEAD.size
         for block in blocks:
@@ -100,28 +128,29 @@ class _Answer:
             size += len(block)
             if size < wanted:
                 continue  # In the middle of a row that is larger than a block.
-            lines, rest = self._messages(b"".join(waiting))
-            if lines:
-                yield lines
-            waiting, size = [rest], len(rest)
-            wanted = _HEAD.unpack_from(rest)[1] + 1 if size >= _HEAD.size else _HEAD.size
+            data = b"".join(waiting)
+            while (wanted := _wanted(data)) <= len(data):
+                if data[:1] == b"d":
+                    found, data = self._rows(data)
+                    if found[0]:
+                        yield found
+                else:
+                    self._message(data[:1], data[_HEAD.size : wanted])
+                    data = data[wanted:]
+            waiting, size = [data], len(data)
         if size or not self._ended:
             raise psycopg.OperationalError("the server's answer ended in the middle of a message")
 
-    def _messages(self, data: bytes) -> tuple[list[bytes], bytes]:
-        """The rows of the whole messages and what is left of an unfinished one."""
-        lines: list[bytes] = []
-        while True:
-            if data[:1] == b"d":
-                found, data = _rows(data)
-                lines = lines + found if lines else found
-            if data[:1] == b"d" or len(data) < _HEAD.size:
-                return lines, data
-            kind, length = _HEAD.unpack_from(data)
-            if len(data) <= length:
-                return lines, data
-            self._message(kind, data[_HEAD.size : length])
-            data = data[length + 1 :]
+    def _rows(self, data: bytes) -> tuple[list[list[bytes]], bytes]:
+        """Take apart the messages of rows that data begin with; the rest may begin with an unfinished one."""
+        pieces = self._split.split(NEWLINE + data)
+        width = self._split.groups + 1
+        columns = [pieces[width::width], *(pieces[at::width] for at in range(1, width))]
+        last = [column.pop() for column in columns]
+        if last[1] is None:  # All of these rows are whole, and what follows is no row or has not even a head.
+            return columns, data[_bytes_of(columns) :]
+        unfinished = _bytes_of([[each] for each in last]) - len(NEWLINE)
+        return columns, data[len(data) - unfinished :]
 
     def _message(self, kind: bytes, content: bytes) -> None:
         if kind == b"E":
@@ -131,38 +160,16 @@ class _Answer:
         self._ended = self._ended or kind == b"c"
 
 
-def _rows(data: bytes) -> tuple[list[bytes], bytes]:
-    """Take apart the messages of rows that data begin with; the rest may begin with an unfinished one."""
-    pieces = data.split(b"\n")
-    rest = pieces.pop()
-    short = [at for at, size in enumerate(map(len, pieces)) if size < _HEAD.size]
-    if short:
-        pieces, rest = _mended(pieces, short, rest)
-    if not set(map(itemgetter(0), pieces)) <= {_ROW}:
-        other = next(at for at, piece in enumerate(pieces) if piece[0] != _ROW)
-        rest = b"\n".join([*pieces[other:], rest])
-        del pieces[other:]
-    return [piece[5:] for piece in pieces], rest
+def _bytes_of(columns: list[list[bytes]]) -> int:
+    """How long the messages of some rows were; of what the groups found, a key is in its row, too."""
+    rows, *named = columns
+    versions = [sum(map(len, named[0])) - sum(map(len, named[1]))] if len(named) > 1 else []
+    return sum((len(rows) * (_HEAD.size + len(NEWLINE)), *map(len, rows), *versions))
 
 
-def _mended(pieces: list[bytes], short: list[int], rest: bytes) -> tuple[list[bytes], bytes]:
-    """Join again the messages whose length holds the byte of a newline: they begin with a piece shorter than a head."""
-    whole: list[bytes] = []
-    done = 0
-    for begin in short:
-        if begin < done:
-            continue
-        whole += pieces[done:begin]
-        piece, done = pieces[begin], begin + 1
-        while piece[:1] == b"d" and (len(piece) < _HEAD.size or len(piece) < _HEAD.unpack_from(piece)[1]):
-            if done == len(pieces):
-                return whole, piece + b"\n" + rest
-            piece += b"\n" + pieces[done]
-            done += 1
-        if piece[:1] == b"d" and len(piece) != _HEAD.unpack_from(piece)[1]:
-            raise psycopg.OperationalError("the server's rows do not end where its messages do")
-        whole.append(piece)
-    return whole + pieces[done:], rest
+def _wanted(data: bytes) -> int:
+    """Bytes of the message that data begin with."""
+    return int(_HEAD.unpack_from(data)[1]) + 1 if len(data) >= _HEAD.size else _HEAD.size
 
 
 def _error(content: bytes) -> psycopg.Error:
