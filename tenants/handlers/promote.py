@@ -31,6 +31,7 @@ from tenants.services.copy_recording import numbered
 from tenants.services.copy_wishes import Wishes, wishes_of
 from tenants.services.keys import keys_settle
 from tenants.services.numbers import numbers_close
+from tenants.services.promised import promise_keep
 from tenants.services.promoting import NAMED_MAX, held_by_primary, primary_switch, promotion_settled
 from tenants.services.reconciling import Reconciled, images_kept, reconciled_checked, tenant_reconcile
 
@@ -266,8 +267,11 @@ def promotion_finish(context: OperationContext, tenant: Tenant, promotion: Promo
     """Reconcile the new primary, and see to the former one; repeating it changes nothing more."""
     tenant = Tenant.objects.select_related("store").get(pk=tenant.pk)
     with wiring.repository_open(tenant) as repository:
+        promise_keep(tenant, repository)
         selections_drop(repository)
         found = tenant_reconcile(context, tenant, repository, close=promotion.lost, promoted=True)
+    for backup in found.missing:
+        context.warn("reconcile.missing", f"backup {backup} ought to be in {promotion.after_name}, and is not")
     kill_point("promote.reconciled")
     keys_settle(tenant)
     former = _former_seen_to(context, tenant, promotion)
@@ -277,12 +281,13 @@ def promotion_finish(context: OperationContext, tenant: Tenant, promotion: Promo
 
 
 def _account(begun: Mapping[str, Any], found: Reconciled) -> dict[str, Any]:
-    ended = sorted({*begun.get("ended", ()), *found.ended})
+    ended = sorted({*begun.get("ended", ()), *found.ended} - set(found.missing))
     return {
         **begun,
         "ended": ended[:NAMED_MAX],
-        "ended_count": max(len(ended), int(begun.get("ended_count", 0))),
+        "ended_count": max(len(ended), int(begun.get("ended_count", 0)) - len(found.missing)),
         "adopted": found.adopted[:NAMED_MAX],
+        "missing": found.missing[:NAMED_MAX],
     }
 
 

@@ -9,6 +9,7 @@ from operations.handlers import register
 from tenants import wiring
 from tenants.handlers.backup import tenant_resource
 from tenants.models import Promotion, Tenant
+from tenants.services.promised import promise_keep
 from tenants.services.promoting import promotion_settled
 from tenants.services.reconciling import tenant_reconcile
 
@@ -21,6 +22,7 @@ def run(context: OperationContext) -> Mapping[str, Any]:
     with wiring.repository_open(tenant) as repository:
         repository.guard.check()
         if promotion is not None:
+            promise_keep(tenant, repository)
             selections_drop(repository)
         found = tenant_reconcile(
             context,
@@ -33,4 +35,6 @@ def run(context: OperationContext) -> Mapping[str, Any]:
         promotion_settled(promotion, promotion.account, actor=context.operation.actor)
     for backup in found.missing:
         context.warn("reconcile.missing", f"backup {backup} is not in the store; another copy may hold it")
+    for backup in found.replaced:
+        context.warn("reconcile.replaced", f"backup {backup} is lost: the store holds another one under its number")
     return found.answer()

@@ -184,7 +184,8 @@ def primary_switch(
     Tenant.objects.filter(pk=tenant.pk).update(store=store)
     behind_put(tenant, f"its backups go on in store {store.name}")
     # The index of a copy has generations of its own; reconciling finds how far they have come.
-    RepositoryMirror.objects.filter(tenant=tenant).update(sealed_generation=0, plain_generation=0)
+    fresh = {"sealed_generation": 0, "plain_generation": 0, "promised": {"at_least": after.selection}}
+    RepositoryMirror.objects.filter(tenant=tenant).update(**fresh)
     _queued_cancel(after, actor=actor, why=f"store {store.name} is the primary now")
     Promotion.objects.filter(tenant=tenant, settled_at=None).update(settled_at=clock.now())  # Overtaken by this one.
     done = Promotion.objects.create(

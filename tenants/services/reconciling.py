@@ -38,6 +38,7 @@ from tenants.models import (
 from tenants.models.backup import GOOD_STATES
 from tenants.owning import behind_put, installation_get, mirror_of
 from tenants.services.numbers import NUMBERS_AHEAD_MAX
+from tenants.services.promised import promised
 from tenants.services.recording import backup_adopted
 from tenants.transitions import backup_transition
 
@@ -60,6 +61,8 @@ class Reconciled:
     """Backups that this store does not hold, and another copy does: they stay, in copies alone."""
     missing: list[str] = field(default_factory=list)
     """Backups that the store has lost without a record: they need another copy."""
+    replaced: list[str] = field(default_factory=list)
+    """Good backups under whose numbers the store holds other ones: those are lost, and somebody wrote these."""
     numbers: int = 0
     erasures: int = 0
     images: int = 0
@@ -177,7 +180,8 @@ def tenant_reconcile(
 
     Under the tenant's lease. With `close` the next number is closed by a void record, so that no session which began
     under another owner, or before the catalogue was restored, can still commit. `promoted`: the store was a copy until
-    now, so that what it lacks was never given to it; that is ended, instead of missed. Repeating it changes nothing more.
+    now, so that what it lacks and had not promised was never given to it; that is ended, instead of missed. Repeating it
+    changes nothing more.
     """
     tenant.refresh_from_db()
     found, mirror = Reconciled(tenant.slug), mirror_of(tenant)
@@ -205,18 +209,20 @@ def tenant_reconcile(
             behind_reason="",
             reconciled_at=clock.now(),
             images_kept=images,
+            promised=None,
         )
         record(
             "repository.reconciled",
             message=f"{tenant.slug}: {len(found.adopted)} backups taken over from the store, {len(found.ended)} ended",
             actor=context.operation.actor,
             tenant=tenant.slug,
-            level="warning" if found.missing else "info",
+            level="warning" if found.missing or found.replaced else "info",
             data={
                 "adopted": len(found.adopted),
                 "ended": len(found.ended),
                 "left": len(found.left),
                 "missing": len(found.missing),
+                "replaced": found.replaced[:NAMED_MAX],
                 "numbers": last,
                 "erasures": found.erasures,
                 "images": found.images,
@@ -269,13 +275,15 @@ def _take_over(
         if manifest.kind != "manifest":
             continue
         if manifest.sha256 not in (good.get(number), over.get(number)):
-            _stranger_out(context, tenant, number, manifest)
+            _stranger_out(context, tenant, number, manifest, found)
             found.adopted.append(backup_adopted(context, tenant, manifest).pk)
         context.advance(items=1)
+    elsewhere = _held_elsewhere(tenant)
+    if promoted:
+        _unkept(context, tenant, [each for each in rows if each.pk not in elsewhere], present, found)
     if gaps:
         repository.gaps_close(head=max(head, *gaps), kept=sorted(present))
     gone = [each for each in rows if each.number not in present]
-    elsewhere = _held_elsewhere(tenant)
     _leave(context, [each.pk for each in gone if each.pk in elsewhere], found)
     for backup in gone:
         if backup.pk not in elsewhere:
@@ -286,6 +294,17 @@ def _take_over(
     if found.ended:
         last_good_again(context, tenant)
     return opened
+
+
+def _unkept(
+    context: OperationContext, tenant: Tenant, rows: Sequence[Backup], present: set[int], found: Reconciled
+) -> None:
+    """What the store had promised as a copy, lacks, and nobody else has, is lost: it is named, and not taken for ended."""
+    promise = promised(tenant)
+    for number in sorted(each.number for each in rows if each.number is not None):
+        if number not in present and number in promise:
+            present.add(number)
+            found.missing += _lost(context, tenant, number)
 
 
 def _held_elsewhere(tenant: Tenant) -> frozenset[str]:
@@ -349,7 +368,7 @@ def _chain(
         try:
             yield number, repository.manifest(number)
         except BackupMissing:
-            if repository.forgotten(number):
+            if _ended_truly(repository, number, known=number in good):
                 continue
             if promoted or (number in given_out and number not in good):
                 missed.append(number)
@@ -366,12 +385,25 @@ def _chain(
             yield number, None
 
 
-def _stranger_out(context: OperationContext, tenant: Tenant, number: int, manifest: Manifest) -> None:
+def _ended_truly(repository: Repository, number: int, *, known: bool) -> bool:
+    """As `forgotten`; of a backup that the catalogue knows, a forged or altered record ends nothing: it is lost."""
+    try:
+        return repository.forgotten(number)
+    except ManifestDamaged:
+        if known:
+            return False
+        raise
+
+
+def _stranger_out(
+    context: OperationContext, tenant: Tenant, number: int, manifest: Manifest, found: Reconciled
+) -> None:
     """Free the number of a backup whose manifest is not the one that the store holds: the store's is what restores."""
     other = Backup.objects.filter(tenant=tenant, number=number).exclude(pk=manifest.document["id"]).first()
     if other is None:
         return
     if other.state in GOOD_STATES:
+        found.replaced.append(other.pk)
         _end(context, other, f"the store holds {manifest.document['id']} under its number")
     with transaction.atomic():
         context.fence()
