@@ -9,7 +9,7 @@ from typing import Any, cast
 from audit.models import Entry
 
 SAFE_INTEGER_MAX = (1 << 53) - 1
-TEXT_CHARS_MAX = 2_000
+TEXT_CHARS_MAX = 4_000
 ITEMS_MAX = 200
 DEPTH_MAX = 8
 

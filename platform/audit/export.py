@@ -12,7 +12,8 @@ from audit.models import Entry
 
 FORMATS = ("json", "ndjson", "csv")
 CSV_COLUMNS = (
-    "id", "sequence", "timestamp", "type", "level", "message", "user_id", "tenant", "data", "leaf_hash", "root_hash",
+    "id", "sequence", "timestamp", "type", "level", "message", "user_id", "tenant", "data", "origin", "leaf_hash",
+    "root_hash",
 )  # fmt: skip
 
 # What a spreadsheet takes for the start of a formula (OWASP, "CSV Injection"), wide forms included, at the start
@@ -49,7 +50,7 @@ def _as_csv(entries: Iterable[Entry]) -> Iterator[str]:
     writer.writerow(CSV_COLUMNS)
     for entry in entries:
         fields = entry_json(entry)
-        writer.writerow([csv_cell(fields[column]) for column in CSV_COLUMNS])
+        writer.writerow([csv_cell(fields.get(column, {})) for column in CSV_COLUMNS])
         yield buffer.getvalue()
         buffer.seek(0)
         buffer.truncate()

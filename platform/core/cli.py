@@ -109,6 +109,16 @@ def refusals_told_to(tell: Refused) -> None:
     _refused_tell[:] = [tell]
 
 
+def actor_name() -> str:
+    """Who is at the keyboard: `cli:<user>`, of sudo the one who called it."""
+    import getpass
+
+    try:
+        return f"cli:{os.environ.get('SUDO_USER') or getpass.getuser()}"
+    except (KeyError, OSError):
+        return f"cli:{os.getuid()}"
+
+
 class Call:
     """One use of a verb: its options and the terminal."""
 
@@ -119,12 +129,7 @@ class Call:
     @property
     def actor(self) -> str:
         """Who is at the keyboard, for rows and the audit log: `cli:<user>`."""
-        import getpass
-
-        try:
-            return f"cli:{os.environ.get('SUDO_USER') or getpass.getuser()}"
-        except (KeyError, OSError):
-            return f"cli:{os.getuid()}"
+        return actor_name()
 
     @property
     def interactive(self) -> bool:
