@@ -24,22 +24,15 @@ from urllib.parse import SplitResult, urlsplit
 
 from django.conf import settings
 
+from core.addresses import Address, address_refusal
 from core.errors import CatalogueError
 from core.logs import redact
 from engine.errors import UsageError
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 ADDRESSES_MAX = 16
 """A name with more of them is judged by all, and called at these."""
 ANSWER_BYTES_MAX = 16 << 10
 URL_CHARS_MAX = 2_000
-
-_METADATA = frozenset(
-    ipaddress.ip_address(text) for text in ("169.254.169.254", "fd00:ec2::254", "100.100.100.200", "192.0.0.192")
-)
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_COMPATIBLE = ipaddress.ip_network("::/96")
 
 
 class OutgoingError(CatalogueError):
@@ -92,29 +85,7 @@ def url_checked(text: str, *, reach: Reach) -> SplitResult:
 
 def refusal(address: Address, *, reach: Reach) -> str:
     """Why nothing may be sent to the address, as the end of a sentence; empty when it may."""
-    plain = _unwrapped(address)
-    if any(plain in network for network in settings.LASTRO_OUTGOING_ALLOW if network.version == plain.version):
-        return ""
-    if plain in _METADATA or plain.is_link_local:
-        return "is where nothing must call: link-local addresses hand out credentials"
-    if plain.is_multicast or plain.is_unspecified or (plain.is_reserved and not plain.is_loopback):
-        return "is where nothing must call: it is no address of a single host"
-    if reach is Reach.HOUSE:
-        return ""
-    tunnelled = isinstance(plain, ipaddress.IPv6Address) and (plain.sixtofour or plain.teredo or plain.is_site_local)
-    if tunnelled or not plain.is_global:
-        return "is not a public address"
-    return ""
-
-
-def _unwrapped(address: Address) -> Address:
-    """The IPv4 address inside an IPv6 one that only carries it."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return address
-    if address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    carries = address in _NAT64 or (address in _COMPATIBLE and int(address) > 1)
-    return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if carries else address
+    return address_refusal(address, public_only=reach is Reach.INTERNET, allowed=settings.LASTRO_OUTGOING_ALLOW)
 
 
 def _hint(reach: Reach) -> str:

@@ -19,7 +19,16 @@ from audit.services import record
 from core import clock
 from core.ids import first_id
 from core.models import StateChange
-from operations.models import FINAL_STATES, HookRun, Operation
+from operations.models import (
+    FINAL_STATES,
+    Alert,
+    AlertDelivery,
+    AlertMessage,
+    AlertState,
+    HookRun,
+    Operation,
+    RuleVersion,
+)
 
 BATCH_ROWS = 500
 """Rows of one transaction: no lock is held long, and a kill loses no more."""
@@ -109,3 +118,23 @@ def _operations(before: datetime.datetime) -> "QuerySet[Operation]":
 @history_register("runs of hooks", term="history")
 def _hook_runs(before: datetime.datetime) -> "QuerySet[HookRun]":
     return HookRun.objects.filter(pk__lt=first_id("hkr", before))
+
+
+@history_register("alerts that are over", term="history")
+def _alerts(before: datetime.datetime) -> "QuerySet[Alert]":
+    return Alert.objects.filter(pk__lt=first_id("alt", before), state=AlertState.RESOLVED, resolved_at__lt=before)
+
+
+@history_register("deliveries of messages", term="history")
+def _deliveries(before: datetime.datetime) -> "QuerySet[AlertDelivery]":
+    return AlertDelivery.objects.filter(pk__lt=first_id("dlv", before))
+
+
+@history_register("messages", term="history")
+def _messages(before: datetime.datetime) -> "QuerySet[AlertMessage]":
+    return AlertMessage.objects.filter(pk__lt=first_id("msg", before))
+
+
+@history_register("former versions of alert rules", term="evidence")
+def _rule_versions(before: datetime.datetime) -> "QuerySet[RuleVersion]":
+    return RuleVersion.objects.filter(current=False, superseded_at__lt=before)
