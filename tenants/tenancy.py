@@ -14,6 +14,12 @@ class Tenants:
         rows = Tenant.objects.filter(slug__in=slugs).values_list("slug", "archived_at")
         return {slug: archived_at is None for slug, archived_at in rows}
 
+    def stores(self, slugs: Sequence[str]) -> dict[str, str]:
+        """The name of each tenant's store."""
+        from tenants.models import Tenant
+
+        return dict(Tenant.objects.filter(slug__in=slugs).values_list("slug", "store__name"))
+
     def seal(self, slug: str, context: str, document: Mapping[str, Any]) -> bytes:
         """Seal a document under the tenant's key."""
         from tenants.selectors import tenant_get

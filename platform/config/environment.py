@@ -46,6 +46,9 @@ class Environment:
     evidence_days: int
     trash_days: int
     retention_zone: str
+    schedule_runs_max: int
+    inherited_schedule: str
+    """When backups are taken unless an operator says otherwise, from a variable that is not Lastro's own; first start only."""
     audit_checkpoint_entries: int
     audit_checkpoint_minutes: int
     audit_witness: tuple[str, ...]
@@ -163,6 +166,8 @@ def read(variables: Mapping[str, str] = os.environ) -> Environment:
         evidence_days=reader.number("LASTRO_EVIDENCE_DAYS", 730, least=30, most=36_500),
         trash_days=reader.number("LASTRO_TRASH_DAYS", 7, least=0, most=3_650),
         retention_zone=reader.zone("LASTRO_RETENTION_ZONE", "UTC"),
+        schedule_runs_max=reader.number("LASTRO_SCHEDULE_RUNS_MAX", 32, least=1, most=1_000),
+        inherited_schedule=reader.text("BACKUP_SCHEDULE"),
         audit_checkpoint_entries=reader.number("LASTRO_AUDIT_CHECKPOINT_ENTRIES", 1_000, least=10, most=100_000),
         audit_checkpoint_minutes=reader.number("LASTRO_AUDIT_CHECKPOINT_MINUTES", 60, least=1, most=10_080),
         audit_witness=reader.names("LASTRO_AUDIT_WITNESS"),

@@ -13,6 +13,10 @@ class Tenancy(Protocol):
         """Those of the slugs that are tenants', and whether each is still there (not removed)."""
         ...
 
+    def stores(self, slugs: Sequence[str]) -> Mapping[str, str]:
+        """The name of the store that each of these tenants is backed up to."""
+        ...
+
     def seal(self, slug: str, context: str, document: Mapping[str, Any]) -> bytes:
         """Seal a JSON document under the tenant's key. Raises NotFound, WrongKey for a key that is gone."""
         ...
@@ -47,3 +51,8 @@ def tenant_checked(slug: str) -> None:
     """Raise NotFound when there never was such a tenant; an empty slug and a removed tenant pass."""
     if slug and _registered and slug not in _registered[0].known([slug]):
         raise NotFound(f"there is no tenant {slug[:60]!r}", hint="tenant list shows them")
+
+
+def tenant_store(slug: str) -> str:
+    """The name of the store that the tenant is backed up to; empty for none, and where no layer above knows tenants."""
+    return _registered[0].stores([slug]).get(slug, "") if slug and _registered else ""

@@ -9,7 +9,7 @@ from core import clock
 from core.errors import StateConflict
 from engine.faults import kill_point
 from operations import leases
-from operations.dispatch import BATCH_MAX, dispatch_next, dispatch_overdue
+from operations.dispatch import dispatch_next
 from operations.handlers import handler_get
 from operations.models import ACTIVE_STATES, Operation, OperationState
 from operations.transitions import operation_to
@@ -17,19 +17,18 @@ from operations.transitions import operation_to
 log = logging.getLogger(__name__)
 
 REAPER = "system:reaper"
+BATCH_MAX = 100
 
 
 def operations_reap() -> list[str]:
     """Mark operations without a heartbeat for two intervals as lost, free their leases, return their ids.
 
-    Also hands out again what was queued but never reached a worker. Safe to call from anywhere at any time
-    outside a transaction; it is called at every claim, by every heartbeat, by the worker and by a schedule.
+    Safe to call from anywhere at any time outside a transaction; it is called at every claim, by every heartbeat, by the worker and by a schedule.
     """
     cutoff = clock.catalogue_now() - leases.lease_duration()
     silent = Operation.objects.filter(state__in=ACTIVE_STATES, heartbeat_at__lt=cutoff)
     orphaned = Operation.objects.filter(state=OperationState.QUEUED, here=True, heartbeat_at__lt=cutoff)
     lost = [operation.pk for operation in (*silent[:BATCH_MAX], *orphaned[:BATCH_MAX]) if _lose(operation)]
-    dispatch_overdue()
     return lost
 
 

@@ -26,6 +26,7 @@ from operations.heartbeat import Heartbeat, Watch, progress_fields
 from operations.hooks import run_hooked
 from operations.models import Operation, OperationState
 from operations.reaping import operations_reap
+from operations.scheduling.following import run_ended
 from operations.selectors import operation_get
 from operations.transitions import operation_to
 from operations.workers import cluster_name
@@ -195,6 +196,8 @@ def _record_end(context: OperationContext, to: OperationState, *, result: Mappin
         # After the commit, so that an operation which found the resource taken until now is seen.
         for resource in [operation.resource, *context.also]:
             transaction.on_commit(partial(dispatch_next, resource), robust=True)
+        # Robust: the planner's next tick sees the end, too.
+        transaction.on_commit(partial(run_ended, operation.pk), robust=True)
 
 
 def _record(operation: Operation) -> None:

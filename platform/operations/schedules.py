@@ -1,49 +1,49 @@
-"""The schedules of Lastro itself."""
+"""What a worker's start makes sure of: the ticks that django-q2 gives, and once the schedules of a new installation."""
 
-import datetime
-from typing import Any
-
-from croniter import croniter
 from django.db import transaction
 
-from core import clock
 from core.models import Fact
+from operations.scheduling.services import schedule_add
+from operations.scheduling.works import defaults
 
 REAPER_NAME = "lastro: find lost operations"
-REAPER_MINUTES = 1
+TICK_NAME = "lastro: plan and release"
+AUDIT_NAME = "lastro: seal and send the audit log"
 HISTORY_NAME = "lastro: forget old history"
+EVERY_MINUTES = 1
 LOCK_FACT = "schedules"
-
-_standing: dict[str, tuple[str, int, str]] = {}
-
-
-def standing_add(name: str, func: str, *, minutes: int = 0, cron: str = "") -> None:
-    """Have `func` (its dotted name, without arguments) called every so many minutes, or as a cron expression in UTC says.
-
-    For apps above, when they start.
-    """
-    assert bool(minutes) != bool(cron)
-    _standing[name] = (func, minutes, cron)
+MADE_FACT = "schedule made: "
+ACTOR = "system:start"
 
 
 def ensure() -> None:
-    """Make our schedules where they are missing. As to the reaper's: a heartbeat of any worker reaps too: this is the last net."""
-    from django_q.models import Schedule
+    """Make our rows in django-q2's table where they are missing, and schedules that were never made.
+
+    A heartbeat of any worker reaps, and its supervisor ticks too: django-q2's schedules are the last net. Raises what a
+    schedule of the environment is wrong with (BACKUP_SCHEDULE); nothing is made then.
+    """
+    from django_q.models import Schedule as Standing
 
     with transaction.atomic():
-        # Names of schedules are not unique: two workers that start together take turns at this row.
+        # Names of django-q2's schedules are not unique: two workers that start together take turns at this row.
         Fact.objects.get_or_create(pk=LOCK_FACT, defaults={"value": ""})
         Fact.objects.select_for_update().get(pk=LOCK_FACT)
-        Schedule.objects.get_or_create(
-            name=REAPER_NAME,
-            defaults={"func": "operations.tasks.reap", "schedule_type": Schedule.MINUTES, "minutes": REAPER_MINUTES},
+        ticks = {
+            REAPER_NAME: "operations.tasks.reap", TICK_NAME: "operations.tasks.tick", AUDIT_NAME: "audit.tasks.minute",
+        }  # fmt: skip
+        for name, func in ticks.items():
+            Standing.objects.get_or_create(
+                name=name, defaults={"func": func, "schedule_type": Standing.MINUTES, "minutes": EVERY_MINUTES}
+            )
+        Standing.objects.get_or_create(
+            name=HISTORY_NAME, defaults={"func": "operations.tasks.history", "schedule_type": Standing.DAILY}
         )
-        for name, (func, minutes, cron) in _standing.items():
-            when: dict[str, Any] = {"schedule_type": Schedule.MINUTES, "minutes": minutes}
-            if cron:
-                first = croniter(cron, clock.now()).get_next(datetime.datetime)
-                when = {"schedule_type": Schedule.CRON, "cron": cron, "next_run": first}
-            Schedule.objects.get_or_create(name=name, defaults={"func": func, **when})
-        Schedule.objects.get_or_create(
-            name=HISTORY_NAME, defaults={"func": "operations.tasks.history", "schedule_type": Schedule.DAILY}
-        )
+        _defaults_make()
+
+
+def _defaults_make() -> None:
+    made = set(Fact.objects.filter(name__startswith=MADE_FACT).values_list("name", flat=True))
+    for name, wish in defaults().items():
+        if MADE_FACT + name not in made:
+            schedule_add(name, wish(), actor=ACTOR, standing=True)
+            Fact.objects.create(name=MADE_FACT + name, value="")

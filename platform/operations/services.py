@@ -4,14 +4,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from django.db import transaction
+from django.db.models import Max
 
 import audit.services
 from core import clock
 from core.errors import Conflict
+from core.tenancy import tenant_store
 from core.text import REASON_CHARS_MAX, reason_checked
-from operations.dispatch import dispatch
 from operations.handlers import handler_get
 from operations.models import ACTIVE_STATES, Operation, OperationState
+from operations.priorities import priority_of, priority_set
 from operations.reaping import operations_reap
 from operations.running import operation_run
 from operations.selectors import operation_get
@@ -34,7 +36,7 @@ def operation_enqueue(
     attempt: int = 1,
     retry_of: str = "",
 ) -> Operation:
-    """Queue an operation in the caller's transaction; its id goes to the workers when that commits.
+    """Queue an operation in the caller's transaction; workers see it when that commits.
 
     With `here` no worker gets it: the caller runs it with `operation_run(id, here=True)`, and when its process
     dies before that, the operation is reaped. `params` is JSON without secrets.
@@ -58,7 +60,10 @@ def operation_enqueue(
         retry_of=retry_of,
     )
     operation.resource = handler.resource(operation)
+    operation.lane = tenant_store(tenant)
+    operation.priority = priority_of(kind)
     with transaction.atomic():
+        operation.turn = _turn(operation)
         operation.save(force_insert=True)
         audit.services.record(
             "operation.requested",
@@ -67,9 +72,16 @@ def operation_enqueue(
             tenant=tenant,
             data={"operation": operation.pk, "kind": kind, "subject": subject_id, "reason": reason},
         )
-        if not here:
-            dispatch(operation)
     return operation
+
+
+def _turn(operation: Operation) -> int:
+    """Where the operation stands in the line of its priority: behind those of its tenant that wait, among those in front of
+    the others (start-time fair queueing). So a tenant that asks for a thousand things keeps nobody waiting."""
+    waiting = Operation.objects.filter(state=OperationState.QUEUED, here=False, priority=operation.priority)
+    front = waiting.order_by("turn", "id").values_list("turn", flat=True).first()
+    own = waiting.filter(tenant=operation.tenant).aggregate(last=Max("turn"))["last"]
+    return max(front or 0, own + 1 if own is not None else 0)
 
 
 def operation_cancel(operation_id: str, *, actor: str, reason: str = "") -> Operation:
@@ -107,7 +119,7 @@ def operation_retry(operation_id: str, *, actor: str, reason: str = "", here: bo
     old = operation_get(operation_id)
     if old.state not in RETRYABLE_STATES:
         raise Conflict(f"operation {old.pk} is {old.state}", hint="only a lost, failed or cancelled one is run again")
-    with transaction.atomic():
+    with transaction.atomic(), priority_set(old.priority):
         changes = handler_get(old.kind).on_retry(old)
         return operation_enqueue(
             kind=old.kind,

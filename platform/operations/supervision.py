@@ -4,6 +4,7 @@ django-q2 stops cleanly only when its parent process alone gets SIGTERM, and a t
 whole foreground group. So the command stays in front: it turns Ctrl-C and SIGTERM into one SIGTERM to the
 cluster's parent, and meanwhile looks for operations that were lost. It holds the writing end of a pipe whose
 other end the cluster watches; when the command itself is killed the pipe closes and the cluster stops too.
+The watch (operations.alerting.watching) runs here as well: it must look also when every worker is busy or none lives.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from types import FrameType
 from django.conf import settings
 from django.db import DatabaseError, connection
 
+from operations.alerting.watching import Watch
 from operations.reaping import operations_reap
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,8 @@ POLL_SECONDS = 0.2
 STARTS_MAX = 20
 """Then the command ends with an error, for the service manager to see."""
 RESTART_SECONDS = 2.0
+TICK_SECONDS = 20
+"""How often the command looks whether somebody has planned within the last minute."""
 
 
 class Supervisor:
@@ -42,6 +46,8 @@ class Supervisor:
         """Stand by until told to stop; a cluster that ends by itself is started anew, a few times."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._ask_to_stop)
+        watch = Watch()
+        watch.start()
         try:
             for _ in range(STARTS_MAX):
                 code = self._one_cluster()
@@ -51,6 +57,7 @@ class Supervisor:
                 time.sleep(RESTART_SECONDS)
             return code or 1
         finally:
+            watch.stop()
             connection.close()
 
     def _one_cluster(self) -> int:
@@ -72,7 +79,7 @@ class Supervisor:
         self._stop_at = time.monotonic() + STOP_SECONDS if self._stop_at is None else 0.0
 
     def _stand_by(self, child: "subprocess.Popen[bytes]") -> int:
-        told, reap_at = False, time.monotonic()
+        told, reap_at, tick_at = False, time.monotonic(), time.monotonic()
         while (code := child.poll()) is None:
             now = time.monotonic()
             if self._stop_at is not None:
@@ -85,6 +92,11 @@ class Supervisor:
             elif now >= reap_at:
                 _reap()
                 reap_at = now + settings.LASTRO_HEARTBEAT_SECONDS
+            elif now >= tick_at:
+                # Here too, and not only as a task of the queue: when every worker is busy for hours, or none is left,
+                # time goes on, and what is missed has to be seen.
+                _tick()
+                tick_at = now + TICK_SECONDS
             time.sleep(POLL_SECONDS)
         return 0 if self._stop_at is not None else code
 
@@ -95,6 +107,18 @@ def _reap() -> None:
     except DatabaseError:
         log.exception("looking for lost operations failed")
         connection.close()
+
+
+def _tick() -> None:
+    from operations.scheduling.ticking import scheduler_tick_due
+
+    try:
+        scheduler_tick_due()
+    except DatabaseError:
+        log.exception("planning failed; it is tried again within a minute")
+        connection.close()
+    except Exception:
+        log.exception("planning failed")
 
 
 def run_cluster(pipe: int) -> None:

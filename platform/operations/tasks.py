@@ -17,3 +17,11 @@ def history() -> dict[str, int]:
 def reap() -> int:
     """Find lost operations; returns how many there were."""
     return len(operations_reap())
+
+
+def tick() -> str:
+    """Plan and release, unless somebody just did."""
+    from operations.scheduling.ticking import scheduler_tick_due
+
+    ticked = scheduler_tick_due()
+    return str(ticked) if ticked else "somebody just did"

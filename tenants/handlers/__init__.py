@@ -1,7 +1,9 @@
 """What the operations of this app do: by kind, the module of this package that registers it (see operations.handlers)."""
 
 MODULES = {
+    "archive": "archive",
     "backup": "backup",
+    "backups": "backups_all",
     "catalogue": "catalogue",
     "copies": "copies",
     "copy": "copies",

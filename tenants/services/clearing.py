@@ -67,8 +67,10 @@ CLEARED: tuple[Cleared, ...] = (
         {"sources": [], "wishes": {}, "targets": {}, "sealed": {}, "previews": b"", "totals": {}, **_TOLD},
     ),
     Cleared("tenants.Drill", "tenant", {"evidence": b"", **_TOLD}),
+    Cleared("api.Repeat", "tenant=slug"),
     Cleared("operations.HookRun", "tenant=slug", {"output": "", "sealed": b""}),
     Cleared("operations.Hook", "tenant=slug"),
+    Cleared("operations.ExpectedRun", "tenant=slug", {"note": ""}),
     Cleared("operations.Operation", "tenant=slug", {"params": {}, "result": {}, "warnings": []}),
 )
 
@@ -135,6 +137,6 @@ def _errors_clear(tenant: Tenant, operation_id: str) -> None:
 
 
 def _schedules_drop(tenant: Tenant) -> None:
-    from django_q.models import Schedule
+    from operations.scheduling.services import schedules_without
 
-    Schedule.objects.filter(args=repr((tenant.slug,))).delete()
+    schedules_without(tenant.slug, actor="system:shred")

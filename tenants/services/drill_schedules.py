@@ -1,23 +1,22 @@
-"""Drills by the clock: rows of django-q2's own table, one for a tenant."""
+"""Drills of one tenant by the clock: a schedule `drill-<slug>` of its own, in the place of the one for all tenants."""
 
 import datetime
 from typing import Any
 
-from croniter import croniter
-from django.db import transaction
-
 from audit.services import record
-from core import clock
-from engine.errors import UsageError
+from operations.models import Schedule
+from operations.scheduling.outputs import next_of
+from operations.scheduling.selectors import schedule_list
+from operations.scheduling.services import ScheduleWish, schedule_add, schedule_remove, schedule_set
 from tenants.models import Tenant
 
 DEFAULT_CRON = "0 2 * * 0"
 """Sundays at 02:00 UTC."""
-_FUNC = "tenants.tasks.drill_scheduled"
+WORK = "drill"
 
 
-def _name(tenant: Tenant) -> str:
-    return f"drill:{tenant.slug}"
+def _row(tenant: Tenant) -> Schedule | None:
+    return next((row for row in schedule_list(work=WORK) if row.name == f"drill-{tenant.slug}"), None)
 
 
 def drill_schedule_put(tenant: Tenant, cron: str, *, actor: str) -> datetime.datetime:
@@ -25,51 +24,36 @@ def drill_schedule_put(tenant: Tenant, cron: str, *, actor: str) -> datetime.dat
 
     Replaces an earlier schedule. A worker must run. Raises UsageError for what is no cron expression.
     """
-    from django_q.models import Schedule
-
-    if len(cron.split()) != 5 or not croniter.is_valid(cron):
-        raise UsageError(
-            f"{cron[:60]!r} is no cron expression", hint=f'five fields in UTC, for example "{DEFAULT_CRON}"'
-        )
-    first: datetime.datetime = croniter(cron, clock.now()).get_next(datetime.datetime)
-    with transaction.atomic():
-        Schedule.objects.update_or_create(
-            name=_name(tenant),
-            defaults={
-                "func": _FUNC,
-                "args": repr((tenant.slug,)),
-                "schedule_type": Schedule.CRON,
-                "cron": cron,
-                "repeats": -1,
-                "next_run": first,
-            },
-        )
-        record(
-            "drill.scheduled",
-            message=f"drills of {tenant.slug}: {cron}",
-            actor=actor,
-            tenant=tenant.slug,
-            data={"cron": cron},
-        )
-    return first
+    row = _row(tenant)
+    wish = ScheduleWish(WORK, cron, zone="UTC", selection={"tenants": [tenant.slug]})
+    if row is None:
+        row = schedule_add(f"drill-{tenant.slug}", wish, actor=actor)
+    else:
+        row = schedule_set(row, {"cron": cron, "zone": "UTC"}, actor=actor)
+    record(
+        "drill.scheduled",
+        message=f"drills of {tenant.slug}: {cron}",
+        actor=actor,
+        tenant=tenant.slug,
+        data={"cron": cron},
+    )
+    return next_of(row, count=1)[0]
 
 
 def drill_schedule_drop(tenant: Tenant, *, actor: str) -> bool:
-    """Rehearse by the clock no more; False when there was no schedule."""
-    from django_q.models import Schedule
-
-    with transaction.atomic():
-        dropped = bool(Schedule.objects.filter(name=_name(tenant), func=_FUNC).delete()[0])
-        if dropped:
-            record(
-                "drill.unscheduled", message=f"drills of {tenant.slug} by hand only", actor=actor, tenant=tenant.slug
-            )
-    return dropped
+    """Rehearse by a clock of its own no more; False when there was no such schedule."""
+    row = _row(tenant)
+    if row is None:
+        return False
+    schedule_remove(row, actor=actor)
+    record(
+        "drill.unscheduled", message=f"no schedule of its own: drills of {tenant.slug}", actor=actor, tenant=tenant.slug
+    )
+    return True
 
 
 def drill_schedules() -> list[dict[str, Any]]:
-    """Every schedule of drills, the next first."""
-    from django_q.models import Schedule
-
-    rows = Schedule.objects.filter(func=_FUNC).order_by("next_run")
-    return [{"tenant": row.name.partition(":")[2], "cron": row.cron, "next_run": row.next_run} for row in rows]
+    """Every tenant's own schedule of drills, the next first."""
+    rows = [(slug, row) for row in schedule_list(work=WORK) for slug in row.selection.get("tenants", ())]
+    found = [{"tenant": slug, "cron": row.cron, "next_run": next_of(row, count=1)[0]} for slug, row in rows]
+    return sorted(found, key=lambda each: each["next_run"])

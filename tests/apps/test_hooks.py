@@ -35,6 +35,9 @@ class _TwoTenants:
     def known(self, slugs: Sequence[str]) -> dict[str, bool]:
         return {slug: True for slug in slugs if slug in ("aurora", "boreal")}
 
+    def stores(self, slugs: Sequence[str]) -> Mapping[str, str]:
+        return {}
+
     def seal(self, slug: str, context: str, document: Mapping[str, Any]) -> bytes:
         return root_key().seal(json.dumps(document).encode(), f"{slug}:{context}")
 

@@ -13,18 +13,21 @@ from django.db import connection, models
 from access.models import Account, Token
 from audit.services import record
 from core import clock
+from core.errors import Busy
 from core.exporting import exports, unnamed
 from engine.manifest import Manifest
 from engine.progress import NullProgress
 from engine.repository import Repository
 from engine.sealed import CIPHER_AES_GCM, CIPHER_NONE
 from operations.models import Operation
+from operations.scheduling.works import Begun, Order
 from tenants import wiring
 from tenants.catalogue.filling import StoredCatalogue
 from tenants.catalogue.places import catalogue_repository, kept_list, newer_unread, repository_found
 from tenants.catalogue.writing import OUR_APPS, catalogue_write
 from tenants.models import CatalogueStore, DeletionFreeze, Installation, StoreConfig, Tenant
 from tenants.owning import catalogue_keyring, installation_get
+from tenants.scheduling import begin
 from tenants.services.backups import backup_hold
 from tenants.services.catalogue_backups import catalogue_backup_start, catalogue_due, to_end
 from tenants.services.catalogue_looking import catalogue_list, catalogue_show
@@ -32,7 +35,6 @@ from tenants.services.key_rotation import root_rotate_start
 from tenants.services.kits import kit_check, kit_make, kit_printed, kit_take
 from tenants.services.ownership import place_taken_over
 from tenants.services.stores import store_add
-from tenants.tasks import catalogue_scheduled
 from tests.tenants.conftest import ACTOR, House
 
 
@@ -145,7 +147,8 @@ def test_it_is_kept_when_something_happened_and_not_otherwise(house: House) -> N
     assert "no backup of it yet" in catalogue_due()
     _keep(house)
     assert catalogue_due() == ""
-    assert catalogue_scheduled() == "nothing new to keep"
+    order = Order("", {}, {}, False, ACTOR, "scheduled")
+    assert begin.catalogue(order) == Begun(note="nothing new to keep")
     with clock.held(clock.now()) as advance:
         advance(datetime.timedelta(days=3))
         assert catalogue_due() == ""
@@ -155,9 +158,10 @@ def test_it_is_kept_when_something_happened_and_not_otherwise(house: House) -> N
     assert catalogue_due() == ""
     backup_hold(second, held=True, reason="case 12", actor=ACTOR)
     assert "backup.held" in catalogue_due()
-    queued = catalogue_scheduled()
+    queued = begin.catalogue(order).operation_id
     assert Operation.objects.get(pk=queued).kind == "catalogue"
-    assert catalogue_scheduled() == "not begun: one is under way"
+    with pytest.raises(Busy, match="still under way"):
+        begin.catalogue(order)
 
 
 class _At:

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from core import clock
-from core.errors import Conflict
+from core.errors import Busy, Conflict
 from engine.errors import ObjectMissing, RepositoryMissing, WrongKey
 from operations.models import Operation
+from operations.scheduling.works import Order
 from operations.services import operation_run
 from tenants.copy_diagnosis import copy_signs
 from tenants.copy_opening import copy_open, nearness, read_measured
@@ -453,14 +454,12 @@ def test_an_erasure_reaches_the_copies(copies: Copies) -> None:
 
 
 def test_schedules_queue_one_run_at_a_time(copies: Copies) -> None:
-    """Goal: a night that takes longer than a day is not doubled; call what the schedules call, twice."""
-    from tenants import tasks
+    """Goal: a night that takes longer than a day is not doubled; begin what the schedules begin, twice."""
+    from tenants.scheduling import begin
 
-    for scheduled, what in (
-        (tasks.copies_scheduled, "run"),
-        (tasks.samples_scheduled, "sample"),
-        (tasks.structures_scheduled, "structure"),
-    ):
-        operation = Operation.objects.get(pk=scheduled())
+    order = Order("", {}, {}, False, ACTOR, "scheduled")
+    for scheduled, what in ((begin.copies, "run"), (begin.samples, "sample"), (begin.structure, "structure")):
+        operation = Operation.objects.get(pk=scheduled(order).operation_id)
         assert (operation.kind, operation.params["what"]) == ("copies", what)
-        assert "still under way" in scheduled()
+        with pytest.raises(Busy, match="still under way"):
+            scheduled(order)

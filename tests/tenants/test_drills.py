@@ -8,20 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django_q.models import OrmQ, Schedule
-from django_q.scheduler import scheduler
 
 from audit.models import Entry
 from core import clock
 from core.errors import Conflict, NotFound
 from engine.errors import SourceUnreachable, UsageError
+from operations.models import Operation, Schedule
+from operations.scheduling.ticking import scheduler_tick
 from operations.selectors import operation_get
 from tenants import outputs
 from tenants.diagnosis import diagnose
 from tenants.models import Drill, Tenant, Validation
 from tenants.services import drill_schedules, drills
 from tenants.services.sources import source_update
-from tenants.tasks import drill_scheduled
 from tests.tenants.conftest import ACTOR, House
 
 
@@ -221,24 +220,23 @@ def test_doctor_says_when_the_last_drill_failed(house: House) -> None:
 
 
 def test_a_drill_comes_by_the_clock(house: House) -> None:
-    """Goal: nobody has to think of it; set a schedule, do what the queue does when it is due, twice."""
+    """Goal: nobody has to think of it; set a schedule, tick when it is due, twice."""
     tenant = house.tenant()
     house.files(tenant)
     house.backup(tenant)
     first = drill_schedules.drill_schedule_put(tenant, "0 2 * * 0", actor=ACTOR)
     assert (first.weekday(), first.hour, first.minute) == (6, 2, 0)
     drill_schedules.drill_schedule_put(tenant, "30 3 * * *", actor=ACTOR)
-    (row,) = Schedule.objects.filter(func="tenants.tasks.drill_scheduled")
-    assert (row.cron, row.args) == ("30 3 * * *", "('aurora',)")
+    (row,) = Schedule.objects.filter(work="drill")
+    assert (row.cron, row.selection) == ("30 3 * * *", {"tenants": ["aurora"]})
     assert [each["tenant"] for each in drill_schedules.drill_schedules()] == ["aurora"]
-    Schedule.objects.filter(pk=row.pk).update(next_run=clock.now() - datetime.timedelta(minutes=1))
-    scheduler()
-    task = next(each.task for each in OrmQ.objects.all() if each.task["func"] == "tenants.tasks.drill_scheduled")
-    operation = drill_scheduled(*task["args"])
-    assert drill_scheduled("aurora").startswith("not begun: drill ")
-    house.run(operation_get(operation))
+    with clock.held(row.next_at) as advance:
+        assert scheduler_tick().released == 1
+        advance(datetime.timedelta(days=1))
+        assert scheduler_tick().released == 0, "one that is still to be done is not doubled"
+    (operation,) = Operation.objects.filter(kind="drill")
+    house.run(operation_get(operation.pk))
     assert Drill.objects.get().state == "passed"
-    assert drill_scheduled("nobody").startswith("not begun: there is no tenant")
     assert drill_schedules.drill_schedule_drop(tenant, actor=ACTOR)
     assert not drill_schedules.drill_schedule_drop(tenant, actor=ACTOR)
     for bad in ("", "x", "* * * *", "* * * * * *", "61 * * * *"):

@@ -16,7 +16,7 @@ from django.test.utils import CaptureQueriesContext
 from audit.models import Entry
 from core import clock
 from core.errors import ConfirmationNeeded, Conflict, NotFound
-from operations.models import Operation
+from operations.models import Operation, Schedule
 from operations.schedules import ensure
 from tenants.handlers import retention as retention_handler
 from tenants.management.commands.backup import Command as BackupCommand
@@ -405,12 +405,10 @@ def test_the_daily_look_writes_dates_once_and_queues_what_is_due(house: House, a
 
 def test_exactly_one_schedule_looks_daily(db: None) -> None:
     """Goal: retention runs without being asked, and once; start the schedules twice."""
-    from django_q.models import Schedule
-
     ensure()
     ensure()
-    (row,) = Schedule.objects.filter(func="tenants.tasks.retention_scheduled")
-    assert row.cron == "0 4 * * *" and row.repeats == -1
+    (row,) = Schedule.objects.filter(work="retention")
+    assert (row.cron, row.selection, row.paused_at) == ("0 4 * * *", {}, None)
 
 
 def test_a_removed_tenant_keeps_everything(house: House, aurora: Tenant) -> None:

@@ -1,10 +1,12 @@
 """Schedules of our own; what stood in django-q2's table moves over."""
 
-import core.clock
+import datetime
+
 import django.db.models.deletion
 import django.db.models.functions.text
 from django.db import migrations, models
 
+import core.clock
 from core import clock
 from core.ids import new_id
 
@@ -34,7 +36,7 @@ def move(apps, schema_editor):
                 selection={"tenants": [slug]},
                 cron=row.cron,
                 zone="UTC",
-                planned_until=clock.now(),
+                next_at=clock.now(),
                 created_by="system:migration",
             )
         row.delete()
@@ -55,6 +57,7 @@ class Migration(migrations.Migration):
                 ("schedule_name", models.CharField(max_length=80)),
                 ("work", models.CharField(max_length=40)),
                 ("tenant", models.CharField(blank=True, max_length=63)),
+                ("lane", models.CharField(blank=True, max_length=80)),
                 (
                     "state",
                     models.CharField(
@@ -76,7 +79,10 @@ class Migration(migrations.Migration):
                 ("full", models.BooleanField(default=False)),
                 ("catch_up", models.BooleanField(default=False)),
                 ("priority", models.PositiveSmallIntegerField(default=20)),
-                ("rank_at", models.DateTimeField(null=True)),
+                (
+                    "rank_at",
+                    models.DateTimeField(default=datetime.datetime(1970, 1, 1, 0, 0, tzinfo=datetime.UTC)),
+                ),
                 ("operation_id", models.CharField(blank=True, max_length=32)),
                 ("attempts", models.PositiveSmallIntegerField(default=0)),
                 ("released_at", models.DateTimeField(null=True)),
@@ -141,10 +147,13 @@ class Migration(migrations.Migration):
                 ("paused_until", models.DateTimeField(null=True)),
                 ("paused_by", models.CharField(blank=True, max_length=150)),
                 ("paused_reason", models.TextField(blank=True)),
-                ("planned_until", models.DateTimeField()),
+                ("next_at", models.DateTimeField(db_index=True)),
+                ("planned_last", models.DateTimeField(null=True)),
+                ("topup_at", models.DateTimeField(db_index=True, null=True)),
                 ("standing", models.BooleanField(default=False)),
                 ("created_by", models.CharField(blank=True, max_length=150)),
                 ("changed_at", models.DateTimeField(null=True)),
+                ("removed_at", models.DateTimeField(null=True)),
             ],
             options={
                 "ordering": ["name"],
@@ -190,14 +199,16 @@ class Migration(migrations.Migration):
         migrations.AddConstraint(
             model_name="schedule",
             constraint=models.UniqueConstraint(
-                django.db.models.functions.text.Lower("name"), name="operations_schedule_name"
+                django.db.models.functions.text.Lower("name"),
+                condition=models.Q(("removed_at", None)),
+                name="operations_schedule_name",
             ),
         ),
         migrations.AddField(
             model_name="expectedrun",
             name="schedule",
             field=models.ForeignKey(
-                null=True, on_delete=django.db.models.deletion.SET_NULL, related_name="runs", to="operations.schedule"
+                on_delete=django.db.models.deletion.PROTECT, related_name="runs", to="operations.schedule"
             ),
         ),
         migrations.AddIndex(
@@ -214,7 +225,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name="expectedrun",
-            index=models.Index(fields=["schedule", "tenant", "-released_at"], name="operations_run_turn"),
+            index=models.Index(fields=["schedule", "tenant", "-planned_for"], name="operations_run_tenants"),
         ),
         migrations.AddIndex(
             model_name="expectedrun",
@@ -231,7 +242,7 @@ class Migration(migrations.Migration):
         migrations.AddConstraint(
             model_name="expectedrun",
             constraint=models.UniqueConstraint(
-                fields=("schedule", "tenant", "planned_for"), name="operations_run_once"
+                fields=("schedule", "planned_for", "tenant"), name="operations_run_once"
             ),
         ),
         migrations.AddConstraint(

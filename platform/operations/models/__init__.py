@@ -16,6 +16,7 @@ from operations.models.hook import Hook, HookEvent, HookFailure, HookRun
 from operations.models.lease import Lease
 from operations.models.operation import ACTIVE_STATES, FINAL_STATES, Operation, OperationState
 from operations.models.schedule import (
+    NEVER,
     RUN_FINAL_STATES,
     CatchUp,
     ExpectedRun,
@@ -30,6 +31,7 @@ __all__ = [
     "ACTIVE_STATES",
     "FINAL_STATES",
     "LIVE_STATES",
+    "NEVER",
     "RUN_FINAL_STATES",
     "Alert",
     "AlertDelivery",

@@ -1,5 +1,6 @@
 """Work by the clock: schedules, the runs that are expected of them, and limits of what may run at once."""
 
+import datetime
 from typing import ClassVar
 
 from django.db import models
@@ -7,6 +8,8 @@ from django.db.models.functions import Lower
 
 from core.ids import ID_LENGTH_MAX
 from core.models import Record
+
+NEVER = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
 class CatchUp(models.TextChoices):
@@ -45,16 +48,24 @@ class Schedule(Record):
     paused_by = models.CharField(max_length=150, blank=True)
     paused_reason = models.TextField(blank=True)
 
-    planned_until = models.DateTimeField()
-    """All its times up to here have their rows."""
+    next_at = models.DateTimeField(db_index=True)
+    """Its first time without rows: all before it have theirs."""
+    planned_last = models.DateTimeField(null=True)
+    """Its newest time that has rows."""
+    topup_at = models.DateTimeField(null=True, db_index=True)
+    """Its first time whose rows have not been compared with the tenants there were when it came."""
     standing = models.BooleanField(default=False)
     """Made by the first start, not by an operator."""
     created_by = models.CharField(max_length=150, blank=True)
     changed_at = models.DateTimeField(null=True)
+    removed_at = models.DateTimeField(null=True)
+    """Removed: nothing is expected of it, and its name is free; the row stays for the runs there were."""
 
     class Meta:
         ordering = ["name"]
-        constraints = [models.UniqueConstraint(Lower("name"), name="operations_schedule_name")]
+        constraints = [
+            models.UniqueConstraint(Lower("name"), condition=models.Q(removed_at=None), name="operations_schedule_name")
+        ]
 
     def __str__(self) -> str:
         return self.name
@@ -77,11 +88,13 @@ class ExpectedRun(Record):
 
     id_prefix: ClassVar[str] = "run"
 
-    schedule = models.ForeignKey(Schedule, null=True, on_delete=models.SET_NULL, related_name="runs")
+    schedule = models.ForeignKey(Schedule, on_delete=models.PROTECT, related_name="runs")
     schedule_name = models.CharField(max_length=80)
     work = models.CharField(max_length=40)
     tenant = models.CharField(max_length=63, blank=True)
     """Slug; empty for work that is done once for the whole installation."""
+    lane = models.CharField(max_length=80, blank=True)
+    """The store that it will load, by name."""
     state = models.CharField(max_length=10, choices=RunState.choices, default=RunState.EXPECTED)
     planned_for = models.DateTimeField()
     """The schedule's own time."""
@@ -94,8 +107,8 @@ class ExpectedRun(Record):
     catch_up = models.BooleanField(default=False)
     """It makes up for times that passed while nobody planned."""
     priority = models.PositiveSmallIntegerField(default=20)
-    rank_at = models.DateTimeField(null=True)
-    """When the tenant's turn in this schedule last was; None: never. The longest ago goes first."""
+    rank_at = models.DateTimeField(default=NEVER)
+    """When the tenant's turn in this schedule last was. The longest ago goes first."""
     operation_id = models.CharField(max_length=ID_LENGTH_MAX, blank=True)
     attempts = models.PositiveSmallIntegerField(default=0)
     """Operations begun for it: more than one when a worker was lost."""
@@ -108,7 +121,7 @@ class ExpectedRun(Record):
     class Meta:
         ordering = ["-planned_for", "-id"]
         constraints = [
-            models.UniqueConstraint(fields=["schedule", "tenant", "planned_for"], name="operations_run_once"),
+            models.UniqueConstraint(fields=["schedule", "planned_for", "tenant"], name="operations_run_once"),
             models.UniqueConstraint(
                 fields=["schedule", "tenant"], condition=models.Q(state="running"), name="operations_run_alone"
             ),
@@ -120,7 +133,7 @@ class ExpectedRun(Record):
                 name="operations_run_waiting",
             ),
             models.Index(fields=["state", "due_at"], name="operations_run_state"),
-            models.Index(fields=["schedule", "tenant", "-released_at"], name="operations_run_turn"),
+            models.Index(fields=["schedule", "tenant", "-planned_for"], name="operations_run_tenants"),
             models.Index(fields=["tenant", "-planned_for"], name="operations_run_tenant"),
             models.Index(fields=["operation_id"], name="operations_run_operation"),
             models.Index(fields=["ended_at"], name="operations_run_ended"),

@@ -17,7 +17,7 @@ SCHEDULER_ROW = 1
 
 def schedule_get(name: str) -> Schedule:
     """Find a schedule by name or id. Raises NotFound."""
-    row = Schedule.objects.filter(Q(name__iexact=name) | Q(pk=name)).first()
+    row = Schedule.objects.filter(Q(name__iexact=name) | Q(pk=name), removed_at=None).first()
     if row is None:
         raise NotFound(f"there is no schedule {name[:80]!r}", hint="schedule list shows them")
     return row
@@ -25,7 +25,7 @@ def schedule_get(name: str) -> Schedule:
 
 def schedule_list(*, work: str = "", tenant: str = "") -> list[Schedule]:
     """Schedules by name; with `tenant` those that name it or are for all."""
-    rows = Schedule.objects.order_by("name")
+    rows = Schedule.objects.filter(removed_at=None).order_by("name")
     if work:
         rows = rows.filter(work=work)
     found = list(rows)
@@ -42,7 +42,7 @@ def scheduler_last_tick() -> datetime.datetime | None:
 def scheduler_stalled(*, now: datetime.datetime) -> bool:
     """Whether there is something to plan and nobody has planned for longer than five ticks."""
     last = scheduler_last_tick()
-    return Schedule.objects.exists() and (last is None or now - last > STALLED_AFTER)
+    return Schedule.objects.filter(removed_at=None).exists() and (last is None or now - last > STALLED_AFTER)
 
 
 def run_list(

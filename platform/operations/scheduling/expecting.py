@@ -1,0 +1,210 @@
+"""Turning the times of schedules into rows, and giving up what the clock has passed by."""
+
+import datetime
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any
+
+from django.db.models import Exists, OuterRef, Q
+
+from audit.services import record
+from core import clock
+from engine.faults import kill_point
+from operations.models import NEVER, CatchUp, ExpectedRun, RunState, Schedule
+from operations.scheduling.planning import HORIZON, Plan, Rule, Slot, jitter, plan
+from operations.scheduling.settling import ACTOR
+from operations.scheduling.works import Target, Work, works
+from operations.transitions import runs_to
+
+SCHEDULES_MAX = 2_000
+"""Planned in one tick; the others a minute later."""
+ROWS_MAX = 40_000
+"""Once a tick has made so many rows it leaves the other schedules to the next."""
+INSERT_ROWS = 2_000
+NAMED_MAX = 20
+"""Tenants that an audit entry about many names."""
+
+OUTAGE = "nothing planned or released at its time; one run makes up for all that was missed"
+SUPERSEDED = "its turn did not come before the next one's time: too little may run at once for all that is asked"
+LATE = "it could not begin in time, and its schedule does not catch up"
+
+
+def rule_of(schedule: Schedule) -> Rule:
+    """What of the schedule decides its times."""
+    return Rule(schedule.cron, schedule.zone, schedule.full)
+
+
+def runs_plan(*, now: datetime.datetime) -> int:
+    """Make the rows of every time up to the horizon that has none; how many. Inside the planner's transaction."""
+    active = Schedule.objects.filter(removed_at=None, paused_at=None)
+    due = active.filter(next_at__lte=now + HORIZON).order_by("next_at")[:SCHEDULES_MAX]
+    count, kinds = 0, works()
+    for schedule in due:
+        work = kinds.get(schedule.work)
+        if work is not None:
+            count += _plan_one(schedule, work, now)
+        if count >= ROWS_MAX:
+            break
+    for schedule in active.filter(topup_at__lte=now)[:SCHEDULES_MAX]:
+        if (work := kinds.get(schedule.work)) is not None:
+            count += _top_up(schedule, work, now)
+    kill_point("schedule.planned")
+    return count
+
+
+def _plan_one(schedule: Schedule, work: Work, now: datetime.datetime) -> int:
+    planned = plan(rule_of(schedule), next_at=schedule.next_at, now=now)
+    count = 0
+    if planned.slots:
+        targets = targets_of(schedule, work)
+        ranks = _ranks(schedule)
+        for slot in planned.slots:
+            count += _insert(schedule, slot, targets, ranks)
+    _cursor_move(schedule, planned, now)
+    return count
+
+
+def _cursor_move(schedule: Schedule, planned: Plan, now: datetime.datetime) -> None:
+    fields: dict[str, Any] = {"next_at": planned.next_at}
+    if planned.slots:
+        fields["planned_last"] = planned.slots[-1].planned_for
+        ahead = [slot.planned_for for slot in planned.slots if slot.planned_for > now]
+        if ahead and schedule.topup_at is None:
+            fields["topup_at"] = ahead[0]
+    Schedule.objects.filter(pk=schedule.pk).update(**fields)
+
+
+def targets_of(schedule: Schedule, work: Work) -> list[Target]:
+    """For whom it is done now; work that is done once per tenant leaves those to the schedules that name them."""
+    targets = work.targets(schedule)
+    if not work.exclusive or schedule.selection.get("tenants"):
+        return targets
+    others = Schedule.objects.filter(work=schedule.work, removed_at=None).exclude(pk=schedule.pk)
+    named = {slug for selection in others.values_list("selection", flat=True) for slug in selection.get("tenants", ())}
+    return [target for target in targets if target.tenant not in named]
+
+
+def _ranks(schedule: Schedule) -> dict[str, datetime.datetime]:
+    """When each tenant's turn last was, as the rows of the newest planned time know it."""
+    if schedule.planned_last is None:
+        return {}
+    rows = ExpectedRun.objects.filter(schedule=schedule, planned_for=schedule.planned_last)
+    return {
+        tenant: max(rank, released or NEVER)
+        for tenant, rank, released in rows.order_by().values_list("tenant", "rank_at", "released_at")
+    }
+
+
+def _insert(schedule: Schedule, slot: Slot, targets: Iterable[Target], ranks: dict[str, datetime.datetime]) -> int:
+    made = clock.now()
+    rows = (
+        ExpectedRun(
+            schedule=schedule,
+            schedule_name=schedule.name,
+            work=schedule.work,
+            tenant=target.tenant,
+            lane=target.lane,
+            planned_for=slot.planned_for,
+            due_at=slot.planned_for + jitter(schedule.pk, target.tenant, schedule.jitter_seconds),
+            occurrences=slot.occurrences,
+            full=slot.full,
+            catch_up=slot.catch_up,
+            priority=schedule.priority,
+            rank_at=ranks.get(target.tenant, NEVER),
+            created_at=made,
+        )
+        for target in targets
+    )
+    count = 0
+    # The constraint on schedule, time and tenant decides: what another planner, or this one before a clock was set back,
+    # has made already stays as it is.
+    while batch := list(islice(rows, INSERT_ROWS)):
+        count += len(ExpectedRun.objects.bulk_create(batch, ignore_conflicts=True))
+    return count
+
+
+def _top_up(schedule: Schedule, work: Work, now: datetime.datetime) -> int:
+    """Expect a run of tenants that came after the time was planned; once, when it comes."""
+    at = schedule.topup_at
+    assert at is not None
+    there = set(ExpectedRun.objects.filter(schedule=schedule, planned_for=at).values_list("tenant", flat=True))
+    new = [target for target in targets_of(schedule, work) if target.tenant not in there]
+    later = ExpectedRun.objects.filter(schedule=schedule, planned_for__gt=now, occurrences=1)
+    following = later.order_by("planned_for").values_list("planned_for", flat=True).first()
+    Schedule.objects.filter(pk=schedule.pk).update(topup_at=following)
+    if not new:
+        return 0
+    full = ExpectedRun.objects.filter(schedule=schedule, planned_for=at, full=True).exists()
+    return _insert(schedule, Slot(at, full=full), new, {})
+
+
+# ---------------------------------------------------------------- what is given up
+
+
+def runs_miss(*, now: datetime.datetime, ticked_at: datetime.datetime | None) -> int:
+    """Give up every run whose schedule's next time has come for the same tenant, and what begins too late; how many."""
+    waiting = ExpectedRun.objects.filter(state=RunState.EXPECTED, due_at__lte=now)
+    newer = waiting.filter(
+        schedule=OuterRef("schedule"), tenant=OuterRef("tenant"), planned_for__gt=OuterRef("planned_for")
+    )
+    passed = list(waiting.filter(Exists(newer)).only("pk", "schedule_id", "tenant", "due_at", "full", "schedule_name"))
+    _pass_on_full(passed, now)
+    unseen = [run for run in passed if ticked_at is not None and run.due_at > ticked_at]
+    crowded = [run for run in passed if ticked_at is None or run.due_at <= ticked_at]
+    count = runs_missed(unseen, OUTAGE, "schedule.outage", now=now)
+    count += runs_missed(crowded, SUPERSEDED, "schedule.superseded", now=now)
+    for schedule in Schedule.objects.filter(catch_up=CatchUp.SKIP, removed_at=None):
+        limit = now - datetime.timedelta(seconds=schedule.late_seconds)
+        late = waiting.filter(schedule=schedule, due_at__lt=limit)
+        count += runs_missed(list(late), LATE, "schedule.late", now=now)
+    return count
+
+
+def _pass_on_full(passed: Sequence[ExpectedRun], now: datetime.datetime) -> None:
+    by_schedule: dict[str, list[str]] = defaultdict(list)
+    for run in passed:
+        if run.full:
+            by_schedule[run.schedule_id].append(run.tenant)
+    for schedule_id, tenants in by_schedule.items():
+        for begin in range(0, len(tenants), INSERT_ROWS // 4):
+            heirs = ExpectedRun.objects.filter(
+                schedule=schedule_id, tenant__in=tenants[begin : begin + INSERT_ROWS // 4]
+            )
+            heirs.filter(state=RunState.EXPECTED, due_at__lte=now).update(full=True)
+
+
+def runs_missed(runs: Sequence[ExpectedRun], why: str, code: str, *, now: datetime.datetime, actor: str = ACTOR) -> int:
+    """End expected runs as missed, with an audit entry for each schedule; how many."""
+    moved = set(runs_to([run.pk for run in runs], RunState.MISSED, actor=actor, reason=why, ended_at=now,
+                        note=why, error_code=code))  # fmt: skip
+    by_schedule: dict[str, list[str]] = defaultdict(list)
+    for run in runs:
+        if run.pk in moved:
+            by_schedule[run.schedule_name].append(run.tenant)
+    for name, tenants in by_schedule.items():
+        record(
+            "schedule.missed",
+            message=f"{len(tenants)} run(s) of {name} missed: {why}",
+            actor=actor,
+            tenant=tenants[0] if len(tenants) == 1 else "",
+            level="warning",
+            data={"schedule": name, "count": len(tenants), "tenants": tenants[:NAMED_MAX], "code": code},
+        )
+    return len(moved)
+
+
+def runs_withdraw(schedule: Schedule, *, now: datetime.datetime, why: str, actor: str) -> tuple[int, int]:
+    """Take back what is expected of a schedule from now on, and give up what waits already; how many of each."""
+    ahead = ExpectedRun.objects.filter(schedule=schedule, state=RunState.EXPECTED).filter(
+        Q(planned_for__gt=now) | Q(due_at__gt=now)
+    )
+    taken = ahead.delete()[0]
+    waiting = list(ExpectedRun.objects.filter(schedule=schedule, state=RunState.EXPECTED))
+    return taken, runs_missed(waiting, why, "schedule.withdrawn", now=now, actor=actor)
+
+
+def turn_taken(run: ExpectedRun, at: datetime.datetime) -> None:
+    """The tenant goes to the end of the line in its schedule: what else is expected of it there ranks from now."""
+    rows = ExpectedRun.objects.filter(schedule=run.schedule_id, tenant=run.tenant, state=RunState.EXPECTED)
+    rows.filter(planned_for__gt=run.planned_for).update(rank_at=at)

@@ -1,0 +1,1 @@
+"""What schedules do about tenants: for whom, and how it begins."""
