@@ -10,7 +10,7 @@ from core import clock
 from core.errors import NotFound, Unreconciled
 from core.models import Fact
 from core.rootkey import root_key, root_key_former
-from engine.errors import BackupMissing, ManifestDamaged, ObjectMissing
+from engine.errors import BackupMissing, DamageError, ManifestDamaged, ObjectMissing, WrongKey
 from engine.keys import Keyring, RootKey
 from engine.manifest import DOCUMENT_BYTES_MAX, Manifest
 from engine.owner import owner_checked, owner_raise
@@ -82,7 +82,7 @@ def _made(store: Store, installation: Installation, place: CatalogueStore) -> Re
 def catalogue_repository(store: Store) -> Repository:
     """The repository of this catalogue's backups in an open store, made where there is none; its keyring is as of today."""
     installation = installation_get()
-    keyring = catalogue_keyring(installation)
+    keyring = _keyring_newest(store, installation)
     if not wiring.repository_present(store, installation.repository_id):
         Repository.create(
             store, repository_id=installation.repository_id, tenant_id=installation.pk, keyring=keyring, root=None
@@ -91,6 +91,25 @@ def catalogue_repository(store: Store) -> Repository:
     return Repository.open(
         store, repository_id=installation.repository_id, keyring=keyring, cache=wiring.cache_folder()
     )
+
+
+def _keyring_newest(store: Store, installation: Installation) -> Keyring:
+    """The keyring of the catalogue's backups: that of the store when it has all of our keys and more.
+
+    Another installation may have owned the store meanwhile; what it kept is not to be locked out of.
+    """
+    keyring = catalogue_keyring(installation)
+    try:
+        there = keyring_opened(installation.repository_id, store, root_key())
+    except (ObjectMissing, WrongKey, DamageError):
+        return keyring
+    if there == keyring or not there.includes(keyring):
+        return keyring
+    blob = there.to_bytes(root_key())
+    if Installation.objects.filter(pk=installation.pk, keyring=installation.keyring).update(keyring=blob):
+        installation.keyring = blob
+        return there
+    return catalogue_keyring(Installation.objects.get(pk=installation.pk))
 
 
 def _keyring_put(store: Store, installation: Installation) -> None:
@@ -237,7 +256,7 @@ def _is_void(repository: Repository, number: int) -> bool:
 def _is_ours(repository: Repository, number: int) -> bool:
     try:
         repository.manifest(number)
-    except (BackupMissing, ManifestDamaged):
+    except (BackupMissing, ManifestDamaged, WrongKey):
         return False
     return True
 
@@ -258,12 +277,12 @@ def _kept(repository: Repository, number: int) -> Kept | None:
     try:
         blob = repository.store.get(f"{repository.prefix}manifests/{number:010d}", 0, DOCUMENT_BYTES_MAX)
         manifest = Manifest.read(blob, repository.keyring, number=number)
-    except (ObjectMissing, ManifestDamaged):
+    except (ObjectMissing, ManifestDamaged, WrongKey):  # An epoch that nobody has is anybody's to write.
         return None
-    _, _, cipher, _, epoch, _, _ = HEADER.unpack(blob[:HEADER_BYTES])
+    cipher = HEADER.unpack(blob[:HEADER_BYTES])[2]
     if manifest.kind != "manifest" or cipher == CIPHER_NONE:  # The catalogue's are always sealed.
         return None
-    return Kept(manifest, repository, epoch)
+    return Kept(manifest, repository, manifest.epoch)
 
 
 def kept_get(kept: list[Kept], backup_id: str) -> Kept:

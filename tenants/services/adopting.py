@@ -28,6 +28,7 @@ from tenants.owning import installation_get
 from tenants.rules import name_checked
 from tenants.services.adopting_places import (
     default_put,
+    keyrings_spread,
     keyrings_take,
     primaries_put,
     settings_unreadable,
@@ -109,7 +110,9 @@ def store_adopt(
     kill_point("adopt.owned")
     done.rebuilt = tenants_rebuild(row, actor=actor, note=note)
     brought = Brought(row.name)
-    tenants_reconcile(tenants_behind(), brought, close=True, promoted=set(done.promoted), actor=actor, note=note)
+    promoted = set(done.promoted)
+    tenants_reconcile(tenants_behind(), brought, close=True, promoted=promoted, keys_taken=True, actor=actor, note=note)
+    keyrings_spread(reachable, note)
     done.tenants, done.failed = brought.tenants, brought.failed
     done.unrestored += settings_unreadable()
     return done
@@ -275,14 +278,17 @@ def _store_put(row: StoreConfig, secrets: Mapping[str, str]) -> StoreConfig:
 
 
 def _identity_put(catalogue: Repository, generation: int, source: str) -> None:
+    now = clock.now()
+    # Whoever had these keys before signs nothing more: the installation that was left for dead.
+    keyring = catalogue.keyring.rotated().succeeded(since=0, at=now.isoformat(), reason="adopted")
     Installation.objects.all().delete()
     Installation.objects.create(
         id=catalogue.tenant_id,
         repository_id=catalogue.repository_id,
-        keyring=catalogue.keyring.to_bytes(root_key()),
+        keyring=keyring.to_bytes(root_key()),
         generation=max(1, generation),
         adopted_from=source[:FROM_CHARS_MAX],
-        adopted_at=clock.now(),
+        adopted_at=now,
     )
     CatalogueStore.objects.all().delete()
 
@@ -293,7 +299,10 @@ def _mirrors_put() -> None:
     now = clock.now()
     tenants = Tenant.objects.filter(shredded_at=None).values_list("pk", flat=True)
     RepositoryMirror.objects.bulk_create(
-        (RepositoryMirror(tenant_id=pk, behind_since=now, behind_reason="adopted") for pk in tenants.iterator()),
+        (
+            RepositoryMirror(tenant_id=pk, behind_since=now, behind_reason="adopted", succession_due=True)
+            for pk in tenants.iterator()
+        ),
         batch_size=500,
     )
 

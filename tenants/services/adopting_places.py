@@ -1,16 +1,24 @@
 """Where everything lies after an adoption: keys taken from the stores, tenants moved to the store that is there."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from django.db import transaction
+from django.db.models import Q, QuerySet
 
 from core import sealing
+from core.rootkey import root_key
 from engine.errors import DamageError, LastroError, WrongKey
+from engine.keys import Keyring
 from engine.ports import Store
+from engine.repository import keyring_key
 from tenants import wiring
-from tenants.keyring_places import KEYRING_BYTES_MAX, place_note
+from tenants.keyring_places import BATCH_TENANTS, KEYRING_BYTES_MAX, may_keep, place_note, places_write
 from tenants.models import (
+    KeyringPlace,
+    KeyringState,
     Source,
     StoreConfig,
     Tenant,
@@ -18,6 +26,9 @@ from tenants.models import (
 from tenants.services.promoting import primary_switch
 from tenants.services.rebuilding import Note
 from tenants.tenant_sealing import keyring_of
+
+READERS = 8
+"""Keyrings on their way from one store at a time."""
 
 
 def stores_reachable(first: StoreConfig, note: Note) -> list[StoreConfig]:
@@ -35,10 +46,9 @@ def stores_reachable(first: StoreConfig, note: Note) -> list[StoreConfig]:
 def keyrings_take(row: StoreConfig, store: Store, note: Note) -> list[str]:
     """Wrapped keys from the adopted store, and what it has not from the others; slugs of tenants that none has."""
     _keyrings_from(row, store)
-    if _without_keys().exists():
-        for other in stores_reachable(row, lambda text: None)[1:]:
-            with wiring.store_open(other) as place:
-                _keyrings_from(other, place)
+    for other in stores_reachable(row, lambda text: None)[1:]:
+        with wiring.store_open(other) as place:
+            _keyrings_from(other, place)
     slugs = list(_without_keys().order_by("slug").values_list("slug", flat=True))
     if slugs:
         note(
@@ -52,15 +62,62 @@ def _without_keys() -> Any:
 
 
 def _keyrings_from(row: StoreConfig, store: Store) -> None:
-    for tenant in list(_without_keys().order_by("pk")):
-        try:
-            blob = store.get(f"r/{tenant.repository_id}/keyring", 0, KEYRING_BYTES_MAX)
-            tenant.keyring = blob
-            keyring_of(tenant)
-        except LastroError:
-            continue
+    """Take each keyring that has more keys than what was found so far: whoever put a former one back gains nothing."""
+    with ThreadPoolExecutor(READERS, thread_name_prefix="keyring") as pool:
+        for batch in _batches(Tenant.objects.filter(shredded_at=None)):
+            for tenant, blob in zip(batch, pool.map(partial(_keyring_get, store), batch), strict=True):
+                if blob:
+                    _keyring_better(row, tenant, blob)
+
+
+def _keyring_get(store: Store, tenant: Tenant) -> bytes:
+    try:
+        return store.get(keyring_key(tenant.repository_id), 0, KEYRING_BYTES_MAX)
+    except LastroError:
+        return b""
+
+
+def _keyring_better(row: StoreConfig, tenant: Tenant, blob: bytes) -> None:
+    before = bytes(tenant.keyring)
+    if blob == before:
+        return
+    try:
+        found = Keyring.of(blob, root_key(), tenant_id=tenant.pk, repository_id=tenant.repository_id)
+        known = keyring_of(tenant) if before else None
+    except LastroError:
+        return
+    if known is None or (found != known and found.includes(known)):
         Tenant.objects.filter(pk=tenant.pk).update(keyring=blob)
         place_note(tenant, row, blob)
+
+
+def _batches(rows: "QuerySet[Tenant]") -> Iterator[list[Tenant]]:
+    last = ""
+    while batch := list(rows.filter(pk__gt=last).order_by("pk")[:BATCH_TENANTS]):
+        last = batch[-1].pk
+        yield batch
+
+
+def keyrings_spread(rows: Iterable[StoreConfig], note: Note) -> None:
+    """Put the keyrings that an adoption has given successors into every store that can be reached; the others wait."""
+    for row in rows:
+        try:
+            with wiring.store_open(row) as store:
+                if not may_keep(row, store):
+                    continue
+                right = KeyringPlace.objects.filter(store=row, state=KeyringState.WRITTEN)
+                tenants = Tenant.objects.filter(shredded_at=None, repository_ready=True).exclude(keyring=b"")
+                for done in places_write(row, store, tenants.exclude(pk__in=right.values("tenant")), check=_go_on):
+                    if done.error is not None:
+                        note(
+                            f"store {row.name}: {done.failed} keyrings have still to be put there: {done.error.message}"
+                        )
+        except LastroError as error:
+            note(f"store {row.name} has still to get the new keyrings: {error.message}")
+
+
+def _go_on() -> None:
+    """Nobody cancels an adoption."""
 
 
 def primaries_put(row: StoreConfig, store: Store) -> list[str]:
@@ -117,7 +174,8 @@ def default_put(row: StoreConfig) -> None:
 
 def tenants_behind() -> list[Tenant]:
     """Tenants that wait for their reconciliation and whose keys are there."""
-    rows = Tenant.objects.filter(mirror__behind_since__isnull=False, repository_ready=True, shredded_at=None)
+    rows = Tenant.objects.filter(repository_ready=True, shredded_at=None)
+    rows = rows.filter(Q(mirror__behind_since__isnull=False) | Q(mirror__succession_due=True))
     return list(rows.exclude(keyring=b"").select_related("store").order_by("slug"))
 
 

@@ -199,7 +199,7 @@ def keys_repair(tenant: Tenant | None = None, *, actor: str) -> KeysRepaired:
     failed: list[str] = []
     verdict = keys_verify(tenant)
     suspects = {each.tenant for each in verdict.findings if each.serious}
-    taken = [slug for slug in sorted(suspects) if _taken_back(Tenant.objects.get(slug=slug), failed)]
+    taken = [slug for slug in sorted(suspects) if keyring_take_back(Tenant.objects.get(slug=slug), failed)]
     written = removed = 0
     rows = Tenant.objects.filter(shredded_at=None, **({"pk": tenant.pk} if tenant else {}))
     for row in StoreConfig.objects.order_by("name"):
@@ -243,8 +243,11 @@ def _store_cleared(row: StoreConfig, store: Store, tenant: Tenant | None) -> int
     return count
 
 
-def _taken_back(tenant: Tenant, failed: list[str]) -> bool:
-    """Give the catalogue the keyring with the most keys that lies in a store; True when it was changed."""
+def keyring_take_back(tenant: Tenant, failed: list[str]) -> bool:
+    """Give the catalogue the keyring with the most keys that lies in a store; True when it was changed.
+
+    One counts only when it opens as this very repository's and has every key that the catalogue has.
+    """
     root = root_key()
     try:
         best: Keyring | None = keyring_of(tenant)

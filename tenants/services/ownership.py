@@ -17,7 +17,7 @@ from operations.services import operation_enqueue, operation_run
 from tenants import wiring
 from tenants.catalogue.places import catalogue_repository, place_reconcile
 from tenants.models import CatalogueStore, Installation, RepositoryMirror, StoreConfig, Tenant
-from tenants.owning import installation_get
+from tenants.owning import installation_get, mirror_of
 from tenants.services.rebuilding import Note, tenants_rebuild
 
 WAIT_SECONDS = 2.0
@@ -111,6 +111,11 @@ def store_reconcile(
         behind = True
     brought.generation = installation_get().generation
     brought.catalogue_backups = place_taken_over(row)
+    if take_over:
+        # Who owned it meanwhile has the keys: from here on this installation signs by its own.
+        for each in chosen:
+            mirror_of(each)
+        RepositoryMirror.objects.filter(tenant__in=[each.pk for each in chosen]).update(succession_due=True)
     if tenant is None:
         brought.rebuilt = tenants_rebuild(row, actor=actor, note=note)
         chosen = list(rows)
@@ -135,13 +140,14 @@ def tenants_reconcile(
     actor: str,
     note: Note,
     promoted: Collection[str] = frozenset(),
+    keys_taken: bool = False,
 ) -> None:
     """Reconcile each tenant by an operation of its own; one that fails leaves the others alone, and stays behind.
 
-    `promoted` are slugs of tenants whose store was a copy until now.
+    `promoted` are slugs of tenants whose store was a copy until now; `keys_taken`: the catalogue has their newest keys.
     """
     for each in chosen:
-        params = {"close": close, "promoted": each.slug in promoted}
+        params = {"close": close, "promoted": each.slug in promoted, "keys_taken": keys_taken}
         try:
             operation = _run_free(each, params, actor=actor, note=note)
         except Busy as error:

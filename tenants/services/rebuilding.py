@@ -75,7 +75,9 @@ def _rebuilt(row: StoreConfig, store: Store, repository_id: str, actor: str) -> 
         tenant = _tenant_add(keyring, row, blob, name, newest)
         for node in _sources(newest):
             _source_add(tenant, node)
-        RepositoryMirror.objects.create(tenant=tenant, behind_since=clock.now(), behind_reason="rebuilt")
+        RepositoryMirror.objects.create(
+            tenant=tenant, behind_since=clock.now(), behind_reason="rebuilt", succession_due=True
+        )
         place_note(tenant, row, blob)
         record(
             "tenant.rebuilt",
