@@ -10,6 +10,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("health/live", health.live),
     path("health/ready", health.ready),
     path("", include("access.urls")),
+    path("api/", include("api.urls")),
 ]
 
 # The panel has the root.

@@ -21,10 +21,16 @@ _READ_BYTES = 1 << 20
 
 @register("export", resource=tenant_resource, phases=("export", "checksums"))
 def run(context: OperationContext) -> Mapping[str, Any]:
-    """Write the export beside its folder and give it its name when all of it is there."""
-    backup = backup_usable(context.operation.subject_id)
+    """Export into the folder that was asked for."""
     folder = Path(context.params["folder"])
     target_folder_checked(str(folder))
+    backup = backup_usable(context.operation.subject_id)
+    names = export_into(context, backup, folder)
+    return {"id": backup.pk, "folder": str(folder), "files": names}
+
+
+def export_into(context: OperationContext, backup: Any, folder: Path) -> list[str]:
+    """Write the export beside its folder and give it its name when all of it is there; the names of its files."""
     draft = folder.with_name(f".{folder.name}.{context.operation.pk}")
     try:
         _empty_or_absent(folder)
@@ -37,7 +43,7 @@ def run(context: OperationContext) -> Mapping[str, Any]:
         raise _target_error(error, folder) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return {"id": backup.pk, "folder": str(folder), "files": sorted([*names, "SHA256SUMS"])}
+    return sorted([*names, "SHA256SUMS"])
 
 
 def _export(context: OperationContext, backup: Any, draft: Path) -> list[str]:

@@ -1,7 +1,7 @@
 """Backups asked for, held, released and deleted: rows, operation and audit entry in one transaction."""
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -209,6 +209,18 @@ def backup_verify_start(backup: Backup, *, deep: bool, actor: str, here: bool = 
 def backup_export_start(backup: Backup, folder: str, *, actor: str, here: bool = False) -> Operation:
     """Queue a portable export into a folder that does not exist or is empty."""
     return _subject_start("export", backup, {"folder": folder}, actor=actor, here=here)
+
+
+def backup_archive_start(backup: Backup, *, actor: str, here: bool = False) -> Operation:
+    """Queue the making of a portable archive for download (tenants.archives)."""
+    return _subject_start("archive", backup, {}, actor=actor, here=here)
+
+
+def backups_all_start(*, slugs: Sequence[str] | None, type: str, actor: str, reason: str = "") -> Operation:
+    """Queue a backup of every tenant that has something to back up, or of those named; each is an operation of its own."""
+    params = {"slugs": None if slugs is None else list(slugs), "type": BackupType(type).value}
+    with transaction.atomic():
+        return operation_enqueue(kind="backups", tenant="", params=params, actor=actor, reason=reason)
 
 
 def prune_start(tenant: Tenant, *, dry_run: bool, actor: str, here: bool = False) -> Operation:

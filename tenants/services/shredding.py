@@ -20,6 +20,7 @@ from operations.context import OperationContext
 from operations.models import Operation, OperationState
 from operations.selectors import operations_active
 from operations.services import operation_cancel, operation_enqueue
+from tenants.archives import archives_clear
 from tenants.models import Backup, CertificateState, DestroyedKey, ShredCertificate, Tenant
 from tenants.owning import catalogue_keyring, installation_get
 from tenants.services.clearing import caches_clear, catalogue_clear
@@ -133,6 +134,7 @@ def shred(context: OperationContext, tenant: Tenant) -> dict[str, Any]:
     context.phase("catalogue")
     counts = catalogue_clear(tenant, actor=context.operation.actor, operation_id=context.operation.pk)
     caches_clear(tenant)
+    archives_clear(tenant)
     kill_point("shred.rows_cleared")
     uncompacted = catalogue_compact()
     if uncompacted:

@@ -1,0 +1,48 @@
+"""Who asks: a live token in the Authorization header, and nothing else."""
+
+from typing import Any
+
+from rest_framework.authentication import BaseAuthentication, get_authorization_header
+from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.request import Request
+
+from access.models import Account, Token
+from access.services import token_check
+
+HEADER_BYTES_MAX = 512
+REALM = 'Bearer realm="lastro"'
+
+
+class BearerAuthentication(BaseAuthentication):
+    """`Authorization: Bearer <prefix>_<secret>`; sessions of browsers do not count, so that no other site can use them."""
+
+    def authenticate(self, request: Request) -> tuple[Account, Token] | None:
+        """The account that the token acts for and the token; None without a header. Raises AuthenticationFailed."""
+        header: bytes = get_authorization_header(request)
+        if not header:
+            return None
+        scheme, _, text = header.partition(b" ")
+        if scheme.lower() != b"bearer" or len(header) > HEADER_BYTES_MAX:
+            raise AuthenticationFailed("the header must be: Authorization: Bearer <token>")
+        try:
+            token = token_check(text.strip().decode("ascii"))
+        except UnicodeDecodeError:
+            token = None
+        if token is None:
+            raise AuthenticationFailed("this token is unknown, expired or revoked")
+        return token.account, token
+
+    def authenticate_header(self, request: Request) -> str:
+        return REALM
+
+
+def token_of(request: Request) -> Token:
+    """The token of an authenticated request."""
+    token: Any = request.auth
+    assert isinstance(token, Token), "the permission let nobody in without a token"
+    return token
+
+
+def actor_of(request: Request) -> str:
+    """Who did it, for rows and the audit log."""
+    return f"token:{token_of(request).prefix}"
