@@ -155,7 +155,18 @@ def _files(site: Site) -> None:
 
 
 def _store(site: Site) -> None:
+    site.program("copy", "remove", "globex", "offsite", "--confirm", "globex")
+    repository = site.program("tenant", "show", "globex")["repository_id"]
+    shutil.rmtree(site.top / "offsite" / "r" / repository)
     shutil.rmtree(site.program.data / "store")
+
+
+def _store_again(site: Site) -> None:
+    _same(site)
+    rows = {slug: site.program("backup", "list", slug)["data"] for slug in TENANTS}
+    assert {slug: len(each) for slug, each in rows.items()} == {"acme": 2, "globex": 1}, rows
+    assert site.program("tenant", "show", "globex")["store"] == "fresh"
+    site.program("restore", "run", rows["globex"][0]["id"], "--target", f"path={site.top}/out", "--here", "--source", "assets")
 
 
 def _lastro(site: Site) -> None:
@@ -183,8 +194,10 @@ CASES: dict[str, Case] = {
     "store-loss": Case(
         _store,
         lambda site: {
-            **_kit(site), "COPY": "offsite", "NEW": "fresh", "NEW_KIND": "local", "NEW_SETTING": f"path={site.top}/fresh",
+            **_kit(site), "LOST": "default", "COPY": "offsite", "NEW": "fresh", "NEW_KIND": "local",
+            "NEW_SETTING": f"path={site.top}/fresh", "COPIED": "acme", "ANEW": "globex",
         },
+        check=_store_again,
     ),
     "lastro-loss": Case(_lastro, lambda site: _at(site, "offsite", "offsite"), clean=True),
     "leaked-key": Case(

@@ -154,7 +154,7 @@ def test_what_only_the_primary_that_is_away_holds_is_not_ended(lost: Lost) -> No
     done = lost.adopt(lost.top / "near", kit, name="near")
     (aurora,) = (each for each in done["tenants"] if each["tenant"] == "aurora")
     assert (aurora["left"], aurora["ended"], aurora["missing"]) == ([later["id"]], [], [])
-    lost.new("restore", "run", later["id"], "--target", f"path={lost.top / 'out'}", "--here", code=4)
+    lost.new("restore", "run", later["id"], "--target", f"path={lost.top / 'out'}", "--here", code=9)
     lost.old.data.mkdir()
     away.rename(lost.old.data / "store")
     lost.new("restore", "run", later["id"], "--target", f"path={lost.top / 'out'}", "--here", code=3)
