@@ -355,6 +355,7 @@ def _measure(document: dict[str, Any], session: Session, started: float) -> None
     """Add what is known only at the end: sizes, duration, stored bytes per plain byte."""
     metadata = document["metadata"]
     metadata["stored_bytes"] = session.stored_bytes
+    metadata["new_bytes"], metadata["new_packed_bytes"] = session.new_data
     metadata["duration_ms"] = round((time.monotonic() - started) * 1000)
     size = metadata["size_bytes"]
     metadata["compression_ratio"] = round(session.stored_bytes / size, 4) if size else None

@@ -177,6 +177,7 @@ class Session:
         self._stored: list[tuple[str, bytes, bytes]] = []
         self._stored_entries = 0
         self._bytes = 0
+        self._plain_bytes = self._packed_bytes = 0
         self._tasks: queue.Queue[tuple[Callable[[Lane], Any], Future[Any]] | None] = queue.Queue(self._workers * 2)
         self._threads: list[threading.Thread] = []
         self._storers = ThreadPoolExecutor(self._workers, "store")
@@ -189,6 +190,11 @@ class Session:
     def stored_bytes(self) -> int:
         """Bytes this session has put into the store so far, padding and index included."""
         return self._bytes
+
+    @property
+    def new_data(self) -> tuple[int, int]:
+        """Bytes of content that nothing held before, plain and as they were packed: how well new data compresses."""
+        return self._plain_bytes, self._packed_bytes
 
     def claim(self, chunk_id: bytes) -> bool:
         """True for exactly one caller when the chunk is in no index and no other thread took it."""
@@ -333,6 +339,9 @@ class Session:
             self._stored.append((name, builder.header, entries))
             self._stored_entries += len(entries) // ENTRY_BYTES
             self._bytes += size
+            if kind is Kind.DATA_PACK:
+                self._plain_bytes += sum(length for frame in builder.frames for _, _, length in frame.chunks)
+                self._packed_bytes += sum(frame.length for frame in builder.frames)
             full = self._stored_entries >= ENTRIES_PENDING_MAX
         if full:
             self._write_index()

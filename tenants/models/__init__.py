@@ -1,6 +1,7 @@
 """The catalogue's rows about tenants: thin, shape and constraints only."""
 
 from tenants.models.adoption import CatalogueStore, Installation, RecoveryKit, RepositoryMirror
+from tenants.models.anomaly import Anomaly, Baseline, Metric, StoreLook
 from tenants.models.backup import Backup, BackupSource, BackupState, BackupType, Origin
 from tenants.models.copies import BackupCopy, BackupPresence, Copy, CopyFinding, CopyHealth
 from tenants.models.drill import Drill, DrillCheck, DrillState
@@ -30,12 +31,14 @@ from tenants.models.retention import ClockWitness, DeletionFreeze, RetentionPoli
 from tenants.models.tenant import Category, Criticality, Module, Source, StoreConfig, Tenant
 
 __all__ = [
+    "Anomaly",
     "Backup",
     "BackupCopy",
     "BackupPresence",
     "BackupSource",
     "BackupState",
     "BackupType",
+    "Baseline",
     "CatalogueStore",
     "Category",
     "CertificateState",
@@ -55,6 +58,7 @@ __all__ = [
     "KeyEpoch",
     "KeyringPlace",
     "KeyringState",
+    "Metric",
     "Module",
     "Origin",
     "PlanState",
@@ -72,6 +76,7 @@ __all__ = [
     "ShredCertificate",
     "Source",
     "StoreConfig",
+    "StoreLook",
     "Tenant",
     "Validation",
     "ValidationStatus",

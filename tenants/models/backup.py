@@ -62,6 +62,11 @@ class Backup(Record):
     duration_ms = models.PositiveBigIntegerField(default=0)
     size_bytes = models.PositiveBigIntegerField(default=0)
     stored_bytes = models.PositiveBigIntegerField(default=0)
+    new_bytes = models.PositiveBigIntegerField(default=0)
+    """Content that no earlier backup held, plain; `new_packed_bytes` as it was packed: how well new data compresses."""
+    new_packed_bytes = models.PositiveBigIntegerField(default=0)
+    judged = models.BooleanField(default=False)
+    """Held against the backups before it (tenants.alerting.judging)."""
     platform_version = models.CharField(max_length=50, blank=True)
     schema_version = models.CharField(max_length=200, blank=True)
     key_id = models.CharField(max_length=100, blank=True)
@@ -109,6 +114,10 @@ class Backup(Record):
             models.Index(fields=["tenant", "-id"], name="backup_tenant_newest"),
             models.Index(fields=["state", "-id"], name="backup_state_newest"),
             models.Index(fields=["expires_at"], name="backup_expires"),
+            models.Index(
+                fields=["id"], condition=models.Q(judged=False, state__in=GOOD_STATES), name="backup_unjudged"
+            ),
+            models.Index(fields=["tenant"], condition=models.Q(damaged=True), name="backup_damaged"),
             models.Index(fields=["trashed_at"], condition=models.Q(trashed_at__isnull=False), name="backup_trashed"),
         ]
 

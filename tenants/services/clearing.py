@@ -46,6 +46,8 @@ CLEARED: tuple[Cleared, ...] = (
     Cleared("tenants.Module", "source__tenant"),
     Cleared("tenants.RetentionPolicy", "tenant"),
     Cleared("tenants.RepositoryMirror", "tenant"),
+    Cleared("tenants.Anomaly", "source__tenant"),
+    Cleared("tenants.Baseline", "source__tenant"),
     Cleared("tenants.BackupCopy", "copy__tenant"),
     Cleared("tenants.CopyFinding", "copy__tenant"),
     Cleared("tenants.Copy", "tenant", {"enabled": False, "rules": None, "ran": {}, **_TOLD}),
@@ -70,6 +72,9 @@ CLEARED: tuple[Cleared, ...] = (
     Cleared("api.Repeat", "tenant=slug"),
     Cleared("operations.HookRun", "tenant=slug", {"output": "", "sealed": b""}),
     Cleared("operations.Hook", "tenant=slug"),
+    Cleared("operations.Alert", "tenant=slug", {"message": "", "hint": "", "subject": "", "cause": "", "note": ""}),
+    Cleared("operations.RuleVersion", "tenant=slug"),
+    Cleared("operations.Channel", "tenant=slug", {"enabled": False, "config": {}, "sealed": {}}),
     Cleared("operations.ExpectedRun", "tenant=slug", {"note": ""}),
     Cleared("operations.Operation", "tenant=slug", {"params": {}, "result": {}, "warnings": []}),
 )

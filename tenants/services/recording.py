@@ -120,6 +120,8 @@ def _settle(
         duration_ms=metadata["duration_ms"],
         size_bytes=metadata["size_bytes"],
         stored_bytes=metadata["stored_bytes"],
+        new_bytes=metadata.get("new_bytes", 0),
+        new_packed_bytes=metadata.get("new_packed_bytes", 0),
         platform_version=metadata["platform_version"],
         schema_version=metadata["schema_version"][:200],
         key_id=metadata["key_id"] or "",
