@@ -7,7 +7,6 @@ from typing import Any
 
 import psycopg
 
-from connectors._postgresql import large_objects
 from connectors._postgresql.catalogue import Catalogue
 from connectors._postgresql.changes import Applier, ConcurrentChange
 from connectors._postgresql.connection import Connection, run
@@ -15,6 +14,7 @@ from connectors._postgresql.definitions import SEQUENCES
 from connectors._postgresql.description import sequence_facts
 from connectors._postgresql.difference import Difference
 from connectors._postgresql.followers import advance_all, advance_past_rows, refresh_views
+from connectors._postgresql.large_applying import LargeApplier
 from connectors._postgresql.links import check_links, check_new_children
 from connectors._postgresql.neighbours import Ledger, Outside, fingerprint_outside
 from connectors._postgresql.outcome import check_outcome, schema_check
@@ -28,7 +28,7 @@ from engine.ports import Check, RestoreReport, SourceView
 
 
 class Applying:
-    """One plan; `run` once. `view` is the backup, None for an undo, which has nothing but rows."""
+    """One plan; `run` once. `view` is the backup, None for an undo, which has its image alone."""
 
     def __init__(
         self, work: Work, planned: Planned, view: SourceView | None, reconnect: Callable[[], Connection]
@@ -48,7 +48,9 @@ class Applying:
         ledger = Ledger(self._connection)
         quiet = self._quiet()
         self._apply(differences, ledger, quiet=quiet)
-        self._restore_large_objects()
+        if planned.large is not None and planned.large.mark:
+            LargeApplier(self._connection, work.warn).run(again=not quiet)
+            kill_point("pg.restore.objects")
         if planned.missing is not None:
             planned.missing.complete(self._connection, work.warn)
         links = self._check_constraints(planned.linked if quiet else planned.catalogue, differences, quiet=quiet)
@@ -124,13 +126,6 @@ class Applying:
         return links
 
     # -------------------------------------------------------- what follows the rows
-
-    def _restore_large_objects(self) -> None:
-        if self._view is None or self._planned.large is None:
-            return
-        owners = self._view.documents.get(large_objects.DOCUMENT)
-        stored = json.loads(owners.read()) if owners is not None else []
-        large_objects.apply_staged(self._connection, stored, self._work.warn)
 
     def _advance_sequences(self, pairs: Sequence[Pair]) -> None:
         """Move sequences past the restored keys, and a tenant's own ones to where they stood; never backwards."""

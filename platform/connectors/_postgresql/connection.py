@@ -225,6 +225,12 @@ def translate(error: psycopg.Error, side: Side, dsn: str = "") -> LastroError:
     if state == "3D000":
         kind = SourceError if side == "source" else TargetError
         return kind(f"cannot connect: {message}", hint="try a database that exists: psql -l lists them")
+    if state == "53200" and "shared memory" in message:
+        kind = SourceError if side == "source" else TargetError
+        return kind(
+            f"{message}: the server has no room for more locks",
+            hint="nothing was changed; raise max_locks_per_transaction and restart the server",
+        )
     if state in _FULL and side == "target":
         return TargetFull(message, hint="free space on the database server and run the restore again")
     if state in _SCHEMA:

@@ -16,6 +16,7 @@ from typing import IO, Any
 from connectors._postgresql import unencoded
 from connectors._postgresql.config import PostgresqlConfig
 from connectors._postgresql.connection import Connection, errors, rows
+from connectors._postgresql.large_objects import ATTRIBUTES
 from connectors._postgresql.quoting import ident
 from connectors._postgresql.tools import client_call, find_pg_dump, missing_pg_dump, secret_settings
 from engine.errors import SourceError, SourceUnsupported
@@ -231,21 +232,11 @@ def _set_ahead(connection: Connection, found: list[tuple[Any, ...]]) -> Iterator
         yield from rows(connection, " UNION ALL ".join(queries[first : first + SEQUENCES_PER_QUERY]))
 
 
-_LARGE_OBJECTS = """
-SELECT m.oid::int8, pg_get_userbyid(m.lomowner),
-       ARRAY(SELECT json_build_array(CASE WHEN a.grantee = 0 THEN 'public' ELSE pg_get_userbyid(a.grantee)::text END,
-                                     a.privilege_type, a.is_grantable)::text
-               FROM aclexplode(m.lomacl) a ORDER BY 1),
-       obj_description(m.oid, 'pg_largeobject')
-  FROM pg_largeobject_metadata m ORDER BY m.oid
-"""
-
-
 def large_objects_document(connection: Connection) -> bytes:
-    """Owner, grants and comment of every large object, as JSON."""
+    """Owner, rights, comment and labels of every large object, as JSON."""
     with errors("source"):
-        found = rows(connection, _LARGE_OBJECTS)
-    return _json([{"oid": o, "owner": w, "grants": g, "comment": c} for o, w, g, c in found])
+        found = rows(connection, f"SELECT loid::int8, attributes FROM ({ATTRIBUTES}) AS each ORDER BY 1")
+    return _json([{"oid": loid, **attributes} for loid, attributes in found])
 
 
 def _json(value: Any) -> bytes:

@@ -7,6 +7,8 @@ from typing import Any, Literal
 from connectors._postgresql.config import PostgresqlConfig
 from connectors._postgresql.connection import Connection
 from connectors._postgresql.difference import Difference
+from connectors._postgresql.large_comparing import LargeChange
+from connectors._postgresql.large_imaging import write_large_image
 from connectors._postgresql.part import read_lines
 from connectors._postgresql.quoting import idents
 from connectors._postgresql.staging import Pair, bare_lines
@@ -19,9 +21,13 @@ Rows = Literal["before", "after"]
 
 
 def write_image(
-    connection: Connection, config: PostgresqlConfig, differences: Sequence[Difference], sink: ImageSink
+    connection: Connection,
+    config: PostgresqlConfig,
+    differences: Sequence[Difference],
+    large: LargeChange | None,
+    sink: ImageSink,
 ) -> None:
-    """Write every changed row, parents first; inside the transaction that has applied the differences."""
+    """Write every changed row, parents first, and the large objects; inside the transaction that has applied the differences."""
     for difference in differences:
         pair = difference.pair
         if pair.straight and not pair.added and difference.any:
@@ -35,6 +41,8 @@ def write_image(
             with contextlib.closing(read_lines(connection, query)) as batches:
                 for lines in batches:
                     sink.rows(lines)
+    if large is not None and large.mark:
+        write_large_image(connection, _source(config), sink)
 
 
 def _sections(difference: Difference) -> Iterator[tuple[Rows, str]]:
@@ -70,5 +78,9 @@ def _header(config: PostgresqlConfig, pair: Pair, rows_of: Rows, *, columns: Seq
         "types": [table.column(name).type for name in columns],
         "key": list(pair.key.columns) if pair.key is not None else [],
         "rows": rows_of,
-        "source": {name: getattr(config, name) for name in SOURCE_SETTINGS},
+        "source": _source(config),
     }
+
+
+def _source(config: PostgresqlConfig) -> Mapping[str, Any]:
+    return {name: getattr(config, name) for name in SOURCE_SETTINGS}

@@ -25,6 +25,7 @@ from connectors._postgresql.committing import commit, transaction_token
 from connectors._postgresql.config import PostgresqlConfig
 from connectors._postgresql.connection import Connection, connect, errors
 from connectors._postgresql.imaging import write_image
+from connectors._postgresql.large_applying import check_settled
 from connectors._postgresql.planning import Planned, Planning, Work
 from connectors._postgresql.straight import NotStraight, refused
 from connectors._postgresql.undoing import UndoPlanning
@@ -153,12 +154,15 @@ class PreparedChange:
     def image(self, sink: ImageSink) -> None:
         """Write the rows as they were before and as they are now."""
         with errors("target", self._work.config.conninfo):
-            write_image(self._work.connection, self._work.config, self._planned.parents_first, sink)
+            planned = self._planned
+            write_image(self._work.connection, self._work.config, planned.parents_first, planned.large, sink)
 
     def commit(self) -> None:
         """Commit. Raises TargetError when the target is as before, CommitUnknown when nobody can tell."""
         kill_point("pg.restore.applied")
         with errors("target", self._work.config.conninfo):
+            if self._planned.large is not None and self._planned.large.mark:
+                check_settled(self._work.connection)
             commit(self._work.connection, lambda: connect_target(self._work.config))
         kill_point("pg.restore.committed")
 

@@ -29,9 +29,9 @@ from connectors._postgresql.connection import (
 )
 from connectors._postgresql.definitions import POST_DATA, PRE_DATA, ROLES, SEQUENCES, Item, items
 from connectors._postgresql.inplace import connect_target
+from connectors._postgresql.large_applying import make_large_objects
 from connectors._postgresql.large_objects import DOCUMENT as LARGE_OBJECTS
 from connectors._postgresql.large_objects import NAME as LARGE_OBJECT_PAGES
-from connectors._postgresql.large_objects import restore_large_objects
 from connectors._postgresql.loading import (
     CONNECTIONS,
     Comparison,
@@ -271,7 +271,8 @@ class _Building:
         spread(self.connections, [(each.view.byte_count, load(each)) for each in destinations], self.progress)
         pages = next((table for table in views if table.name == LARGE_OBJECT_PAGES), None)
         if LARGE_OBJECTS in self.view.documents:
-            restore_large_objects(self.main, pages, self._document(LARGE_OBJECTS), self._warn, self.progress)
+            document = self.view.documents[LARGE_OBJECTS].read()
+            make_large_objects(self.main, pages, document, self._warn, self.progress)
 
     # -------------------------------------------------------- definitions
 

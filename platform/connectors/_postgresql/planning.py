@@ -5,7 +5,6 @@ Stage the rows, compute the difference, decide by the mode, settle references, k
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +19,8 @@ from connectors._postgresql.deciding import Merging, clock_of, decide, merge_col
 from connectors._postgresql.dependencies import References
 from connectors._postgresql.difference import Difference, adopted_rows, compute, compute_nothing, count
 from connectors._postgresql.digesting import keep_before, take_digest
-from connectors._postgresql.large_objects import LargeChange
+from connectors._postgresql.large_comparing import LargeChange
+from connectors._postgresql.large_comparing import decide as decide_large
 from connectors._postgresql.links import with_linked_schemas
 from connectors._postgresql.missing import Missing
 from connectors._postgresql.modules import chosen_views
@@ -235,14 +235,10 @@ class Planning:
         owners = self._view.documents.get(large_objects.DOCUMENT)
         if owners is None and not large_objects.any_exist(self._connection):
             return None
-        stored = json.loads(owners.read()) if owners is not None else []
-        found = large_objects.stage(self._connection, pages, stored, self._work.progress)
-        if found.mark:
-            self._work.warnings.append(
-                "large objects become the backup's; an undo does not put them back, the module"
-                f" '{large_objects.MODULE}' of the safety backup does"
-            )
-        return found
+        large_objects.require_reading(self._connection)
+        document = owners.read() if owners is not None else b"[]"
+        large_objects.stage_backup(self._connection, pages, document, self._work.progress)
+        return decide_large(self._connection, hold=self._work.holds, undo=False)
 
     def _check_schema_again(self, before: Selection) -> None:
         _, now = self._work.read_schema()

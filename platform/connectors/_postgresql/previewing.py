@@ -6,11 +6,13 @@ Nothing is locked that writers feel (ACCESS SHARE), and nothing is written but t
 import contextlib
 from collections.abc import Callable, Sequence
 
+from connectors._postgresql import large_objects
 from connectors._postgresql.changes import ConcurrentChange
 from connectors._postgresql.config import PostgresqlConfig
 from connectors._postgresql.connection import Connection, errors, value
 from connectors._postgresql.drifting import find_drift
 from connectors._postgresql.inplace import Plan, check_same_source, connect_target
+from connectors._postgresql.large_comparing import take_large_samples
 from connectors._postgresql.planning import Planned, Planning, Work
 from connectors._postgresql.sampling import take_samples
 from connectors._postgresql.undoing import UndoPlanning
@@ -74,6 +76,9 @@ def _describe(work: Work, planned: Planned, drift: Sequence[Drift]) -> Preview:
         for difference in planned.differences
         if (found := take_samples(work.connection, difference, limit=work.request.samples, sided=sided))
     }
+    if planned.large is not None:
+        found = take_large_samples(work.connection, limit=work.request.samples, undo=planned.undo)
+        samples |= {large_objects.MODULE: found} if found else {}
     return Preview(
         digest=planned.digest,
         tables=(*(changes[name] for name in sorted(changes)), *planned.large_changes),

@@ -18,6 +18,9 @@ from connectors._postgresql.connection import value
 from connectors._postgresql.dependencies import References
 from connectors._postgresql.difference import Difference, Extra, compute, count
 from connectors._postgresql.imaging import SOURCE_SETTINGS
+from connectors._postgresql.large_comparing import LargeChange
+from connectors._postgresql.large_comparing import decide as decide_large
+from connectors._postgresql.large_imaging import SECTIONS, LargeStage
 from connectors._postgresql.links import with_linked_schemas
 from connectors._postgresql.planning import Planned, Work, digest_and_compare
 from connectors._postgresql.quoting import ident, idents
@@ -68,6 +71,7 @@ class UndoPlanning:
     def __init__(self, work: Work, image: ImageView) -> None:
         self._work, self._image = work, image
         self._connection = work.connection
+        self._large = LargeStage(work.connection)
 
     def plan(self) -> Planned:
         """Stage, compare, decide, digest."""
@@ -88,14 +92,22 @@ class UndoPlanning:
         linked = with_linked_schemas(self._connection, catalogue, work.config.schema)
         planned = Planned(catalogue, linked, selection, [], [], whole=False, undo=True)
         self._difference(planned, tables)
+        planned.large = self._large_objects()
         stale = planned.dependencies or any(d.change.conflicts or d.left for d in planned.differences)
-        if stale and work.holds and not work.request.digest:
+        since = planned.large.since if planned.large is not None else ()
+        if (stale or since) and work.holds and not work.request.digest:
+            what = [*(["rows"] if stale else []), *([f"large objects ({', '.join(since)})"] if since else [])]
             raise StalePlan(
-                "rows that the restore wrote have changed since",
+                f"{' and '.join(what)} that the restore wrote have changed since",
                 hint="nothing was changed; look at a preview of the undo and approve it",
             )
         digest_and_compare(work, planned)
         return planned
+
+    def _large_objects(self) -> LargeChange | None:
+        if not self._large.finish():
+            return None
+        return decide_large(self._connection, hold=self._work.holds, undo=True)
 
     # -------------------------------------------------------- staging
 
@@ -105,6 +117,10 @@ class UndoPlanning:
         views: dict[tuple[str, str], ImageTable] = {}
         staged: dict[tuple[str, str, str], Pair] = {}
         for header, lines in self._image.sections():
+            self._check_source(header)
+            if header["rows"] in SECTIONS:
+                self._large.take(header, lines)
+                continue
             name = (str(header["schema"]), str(header["table"]))
             view = self._view(header, lines)
             if name not in scopes:
@@ -123,15 +139,16 @@ class UndoPlanning:
                     staged[*name, rows_of] = self._load(view.empty(), scopes[name], numbers[name], rows_of)
         return [_limited(_Both(staged[*name, "before"], staged[*name, "after"])) for name in views]
 
-    def _view(self, header: Mapping[str, Any], lines: Iterator[list[bytes]]) -> ImageTable:
-        config = self._work.config
+    def _check_source(self, header: Mapping[str, Any]) -> None:
         for setting in SOURCE_SETTINGS:
-            was, now = header["source"][setting], getattr(config, setting)
+            was, now = header["source"][setting], getattr(self._work.config, setting)
             if was != now:
                 raise UsageError(
                     f"the change image was made with {setting}={was!r}, the source now says {now!r}",
                     hint="set the source back, or restore the safety backup to another target",
                 )
+
+    def _view(self, header: Mapping[str, Any], lines: Iterator[list[bytes]]) -> ImageTable:
         columns = tuple(Column(n, t) for n, t in zip(header["columns"], header["types"], strict=True))
         facts = {"schema": header["schema"], "table": header["table"], "key": list(header["key"])}
         return ImageTable(str(header["name"]), str(header["module"]), columns, KeySpec(()), facts, lines)
