@@ -3,8 +3,11 @@
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
+from functools import cached_property
+from typing import TypeVar
 
 from blake3 import blake3
 
@@ -14,14 +17,45 @@ from engine.index_set import IndexSet
 from engine.keys import Keyring
 from engine.pack import pack_envelope, read_frame
 from engine.ports import Buffer, Store
+from engine.read_ahead import WINDOW_BYTES, ReadAhead, is_dear
 from engine.sealed import KIND_AT, Envelope, Kind
 
-CACHE_BYTES_MAX = 24 << 20
+T = TypeVar("T")
+
+CACHE_BYTES_MAX = {Kind.DATA_PACK: 16 << 20, Kind.META_PACK: 8 << 20}
+"""Decoded frames, of content and of metadata by themselves: the one must not crowd out the other."""
+ALONE_BYTES = 128 << 10
+"""A chunk of this size that has a frame of its own is hardly ever wanted twice, and would crowd out bundles that are."""
 _ENVELOPES_MAX = 256
 _PACKS_MAX = 16
 _FRAME = slice(32, 44)
 """Where an index entry names the pack and the frame (engine.index)."""
 _PART, _PART_AT = struct.Struct(">II"), 44
+
+
+FrameKey = tuple[str, int]
+"""Pack and offset of a frame."""
+
+
+class _Frames:
+    """Decoded frames, the least recently used going first. Its user has a lock."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max, self._bytes = bytes_max, 0
+        self._frames: OrderedDict[FrameKey, bytes] = OrderedDict()
+
+    def get(self, key: FrameKey) -> bytes | None:
+        payload = self._frames.get(key)
+        if payload is not None:
+            self._frames.move_to_end(key)
+        return payload
+
+    def add(self, key: FrameKey, payload: bytes) -> None:
+        self._frames[key] = payload
+        self._bytes += len(payload)
+        while self._bytes > self._bytes_max and len(self._frames) > 1:
+            _, old = self._frames.popitem(last=False)
+            self._bytes -= len(old)
 
 
 def _none(name: str) -> bool:
@@ -34,7 +68,7 @@ def bears_id(data: Buffer, chunk_id: bytes, id_keys: Sequence[bytes]) -> bool:
 
 
 class ChunkReader:
-    """Thread-safe. Decoded frames are kept in a small least-recently-used cache."""
+    """Thread-safe. Decoded frames are kept in a small least-recently-used cache; a frame is read by one thread at a time."""
 
     def __init__(
         self, store: Store, prefix: str, keyring: Keyring, index: IndexSet, *, id_keys: Sequence[bytes]
@@ -42,13 +76,50 @@ class ChunkReader:
         self._store, self._prefix, self._keyring, self._index = store, prefix, keyring, index
         self._id_keys = id_keys
         self._lock = threading.Lock()
-        self._frames: OrderedDict[tuple[str, int], bytes] = OrderedDict()
-        self._frames_bytes = 0
+        self._frames = _Frames(CACHE_BYTES_MAX[Kind.DATA_PACK])
+        self._meta_frames = _Frames(CACHE_BYTES_MAX[Kind.META_PACK])
+        self._reading: dict[FrameKey, Future[bytes]] = {}
         self._envelopes: OrderedDict[str, Envelope] = OrderedDict()
         self._gone: set[str] = set()
         self.whole_packs: Callable[[str], bool] = _none
         """Which packs of metadata are small enough to be read whole at once; asked by name."""
         self._packs: OrderedDict[str, bytes] = OrderedDict()
+        self._noted: tuple[Segment, bytes, Place] | None = None
+
+    def ahead(
+        self, items: Iterable[T], ids_of: Callable[[T], Iterable[bytes]], *, window_bytes: int = WINDOW_BYTES
+    ) -> Generator[T, None, None]:
+        """Yield the items; where a request to the store is dear, what they will need is on its way before.
+
+        `ids_of` gives the chunks that are wanted for an item by whoever works on it, now or a little later. Close it when
+        it is not used up.
+        """
+        if not is_dear(self._store):
+            yield from items
+            return
+        yield from self._read_ahead.stream(items, ids_of, window_bytes=window_bytes)
+
+    @cached_property
+    def _read_ahead(self) -> ReadAhead:
+        return ReadAhead(self._store, find=self._find, has=self._has, key_of=self._key_of)
+
+    def _key_of(self, place: Place) -> str:
+        """Where the pack lies by its header, which proves nothing yet."""
+        folder = "meta" if place.header[KIND_AT] == Kind.META_PACK else "data"
+        return f"{self._prefix}{folder}/{place.pack[:2]}/{place.pack}"
+
+    def _find(self, chunk_id: bytes) -> Place | None:
+        """Where the frame of a chunk lies by the index at hand; chunks of one frame mostly come one after another."""
+        found = self.frame_of(chunk_id)
+        if found is None:
+            return None
+        segment, frame = found
+        noted = self._noted
+        if noted is not None and noted[0] is segment and noted[1] == frame:
+            return noted[2]
+        place = segment.place(segment.ordinal(chunk_id))
+        self._noted = segment, frame, place
+        return place
 
     def locate(self, chunk_id: bytes) -> Place:
         """Raises ChunkMissing when no index segment, old or new, knows the chunk."""
@@ -127,23 +198,45 @@ class ChunkReader:
     def frame(self, place: Place) -> bytes:
         """The decoded frame that holds the place."""
         key = (place.pack, place.frame_offset)
+        frames = self._meta_frames if place.header[KIND_AT] == Kind.META_PACK else self._frames
+        own: Future[bytes] | None = None
         with self._lock:
-            payload = self._frames.get(key)
+            payload = frames.get(key)
             if payload is not None:
-                self._frames.move_to_end(key)
                 return payload
-        payload = self._read(place)
+            reading = self._reading.get(key)
+            if reading is None:
+                own = self._reading[key] = Future()
+        if own is not None:
+            return self._read_for_all(key, place, own, frames)
+        assert reading is not None
+        return reading.result() or self._read(place)
+
+    def _has(self, key: FrameKey) -> bool:
         with self._lock:
-            if key not in self._frames:
-                self._frames[key] = payload
-                self._frames_bytes += len(payload)
-            while self._frames_bytes > CACHE_BYTES_MAX and len(self._frames) > 1:
-                _, old = self._frames.popitem(last=False)
-                self._frames_bytes -= len(old)
+            return self._frames.get(key) is not None or self._meta_frames.get(key) is not None or key in self._reading
+
+    def _read_for_all(self, key: FrameKey, place: Place, own: "Future[bytes]", frames: "_Frames") -> bytes:
+        """Read a frame and keep it; those who wait for it get it too, or b"" to see for themselves what is wrong."""
+        payload = b""
+        try:
+            payload = self._read(place)
+        finally:
+            with self._lock:
+                del self._reading[key]
+                if payload and (len(payload) < ALONE_BYTES or len(payload) != place.length):
+                    frames.add(key, payload)
+            own.set_result(payload)
         return payload
 
     def _read(self, place: Place) -> bytes:
         name = f"pack {place.pack[:16]}"
+        sealed = self._read_ahead.take(place) if is_dear(self._store) else None
+        if sealed is None:
+            return read_frame(self._envelope(place, name), place.frame_offset, self._fetched(place, name), name)
+        return read_frame(self._envelope(place, name), place.frame_offset, sealed, name)
+
+    def _fetched(self, place: Place, name: str) -> bytes:
         # The header tells the folder, so that a store is not asked twice; it proves nothing yet, hence the other.
         folders = ("meta", "data") if place.header[KIND_AT] == Kind.META_PACK else ("data", "meta")
         for folder in folders:
@@ -156,7 +249,7 @@ class ChunkReader:
             raise ChunkMissing(f"{name} is gone from the store", hint="another copy may still hold it")
         if len(sealed) != place.frame_length:
             raise ObjectDamaged(f"{name}: truncated", hint="another copy may still hold it")
-        return read_frame(self._envelope(place, name), place.frame_offset, sealed, name)
+        return sealed
 
     def _sealed(self, key: str, place: Place) -> bytes:
         """The stored bytes of a frame; of a small pack of metadata all frames come along."""

@@ -28,6 +28,7 @@ from engine.errors import (
 from engine.keys import Keyring
 from engine.manifest import DOCUMENT_BYTES_MAX, Manifest
 from engine.ports import Buffer, ObjectInfo, Store
+from engine.read_ahead import is_dear
 from engine.repository import Domain, Repository
 from engine.sealed import Kind, open_object
 
@@ -118,6 +119,12 @@ class FallbackStore:
 
     def __init__(self, places: Sequence[Place], *, notes: FallbackNotes, writes_to: Place | None) -> None:
         self._places, self._notes, self._writes_to = places, notes, writes_to
+
+    @property
+    def remote(self) -> bool:
+        """As the nearest copy is, which gives nearly all."""
+        nearest = self._places[0].repository
+        return nearest is None or is_dear(nearest.store)
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         def read(repository: Repository) -> bytes:

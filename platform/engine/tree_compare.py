@@ -116,7 +116,7 @@ def compare_folder(
 def _compare_nothing(view: TreeView, tally: Tally, progress: Progress, plan: TreePlan | None) -> Comparison:
     """The same for a full restore to where nothing is: no decision is left, and a million of them take their time."""
     number = 0
-    for ref in view.refs():
+    for ref in view.refs_ahead():
         progress.check()
         rows = view.leaf(ref).rows()
         tally.note_new(rows, number)

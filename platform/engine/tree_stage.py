@@ -10,9 +10,9 @@ import hashlib
 import os
 import stat as statmod
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import compress
 
@@ -23,7 +23,7 @@ from engine.tree_folders import Folders
 from engine.tree_format import LeafRef, Row, Stat, Totals, leaf_parts, show_path
 from engine.tree_sum import add_zeros, blocks_sum
 from engine.tree_swap import sync_file_system
-from engine.tree_view import Entry, TreeView
+from engine.tree_view import LEAVES_BYTES, Entry, TreeView, split_ids
 
 BATCH_FILES_MAX = 200
 BATCH_BYTES_MAX = 2 << 20
@@ -63,28 +63,17 @@ class TreeStage:
 
     def run(self) -> None:
         """Raises DamageError when what is stored is not what was backed up, OSError from the target."""
-        top_modules = bool(self._view.node["top_modules"])
         jobs = ThreadPoolExecutor(self._workers, "restore")
         fetchers = ThreadPoolExecutor(self._workers, "fetch")
         flusher = ThreadPoolExecutor(1, "flush")
         pending: deque[Future[None]] = deque()
         try:
-            with Folders(self._root) as folders:
-                for ref, taken in self._taken():
-                    self._progress.check()
-                    if taken is not None and not any(taken):
-                        self.totals.add(ref)
-                        continue
-                    leaf = self._view.leaf(ref)
-                    rows, stats = leaf.rows(), leaf.stats()
-                    self.totals.add(_checked(ref, rows, stats, top_modules=top_modules))
-                    if taken is not None:
-                        rows, stats = list(compress(rows, taken)), list(compress(stats, taken))
-                    for batch in self._batches(folders, rows, stats):
-                        pending.append(jobs.submit(self._write_batch, batch, fetchers))
-                        self._flush_early(flusher)
-                        if len(pending) > self._workers * 3:
-                            pending.popleft().result()
+            with Folders(self._root) as folders, closing(self._batches_ahead(folders)) as batches:
+                for batch in batches:
+                    pending.append(jobs.submit(self._write_batch, batch, fetchers))
+                    self._flush_early(flusher)
+                    if len(pending) > self._workers * 3:
+                        pending.popleft().result()
             while pending:
                 pending.popleft().result()
             self._make_links()
@@ -96,8 +85,34 @@ class TreeStage:
             for pool in (jobs, fetchers, flusher):
                 pool.shutdown(wait=True, cancel_futures=True)
 
+    def _batches_ahead(self, folders: Folders) -> Generator[list[Item], None, None]:
+        """The batches of the whole tree, folders made as they come; what they hold may be on its way."""
+        return self._view.reader.ahead(self._all_batches(folders), _ids_of)
+
+    def _all_batches(self, folders: Folders) -> Iterator[list[Item]]:
+        top_modules = bool(self._view.node["top_modules"])
+        for ref, taken in self._taken():
+            self._progress.check()
+            if taken is not None and not any(taken):
+                self.totals.add(ref)
+                continue
+            leaf = self._view.leaf(ref)
+            rows, stats = leaf.rows(), leaf.stats()
+            self.totals.add(_checked(ref, rows, stats, top_modules=top_modules))
+            if taken is not None:
+                rows, stats = list(compress(rows, taken)), list(compress(stats, taken))
+            yield from self._batches(folders, rows, stats)
+
     def _taken(self, *, backwards: bool = False) -> Iterator[tuple[LeafRef, bytearray | None]]:
-        """Each leaf with what `take` says of its rows."""
+        """Each leaf with what `take` says of its rows; the leaves that are read because of that come ahead."""
+
+        def ids_of(each: tuple[LeafRef, bytearray | None]) -> tuple[bytes, ...]:
+            ref, taken = each
+            return (ref.chunk,) if taken is None or any(taken) else ()
+
+        return self._view.reader.ahead(self._each_taken(backwards=backwards), ids_of, window_bytes=LEAVES_BYTES)
+
+    def _each_taken(self, *, backwards: bool) -> Iterator[tuple[LeafRef, bytearray | None]]:
         number = self._view.entry_count if backwards else 0
         for ref in self._view.refs(backwards=backwards):
             number -= ref.entries if backwards else 0
@@ -237,9 +252,11 @@ class TreeStage:
     def _fetched(self, entry: Entry, fetchers: ThreadPoolExecutor) -> Iterator[bytes]:
         """A large file's chunks in order, decoded ahead by other threads."""
         ahead: deque[Future[bytes]] = deque()
+        reader = self._view.reader
+        wanted = reader.ahead(self._view.chunk_ids(entry), lambda chunk_id: (chunk_id,), window_bytes=LARGE_BYTES)
         try:
-            for chunk_id in self._view.chunk_ids(entry):
-                ahead.append(fetchers.submit(self._view.reader.get, chunk_id))
+            for chunk_id in wanted:
+                ahead.append(fetchers.submit(reader.get, chunk_id))
                 if len(ahead) > FETCH_AHEAD:
                     self._progress.check()
                     yield ahead.popleft().result()
@@ -248,6 +265,7 @@ class TreeStage:
         finally:
             for future in ahead:
                 future.cancel()
+            wanted.close()
 
     def _write_special(self, folder: int, name: bytes, entry: Entry) -> None:
         mode, kind = entry.stat.mode, entry.kind
@@ -357,6 +375,13 @@ def _checked(ref: LeafRef, rows: list[Row], stats: list[Stat], *, top_modules: b
     if parts != ref.parts or len(rows) != ref.entries:
         raise ObjectDamaged(f"the leaf at {show_path(ref.first)} is not the one its list names")
     return replace(ref, files=sum(part.files for part in parts), size=sum(part.size for part in parts))
+
+
+def _ids_of(batch: list[Item]) -> Iterator[bytes]:
+    """The chunks that will be wanted for a batch; a file with lists of them asks for its own as it goes."""
+    for row, _ in batch:
+        if row.ids and not (row.extra and "lists" in row.extra):
+            yield from split_ids(row.ids)
 
 
 def _is_content(data: bytes, row: Row, stat: Stat) -> bool:

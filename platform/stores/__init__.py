@@ -11,7 +11,7 @@ class StoreAdapter(Store, Protocol):
 
     A kind whose place has to be made first has a class method `make(config)` besides, called once, when a store is
     added; opening must not make anything, or backups would go on into an empty place when the real one is away.
-    One with `remote = False` is not behind a network: what fails there once is not tried again.
+    One with `remote = False` is not behind a network: what fails there once is not tried again, and nothing is read ahead.
     """
 
     label: ClassVar[str]

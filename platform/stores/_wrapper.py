@@ -23,6 +23,11 @@ class StoreWrapper:
     def __init__(self, store: Store) -> None:
         self.inner = store
 
+    @property
+    def remote(self) -> bool:
+        """As the wrapped store's (stores.StoreAdapter)."""
+        return bool(getattr(self.inner, "remote", True))
+
     def _call(self, doing: Doing, key: str, call: Callable[[], T]) -> T:
         return call()
 
