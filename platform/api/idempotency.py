@@ -2,6 +2,7 @@
 
 import datetime
 import hashlib
+import json
 import re
 from collections.abc import Callable
 from functools import wraps
@@ -10,6 +11,7 @@ from typing import Any
 import rfc8785
 from django.db import IntegrityError, transaction
 from rest_framework.exceptions import ValidationError
+from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -75,7 +77,8 @@ def _once(method: Method, view: Any, request: Request, key: str, *args: Any, **k
         # What was refused did nothing: the next one may say it better under the same key.
         row.delete()
         raise
-    row.status, row.body = response.status_code, response.data
+    # As it is rendered, so that the repeat is the same to the letter.
+    row.status, row.body = response.status_code, json.loads(JSONRenderer().render(response.data))
     row.headers = {name: response[name] for name in _HEADERS_KEPT if response.has_header(name)}
     row.tenant = str((response.data or {}).get("tenant") or "")
     row.save(update_fields=["status", "body", "headers", "tenant"])

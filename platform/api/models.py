@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from django.core.serializers.json import DjangoJSONEncoder
 from django.db import models
 
 from access.models import Token
@@ -20,7 +19,7 @@ class Repeat(Record):
     """SHA-256 of method, path and canonical body."""
     status = models.PositiveSmallIntegerField(null=True)
     """None until it was answered."""
-    body: "models.JSONField[Any, Any]" = models.JSONField(null=True, encoder=DjangoJSONEncoder)
+    body: "models.JSONField[Any, Any]" = models.JSONField(null=True)
     headers = models.JSONField(default=dict)
     tenant = models.CharField(max_length=63, blank=True)
     """Slug of the tenant that the answer is about."""

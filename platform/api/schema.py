@@ -5,10 +5,12 @@ from typing import Any
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.openapi import AutoSchema
+from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
 
 from api.cursors import LIMIT, LIMIT_MAX
 from api.idempotency import HEADER
+from api.permissions import READING
 from api.shapes import OperationShape, ProblemShape
 
 _WORDS = {
@@ -31,6 +33,7 @@ def _parameter(name: str, words: str, **more: Any) -> OpenApiParameter:
     return OpenApiParameter(name, description=words, required=False, **more)
 
 
+OBJECT = OpenApiTypes.OBJECT
 LISTED = [
     _parameter(
         "limit",
@@ -76,7 +79,17 @@ def _problems() -> Mapping[int, Any]:
 
 
 class Schema(AutoSchema):
-    """Problems have a media type of their own."""
+    """Problems have a media type of their own; operations are named after method and address, and say their scope."""
+
+    def get_operation_id(self) -> str:
+        parts = [part.strip("{}") if "{" not in part else f"by_{part.strip('{}')}" for part in self.path.split("/")[2:]]
+        return "_".join([self.method.lower(), *parts]).replace("-", "_").rstrip("_")
+
+    def get_operation(self, *args: Any, **kwargs: Any) -> Any:
+        operation = super().get_operation(*args, **kwargs)
+        if operation is not None:
+            operation["x-scope"] = str({**READING, **self.view.scopes}[self.method])
+        return operation
 
     def _get_response_for_code(
         self, serializer: Any, status_code: str, media_types: Any = None, direction: Any = "response"

@@ -177,6 +177,13 @@ class BackupShape(Serializer):
     operation = Text(allow_blank=True)
 
 
+class AliasBackupShape(BackupShape):
+    date = Moment()
+    size = Text(help_text="human, such as 2.5 GB")
+    status = Text()
+    location = texts()
+
+
 class PlanShape(Serializer):
     plan = Text()
     tenant = Text()
@@ -266,6 +273,27 @@ class ProtectionShape(Serializer):
 class CursorsShape(Serializer):
     next = Text(allow_null=True)
     prev = Text(allow_null=True)
+
+
+class AliasBackupsShape(Serializer):
+    backups = AliasBackupShape(many=True)
+    page = CursorsShape()
+
+
+class AliasAcceptedShape(Serializer):
+    success = Flag()
+    operation = OperationShape()
+
+
+class AliasTriggeredShape(AliasAcceptedShape):
+    backup_id = Text(allow_blank=True, help_text="empty where several tenants are backed up")
+    backupId = Text(allow_blank=True)  # noqa: N815 - as existing automation knows it
+    timestamp = Moment()
+
+
+class AliasRestoredShape(AliasAcceptedShape):
+    message = Text()
+    estimatedTime = Number(allow_null=True, help_text="seconds, from earlier restores; null before the first")  # noqa: N815
 
 
 def page_of(shape: type[Serializer]) -> type[Serializer]:

@@ -16,7 +16,7 @@ from api.permissions import tenants_permitted
 from api.resources.backups import NAMES_MAX, BackupView, backup_begin, backup_of, backups_listed
 from api.resources.downloads import DownloadView
 from api.resources.restores import restore_begin
-from api.schema import BETWEEN, LISTED, REPEATABLE, TENANT, accepts, answers
+from api.schema import BETWEEN, LISTED, OBJECT, REPEATABLE, TENANT, answers
 from api.views import View, accepted, operation_shown
 from core import clock
 from core.cli_output import size_text
@@ -67,7 +67,7 @@ def alias_backup(row: Backup) -> dict[str, Any]:
 
 
 class AliasBackupsView(View):
-    @extend_schema(parameters=[*LISTED, TENANT, *BETWEEN], responses=answers(shapes.Anything()))
+    @extend_schema(parameters=[*LISTED, TENANT, *BETWEEN], responses=answers(shapes.AliasBackupsShape))
     def get(self, request: Request) -> Response:
         """Backups, newest first."""
         response = page_answer(request, backups_listed(request), alias_backup)
@@ -76,7 +76,7 @@ class AliasBackupsView(View):
 
 
 class AliasStatusView(View):
-    @extend_schema(parameters=LISTED, responses=answers(shapes.Anything()))
+    @extend_schema(parameters=LISTED, responses=answers(OBJECT))
     def get(self, request: Request) -> Response:
         """The newest backup of each tenant by slug, what is under way, and how many sources are protected."""
         limited = tenants_permitted(request)
@@ -115,7 +115,11 @@ def _newest(slugs: list[str]) -> dict[str, dict[str, Any]]:
 class AliasTriggerView(View):
     scopes = {"POST": Scope.BACKUP_WRITE}
 
-    @extend_schema(parameters=[REPEATABLE], request=TriggerBody, responses=accepts())
+    @extend_schema(
+        parameters=[REPEATABLE],
+        request=TriggerBody,
+        responses=answers(shapes.AliasTriggeredShape, status=202, words="Begun"),
+    )
     @repeatable()
     def post(self, request: Request) -> Response:
         """Back up one tenant, or without `tenant` every one that the token may touch."""
@@ -139,7 +143,11 @@ class AliasBackupView(BackupView):
 class AliasRestoreView(View):
     scopes = {"POST": Scope.RESTORE_WRITE}
 
-    @extend_schema(parameters=[REPEATABLE], request=AliasRestoreBody, responses=accepts())
+    @extend_schema(
+        parameters=[REPEATABLE],
+        request=AliasRestoreBody,
+        responses=answers(shapes.AliasRestoredShape, status=202, words="Begun"),
+    )
     @repeatable()
     def post(self, request: Request, backup_id: str) -> Response:
         """Restore the backup in place, whole unless the body says otherwise; the scope is the confirmation."""

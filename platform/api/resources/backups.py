@@ -14,7 +14,7 @@ from api.cursors import between, chosen, page_answer
 from api.idempotency import repeatable
 from api.permissions import tenant_permitted, tenants_permitted
 from api.resources.tenants import tenant_of
-from api.schema import BETWEEN, LISTED, REPEATABLE, TENANT, accepts, answers, states
+from api.schema import BETWEEN, LISTED, OBJECT, REPEATABLE, TENANT, accepts, answers, states
 from api.views import View, accepted
 from tenants import outputs, reading, wiring
 from tenants.models import Backup, BackupState, BackupType
@@ -142,14 +142,14 @@ class ProtectView(View):
 
 
 class CopiesView(View):
-    @extend_schema(responses=answers(shapes.Anything()))
+    @extend_schema(responses=answers(OBJECT))
     def get(self, request: Request, backup_id: str) -> Response:
         """Where it lies and how it was found there last."""
         return Response({"data": outputs.backup(backup_of(request, backup_id))["copies"]})
 
 
 class ManifestView(View):
-    @extend_schema(responses=answers(shapes.Anything()))
+    @extend_schema(responses=answers(OBJECT))
     def get(self, request: Request, backup_id: str) -> Response:
         """The signed manifest, as it lies in the store."""
         backup = backup_of(request, backup_id, usable=True)
@@ -158,7 +158,7 @@ class ManifestView(View):
 
 
 class DiffView(View):
-    @extend_schema(responses=answers(shapes.Anything()))
+    @extend_schema(responses=answers(OBJECT))
     def get(self, request: Request, backup_id: str, other_id: str) -> Response:
         """What changed from one backup of a tenant to another: counts of all, samples of rows and paths."""
         old = backup_of(request, backup_id, usable=True)

@@ -8,7 +8,7 @@ from access.models import Scope
 from api import shapes
 from api.cursors import page_answer
 from api.permissions import WholeInstallation
-from api.schema import LISTED, answers
+from api.schema import LISTED, OBJECT, answers
 from api.views import View
 from tenants import outputs
 from tenants.models import StoreConfig
@@ -32,7 +32,7 @@ class StoreView(WholeInstallation, View):
 class StoreTestView(WholeInstallation, View):
     scopes = {"POST": Scope.ADMIN}
 
-    @extend_schema(request=None, responses=answers(shapes.Anything()))
+    @extend_schema(request=None, responses=answers(OBJECT))
     def post(self, request: Request, name: str) -> Response:
         """Write, read, list, lock and delete a probe, and say in words what is missing."""
         return Response(probe_output(store_test(store_get(name))))
