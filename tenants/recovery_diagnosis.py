@@ -20,9 +20,9 @@ CATALOGUE_AGE_MAX = datetime.timedelta(days=2)
 NAMED_MAX = 5
 
 
-def recovery_signs() -> Iterator[Told]:
-    """Kits, catalogue backups, reconciliation, owners."""
-    for look in (_recovery_kit, _catalogue_backups, _reconciliation, _owners):
+def recovery_signs(*, network: bool = True) -> Iterator[Told]:
+    """Kits, catalogue backups, reconciliation; with `network` the owners, for which every store is opened."""
+    for look in (_recovery_kit, _catalogue_backups, _reconciliation, *((_owners,) if network else ())):
         yield from look()
 
 

@@ -7,10 +7,11 @@ transaction a rule.
 
 import datetime
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db import DatabaseError, connection, transaction
 
@@ -21,12 +22,13 @@ from engine.errors import LastroError
 from engine.faults import kill_point
 from operations.alerting.levels import Levels
 from operations.alerting.rule_settings import levels_all
-from operations.alerting.rules import FINGERPRINT_CHARS_MAX, MESSAGE_CHARS_MAX, Finding, Rule, rules
+from operations.alerting.rules import FINGERPRINT_CHARS_MAX, MESSAGE_CHARS_MAX, Finding, Rule, preparations, rules
 from operations.alerting.transitions import alerts_resolve
 from operations.models import LIVE_STATES, Alert, Severity
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 ACTOR = "system:alerts"
 FINDINGS_MAX = 20_000
 """Of one rule in one look; more is one more finding that says so."""
@@ -57,21 +59,29 @@ class _Changes:
 def alerts_look() -> Looked:
     """Look by every rule. What could not be looked at is told by its names, and by an alert."""
     now, levels = clock.now(), levels_all()
-    total, broken = Looked(), {}
+    total = Looked()
+    broken: dict[str, str] = {}
+    for name, prepare in preparations().items():
+        _tried(name, partial(prepare, levels), broken)
     for rule in rules():
         if rule.code == BROKEN_RULE:
             continue
-        try:
-            done = _by_rule(rule, rule.look, levels[rule.code], now)
-        except (LastroError, DatabaseError, OSError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-            log.exception("alert rule %s could not look", rule.code)
-            if isinstance(error, DatabaseError) and not connection.in_atomic_block:
-                connection.close_if_unusable_or_obsolete()
-            broken[rule.code] = f"{type(error).__name__}: {redact(str(error))}"
-            continue
-        total = _added(total, done)
+        done = _tried(rule.code, partial(_by_rule, rule, rule.look, levels[rule.code], now), broken)
+        total = _added(total, done) if done is not None else total
     total = _added(total, _broken(broken, levels, now))
     return replace(total, broken=tuple(sorted(broken)))
+
+
+def _tried(name: str, work: Callable[[], T], broken: dict[str, str]) -> T | None:
+    """What the work gives; None when it could not be done, and `broken` says why."""
+    try:
+        return work()
+    except (LastroError, DatabaseError, OSError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        log.exception("alert rule %s could not look", name)
+        if isinstance(error, DatabaseError) and not connection.in_atomic_block:
+            connection.close_if_unusable_or_obsolete()
+        broken[name] = f"{type(error).__name__}: {redact(str(error))}"
+        return None
 
 
 def _added(one: Looked, other: Looked) -> Looked:

@@ -69,6 +69,22 @@ class Rule:
 
 
 _rules: dict[str, Rule] = {}
+_preparations: dict[str, Callable[[Mapping[str, Levels]], None]] = {}
+
+
+def preparation_register(name: str) -> Callable[[Callable[[Mapping[str, Levels]], None]], None]:
+    """Have the decorated function called before every look, with what is in force by rule: it writes down what rules ask for."""
+
+    def decorate(prepare: Callable[[Mapping[str, Levels]], None]) -> None:
+        _preparations[name] = prepare
+
+    return decorate
+
+
+def preparations() -> dict[str, Callable[[Mapping[str, Levels]], None]]:
+    """By name what comes before a look."""
+    rules()
+    return dict(_preparations)
 
 
 def rule_register(

@@ -186,8 +186,16 @@ def run(call: Call) -> Answer:
         f"{looked.live} alerts live: {looked.opened} new, {looked.resolved} over",
         f"{done.messages} messages; {sent.delivered} delivered, {sent.retried} to be tried again, {sent.failed} failed",
     ]
+    if looked.live and not done.messages and not _has_channel():
+        lines.append("nobody is told: there is no channel; channel add NAME --kind email --set to=…")
     lines += [f"these rules could not look: {', '.join(looked.broken)}; the log says why"] if looked.broken else []
     return Answer(data, lines, exit=Exit.WARNED if looked.broken or done.sent.failed else Exit.OK)
+
+
+def _has_channel() -> bool:
+    from operations.alerting.channel_settings import channel_list
+
+    return any(row.enabled for row in channel_list())
 
 
 def test(call: Call) -> Answer:
