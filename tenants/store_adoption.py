@@ -14,22 +14,36 @@ def _adopt(call: Call) -> Answer:
     from tenants.commanding import settings_of
     from tenants.management.commands.kit import kit_read, passphrase_asked
     from tenants.services.adopting import store_adopt
-    from tenants.services.kits import kit_take
+    from tenants.services.kits import kit_knows, kit_take
 
-    options = call.options
+    options, known = call.options, None
+    if options.accept_rollback:
+        call.confirm(options.name, what=_ROLLBACK)
     if options.kit:
-        kit_take(kit_read(options.kit), passphrase_asked(call, again=False), actor=call.actor, replace_unused=True)
+        kit, passphrase = kit_read(options.kit), passphrase_asked(call, again=False)
+        known = kit_knows(kit, passphrase)
+        kit_take(kit, passphrase, actor=call.actor, replace_unused=True)
     done = store_adopt(
         options.name,
         kind=options.kind,
         values=settings_of(options.set),
         backup=getattr(options, "from"),
         repository_id=options.catalogue,
+        known=known,
+        accept_rollback=options.accept_rollback,
         actor=call.actor,
         note=call.terminal.note,
     )
-    worse = done.failed or done.without_keys or done.audit or done.unrestored
-    return Answer(asdict(done), _adopted(asdict(done)), exit=Exit.WARNED if worse else Exit.OK)
+    worse = done.failed or done.without_keys or done.audit or done.unrestored or done.contradictions
+    lost = done.keys_put_back or any(each["missing"] or each["replaced"] for each in done.tenants)
+    exit = Exit.INTEGRITY if lost else Exit.WARNED if worse else Exit.OK
+    return Answer(asdict(done), _adopted(asdict(done)), exit=exit)
+
+
+_ROLLBACK = (
+    "take a catalogue although the stores know of more: accounts, holds, retention and settings come back as that backup has "
+    "them, and with former keys somebody may have written it"
+)
 
 
 def _adopted(data: Mapping[str, Any]) -> list[str]:
@@ -41,10 +55,15 @@ def _adopted(data: Mapping[str, Any]) -> list[str]:
         (data["rebuilt"], "rebuilt from manifests; give their sources' settings with source set, then source enable"),
         (data["promoted"], "their backups go on in this store; the one they lay in is not there"),
         (data["without_keys"], "NO KEYS were found: adopt or reconcile a store that keeps them"),
+        (
+            data["keys_put_back"],
+            "FORMER KEYS lie in every store: somebody put them there; believe no new backup of these",
+        ),
     ):
         if slugs:
             lines.append(f"{_some(slugs)}: {said}")
     lines += [f"not reconciled: {each['tenant']}: {each['detail']}" for each in data["failed"]]
+    lines += [f"accepted although contradicted: {each}" for each in data["contradictions"]]
     lines += [f"audit log: {each}" for each in data["audit"]]
     lines += [f"not restored: {each}" for each in data["unrestored"]]
     return [*lines, "Next: doctor, then kit check; restores as always."]
@@ -67,7 +86,7 @@ def _reconcile(call: Call) -> Answer:
     tenant = tenant_get(options.tenant) if options.tenant else None
     done = store_reconcile(row, tenant=tenant, take_over=options.take_over, actor=call.actor, note=call.terminal.note)
     data = asdict(done)
-    missing = any(each["missing"] for each in data["tenants"])
+    missing = any(each["missing"] or each["replaced"] for each in data["tenants"])
     exit = Exit.FAILED if data["failed"] else Exit.INTEGRITY if missing else Exit.OK
     return Answer(data, _reconciled(data), exit=exit)
 
@@ -80,12 +99,13 @@ def _reconciled(data: Mapping[str, Any]) -> list[str]:
 
 
 def _has_news(each: Mapping[str, Any]) -> bool:
-    return bool(each["adopted"] or each["ended"] or each["left"] or each["missing"])
+    return bool(each["adopted"] or each["ended"] or each["left"] or each["missing"] or each["replaced"])
 
 
 def _reconciled_line(each: Mapping[str, Any]) -> str:
     counts = f"{len(each['adopted'])} backups taken over, {len(each['ended'])} ended"
     lost = f", MISSING in the store: {_some(each['missing'])}" if each["missing"] else ""
+    lost += f", LOST, others lie under their numbers: {_some(each['replaced'])}" if each["replaced"] else ""
     left = f", in other copies alone: {_some(each['left'])}" if each["left"] else ""
     return f"{each['tenant']}: {counts}{left}{lost}"
 
@@ -107,7 +127,13 @@ VERBS: tuple[Verb, ...] = (
             argument("--passphrase", metavar="@FILE|env:NAME", help="where the kit's passphrase is read"),
             argument("--from", default="", metavar="BACKUP", help="this backup of the catalogue, not the newest"),
             argument("--catalogue", default="", metavar="ID", help="which, when several installations share the store"),
+            argument(
+                "--accept-rollback",
+                action="store_true",
+                help="although the stores know of more than its newest backup of the catalogue; docs/recovery.md says what that risks",
+            ),
         ),
+        confirm=True,
     ),
     Verb(
         "reconcile",

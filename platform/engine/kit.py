@@ -21,6 +21,7 @@ VERSION = 1
 PASSPHRASE_CHARS_MIN = 12
 _ITERATIONS, _LANES, _MEMORY_KIB = 3, 4, 64 << 10  # RFC 9106, second recommended option.
 _CONTEXT = b"lastro recovery kit v1"
+_KNOWN_CONTEXT = b"lastro recovery kit known v1"
 
 
 def _aead(passphrase: str, salt: bytes, *, iterations: int, lanes: int, memory_kib: int) -> AESGCM:
@@ -37,8 +38,17 @@ def passphrase_checked(passphrase: str) -> str:
     return passphrase
 
 
-def kit_export(root: RootKey, passphrase: str, repositories: Sequence[Mapping[str, str]]) -> bytes:
-    """The kit as JSON text. `repositories`: rows of repository_id, tenant_id, tenant_name, public_key."""
+def kit_export(
+    root: RootKey,
+    passphrase: str,
+    repositories: Sequence[Mapping[str, str]],
+    *,
+    known: Mapping[str, Any] | None = None,
+) -> bytes:
+    """The kit as JSON text. `repositories`: rows of repository_id, tenant_id, tenant_name, public_key.
+
+    `known`: what the installation knows of itself, for whoever adopts a store with the kit; sealed as the root key is.
+    """
     passphrase_checked(passphrase)
     salt, nonce = os.urandom(16), os.urandom(12)
     aead = _aead(passphrase, salt, iterations=_ITERATIONS, lanes=_LANES, memory_kib=_MEMORY_KIB)
@@ -57,7 +67,27 @@ def kit_export(root: RootKey, passphrase: str, repositories: Sequence[Mapping[st
         "root_key": aead.encrypt(nonce, root.to_text().encode(), _CONTEXT).hex(),
         "repositories": [dict(row) for row in repositories],
     }
+    if known is not None:
+        nonce = os.urandom(12)
+        sealed = aead.encrypt(nonce, json.dumps(dict(known)).encode(), _KNOWN_CONTEXT)
+        document |= {"known_nonce": nonce.hex(), "known": sealed.hex()}
     return json.dumps(document, indent=1, ensure_ascii=False).encode()
+
+
+def kit_known(blob: bytes, passphrase: str) -> dict[str, Any] | None:
+    """What the kit knows of the installation; None for one of before that was kept. Raises as `kit_open` does."""
+    kit_open(blob, passphrase)
+    document = json.loads(blob)
+    if "known" not in document:
+        return None
+    kdf = document["kdf"]
+    cost = {name: int(kdf[name]) for name in ("iterations", "lanes", "memory_kib")}
+    try:
+        nonce, sealed = bytes.fromhex(document["known_nonce"]), bytes.fromhex(document["known"])
+        plain = _aead(passphrase, bytes.fromhex(kdf["salt"]), **cost).decrypt(nonce, sealed, _KNOWN_CONTEXT)
+        return dict(json.loads(plain))
+    except (ValueError, KeyError, TypeError, InvalidTag) as error:
+        raise ObjectDamaged("what this recovery kit knows of the installation was altered") from error
 
 
 def kit_open(blob: bytes, passphrase: str) -> tuple[RootKey, list[dict[str, Any]]]:

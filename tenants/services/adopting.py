@@ -21,6 +21,7 @@ from engine.ports import Store
 from engine.progress import NullProgress
 from engine.repository import Repository
 from tenants import wiring
+from tenants.catalogue.evidence import Judge, KitKnown
 from tenants.catalogue.filling import Filled, catalogue_fill
 from tenants.catalogue.places import Kept, kept_get, kept_list, newer_unread, repositories_found, repository_found
 from tenants.models import CatalogueStore, Installation, RepositoryMirror, StoreConfig, Tenant
@@ -28,6 +29,7 @@ from tenants.owning import installation_get
 from tenants.rules import name_checked
 from tenants.services.adopting_places import (
     default_put,
+    keyrings_put_back,
     keyrings_spread,
     keyrings_take,
     primaries_put,
@@ -64,6 +66,10 @@ class Adopted:
     unrestored: list[str] = field(default_factory=list)
     audit: list[str] = field(default_factory=list)
     """What is wrong with the audit log that came back; empty when its tree verifies."""
+    keys_put_back: list[str] = field(default_factory=list)
+    """Tenants of whose keys the catalogue knows more than any store holds: former keyrings were put back."""
+    contradictions: list[str] = field(default_factory=list)
+    """What said that the backup of the catalogue is not the newest; accepted by whoever adopted."""
 
 
 def store_adopt(
@@ -74,6 +80,8 @@ def store_adopt(
     actor: str,
     backup: str = "",
     repository_id: str = "",
+    known: KitKnown | None = None,
+    accept_rollback: bool = False,
     note: Note = lambda text: None,
 ) -> Adopted:
     """Rebuild the catalogue from what this store keeps, and become the owner.
@@ -81,10 +89,12 @@ def store_adopt(
     On the installation that the store belongs to no row is touched: tenants whose store is gone go on in this one.
     Refuses on an installation that has other tenants (Conflict). Killed at any point it can be run again with the
     same arguments: the rows come back in one transaction, and what follows is taken up where it stands. Raises NotFound,
-    WrongKey for another root key, DamageError when no backup of the catalogue is whole, StoreError.
+    WrongKey for another root key, DamageError when no backup of the catalogue is whole, StoreError, Contradicted when what
+    the stores or the kit (`known`) know is newer than the backup, unless `accept_rollback`.
     """
     row = _row(name, kind, values)
     done, taken_before = Adopted(name), False
+    judge = Judge(known, accept_rollback, done.contradictions)
     with wiring.store_open(row) as store:
         catalogue = _catalogue_in(store, repository_id)
         if _is_ours(row, catalogue):
@@ -92,13 +102,14 @@ def store_adopt(
             note("this catalogue stays as it is; tenants whose store is gone go on in this one")
         elif catalogue is not None:
             _refuse_occupied()
-            row = _take_rows(catalogue, row, backup, done, actor=actor, note=note)
+            row = _take_rows(catalogue, row, backup, done, judge, actor=actor, note=note)
         else:
-            row = _take_none(store, row, actor=actor, note=note)
+            row = _take_none(store, row, judge, actor=actor, note=note)
         installation = Installation.objects.get()
         done.installation, done.source = installation.pk, installation.adopted_from
         kill_point("adopt.rows_taken")
         done.without_keys = keyrings_take(row, store, note)
+        done.keys_put_back = keyrings_put_back(note)
         done.promoted = primaries_put(row, store)
         default_put(row)
     reachable = stores_reachable(row, note)
@@ -193,7 +204,7 @@ def _refuse_occupied() -> None:
 
 
 def _take_rows(
-    catalogue: Repository, row: StoreConfig, wanted: str, done: Adopted, *, actor: str, note: Note
+    catalogue: Repository, row: StoreConfig, wanted: str, done: Adopted, judge: Judge, *, actor: str, note: Note
 ) -> StoreConfig:
     """Fill the catalogue from the newest backup of it that is whole, or from the one that is wanted."""
     kept = kept_list(catalogue)
@@ -203,10 +214,13 @@ def _take_rows(
             f"newer ones cannot be read, and may have been altered: {len(unread)} of the catalogue's backups ({named})"
         )
     if not kept:
-        return _take_none(catalogue.store, row, actor=actor, note=note, catalogue=catalogue)
+        return _take_none(catalogue.store, row, judge, actor=actor, note=note, catalogue=catalogue)
     failure: LastroError | None = None
     for each in [kept_get(kept, wanted)] if wanted else kept:
         try:
+            judge.backup(
+                kept[0] if wanted else each, note
+            )  # An older one that is asked for by name is known to be older.
             return _filled(each, row, done, actor=actor, note=note)
         except DamageError as error:
             failure = error
@@ -239,6 +253,7 @@ def _filled(each: Kept, row: StoreConfig, done: Adopted, *, actor: str, note: No
                 "log_before": before,
                 "log_taken_over": dict(stored.header["audit"]),
                 "findings": done.audit[:10],
+                "contradictions_accepted": done.contradictions[:10],
             },
         )
         kill_point("adopt.before_commit")
@@ -308,10 +323,11 @@ def _mirrors_put() -> None:
 
 
 def _take_none(
-    store: Store, row: StoreConfig, *, actor: str, note: Note, catalogue: Repository | None = None
+    store: Store, row: StoreConfig, judge: Judge, *, actor: str, note: Note, catalogue: Repository | None = None
 ) -> StoreConfig:
     """No backup of the catalogue: what manifests tell is all there is."""
     _refuse_foreign_tenants(row)
+    judge.none(catalogue, note)
     note("the store keeps no backup of the catalogue: tenants are rebuilt from their manifests")
     values = sealing.unseal(row.sealed, owner=f"store:{row.pk}")
     with transaction.atomic():
@@ -323,7 +339,7 @@ def _take_none(
             message=f"store {row.name} was taken over; it keeps no backup of the catalogue",
             actor=actor,
             level="warning",
-            data={"store": row.name, "backup": ""},
+            data={"store": row.name, "backup": "", "contradictions_accepted": judge.accepted[:10]},
         )
     Installation.objects.filter(pk=installation_get().pk, adopted_from="").update(
         adopted_from=MANIFESTS, adopted_at=clock.now()

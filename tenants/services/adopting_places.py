@@ -1,12 +1,13 @@
 """Where everything lies after an adoption: keys taken from the stores, tenants moved to the store that is there."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Q, QuerySet
+from django.db.models import Max, Q, QuerySet
 
 from core import sealing
 from core.rootkey import root_key
@@ -17,6 +18,7 @@ from engine.repository import keyring_key
 from tenants import wiring
 from tenants.keyring_places import BATCH_TENANTS, KEYRING_BYTES_MAX, may_keep, place_note, places_write
 from tenants.models import (
+    KeyEpoch,
     KeyringPlace,
     KeyringState,
     Source,
@@ -55,6 +57,26 @@ def keyrings_take(row: StoreConfig, store: Store, note: Note) -> list[str]:
             f"{len(slugs)} tenants: no store that can be reached keeps their keys; their encrypted backups cannot be read"
         )
     return slugs
+
+
+def keyrings_put_back(note: Note) -> list[str]:
+    """Tenants of whose keys the catalogue knows a later epoch than any store holds; their slugs.
+
+    Somebody put a former keyring back: what was sealed since cannot be read, and former keys pass for the present ones.
+    """
+    known = dict(KeyEpoch.objects.values_list("tenant").annotate(newest=Max("epoch")))
+    found = []
+    for tenant in (
+        Tenant.objects.filter(pk__in=known, shredded_at=None).exclude(keyring=b"").order_by("slug").iterator()
+    ):
+        epoch = max((int(n) for n in json.loads(bytes(tenant.keyring))["epochs"]), default=0)
+        if epoch < known[tenant.pk]:
+            found.append(tenant.slug)
+            note(
+                f"{tenant.slug}: every store holds a former keyring (epoch {epoch}, the catalogue knows {known[tenant.pk]}); look "
+                "into older versions of the object, or adopt from another store; until then believe no backup of it that is new"
+            )
+    return found
 
 
 def _without_keys() -> Any:

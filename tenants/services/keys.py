@@ -320,6 +320,9 @@ def _listed(tenant: Tenant, epochs: list[KeyEpoch], places: list[KeyringPlace]) 
                 "began_at": (began := known[number].began_at if number in known else tenant.created_at),
                 "age_days": (now - began).days,
                 "compromised_before": number in known and known[number].compromised,
+                "adopted": number in known and known[number].adopted,
+                "signing_key": (known[number].signing_key or None) if number in known else None,
+                "signs_from": known[number].signs_from if number in known else None,
             }
             for number in numbers
         ],

@@ -17,11 +17,12 @@ from core.rootkey import FORMER_FACT, ROOT_KEY_FACT, ROOT_KEY_FILE, root_key, ro
 from engine.adapters import secret_fields
 from engine.errors import ObjectDamaged
 from engine.keys import RootKey
-from engine.kit import kit_export, kit_open, passphrase_checked
+from engine.kit import kit_export, kit_known, kit_open, passphrase_checked
 from engine.kit_text import has_kit_lines, kit_lines, kit_open_lines
 from tenants import wiring
-from tenants.models import RecoveryKit, StoreConfig, Tenant
-from tenants.owning import installation_get
+from tenants.catalogue.evidence import KitKnown
+from tenants.models import CatalogueStore, RecoveryKit, StoreConfig, Tenant
+from tenants.owning import catalogue_keyring, installation_get
 from tenants.tenant_sealing import keyring_of
 
 
@@ -60,9 +61,34 @@ def kit_make(passphrase: str, *, actor: str) -> bytes:
         }
         for tenant in tenants.iterator()
     ]
-    kit = kit_export(root, passphrase, rows)
+    kit = kit_export(root, passphrase, rows, known=_known())
     kit_made(kit, root, repositories=len(rows), printable=False, actor=actor)
     return kit
+
+
+def _known() -> dict[str, Any]:
+    """What an adoption by this kit compares a store with (catalogue.evidence)."""
+    installation = installation_get()
+    newest = CatalogueStore.objects.exclude(taken_at=None).order_by("-taken_at").first()
+    return {
+        "made_at": clock.now().isoformat(),
+        "catalogue": installation.repository_id,
+        "epoch": _epoch_kept(newest),
+        "generation": installation.generation,
+        "kept_at": newest.taken_at.isoformat() if newest is not None and newest.taken_at is not None else None,
+    }
+
+
+def _epoch_kept(newest: CatalogueStore | None) -> int:
+    """The epoch that seals backups of the catalogue; 1 as long as there are none, which promises nothing."""
+    return catalogue_keyring(installation_get()).epoch if newest is not None else 1
+
+
+def kit_knows(kit: bytes, passphrase: str) -> KitKnown | None:
+    """What a kit knows of the installation it was made by; None for one on paper. Raises WrongKey, ObjectDamaged."""
+    if has_kit_lines(kit.decode(errors="replace")):
+        return None
+    return KitKnown.of(kit_known(kit, passphrase))
 
 
 def kit_made(kit: bytes, root: RootKey, *, repositories: int, printable: bool, actor: str) -> RecoveryKit:
