@@ -19,7 +19,7 @@ from connectors._postgresql.links import check_links, check_new_children
 from connectors._postgresql.neighbours import Ledger, Outside, fingerprint_outside
 from connectors._postgresql.outcome import check_outcome, schema_check
 from connectors._postgresql.planning import Planned, Work
-from connectors._postgresql.silencing import as_the_application, silence
+from connectors._postgresql.silencing import as_the_application, as_the_application_unless_superuser, silence
 from connectors._postgresql.staging import Pair
 from connectors._postgresql.uniqueness import check_uniqueness
 from engine.errors import TargetError
@@ -84,7 +84,8 @@ class Applying:
     def _apply(self, differences: Sequence[Difference], ledger: Ledger, *, quiet: bool) -> None:
         if quiet:
             run(self._connection, "SET CONSTRAINTS ALL DEFERRED")
-            Applier(self._connection, differences, ledger, self._work.progress).apply(deletions_last=False)
+            with as_the_application_unless_superuser(self._connection):
+                Applier(self._connection, differences, ledger, self._work.progress).apply(deletions_last=False)
             return
         with as_the_application(self._connection):
             self._apply_under_rules(differences, ledger)

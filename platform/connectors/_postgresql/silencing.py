@@ -22,7 +22,7 @@ def silence(connection: Connection) -> bool:
 
 @contextmanager
 def as_the_application(connection: Connection) -> Iterator[None]:
-    """Let triggers that cannot be silenced find unqualified names as they do in the role's own sessions.
+    """Let the application's code that runs for our statements find unqualified names as it does in the role's own sessions.
 
     Our own statements inside name every table with its schema. After an error the caller rolls back, and with that the
     search path is the pinned one again.
@@ -31,3 +31,16 @@ def as_the_application(connection: Connection) -> Iterator[None]:
     run(connection, f"SELECT set_config('search_path', {literal(own)}, true)")
     yield
     run(connection, "SET LOCAL search_path = ''")
+
+
+@contextmanager
+def as_the_application_unless_superuser(connection: Connection) -> Iterator[None]:
+    """The same for constraints, domains and index expressions, which cannot be silenced; not where a superuser restores.
+
+    What somebody put into a schema of the path would be found by others' functions, and run with every right there is.
+    """
+    if value(connection, "SELECT current_setting('is_superuser')") == "on":
+        yield
+        return
+    with as_the_application(connection):
+        yield

@@ -16,6 +16,7 @@ from connectors._postgresql.converting import convert
 from connectors._postgresql.quoting import ident, idents
 from connectors._postgresql.rowtext import RowText, fresh_name
 from connectors._postgresql.scope import Scope
+from connectors._postgresql.silencing import as_the_application_unless_superuser
 from engine.errors import SchemaMismatch
 from engine.ports import Column, KeySpec
 from engine.progress import Progress
@@ -208,7 +209,8 @@ def load_stage(connection: Connection, pair: Pair, progress: Progress) -> None:
         connection,
         f"CREATE TEMPORARY TABLE {loaded} ON COMMIT DROP AS SELECT {chosen} FROM {pair.table.source} AS t WITH NO DATA",
     )
-    copy_in(connection, loaded, names, pair.view, progress)
+    with as_the_application_unless_superuser(connection):  # Domains of its columns have checks, too.
+        copy_in(connection, loaded, names, pair.view, progress)
     if changed:
         convert(connection, pair.view.name, changed, names, loaded=loaded, into=raw)
     if pair.key is None:
