@@ -17,6 +17,7 @@ from core.text import counted
 from engine.errors import LastroError
 from operations.leases import lease_duration
 from operations.models import ACTIVE_STATES, Operation
+from operations.workers import worker_alive, worker_seen_at
 from tenants import wiring
 from tenants.models import Backup, Criticality, Drill, DrillState, Source, StoreConfig, Tenant
 from tenants.models.backup import GOOD_STATES
@@ -26,7 +27,6 @@ from tenants.services.stores import store_default, store_test
 OK, WARNING, CRITICAL = "ok", "warning", "critical"
 CRITICAL_AGE_MAX = datetime.timedelta(hours=4)
 FREE_BYTES_MIN = 1 << 30
-WORKER_SILENCE_MAX = datetime.timedelta(minutes=3)
 NAMED_MAX = 5
 REPOSITORIES_LOOKED_AT_MAX = 1_000
 
@@ -169,14 +169,11 @@ def _pg_dumps() -> list[str]:
 
 
 def _workers() -> Iterator[Sign]:
-    from django_q.models import Schedule
-
-    now = clock.now()
-    due = Schedule.objects.filter(func="operations.tasks.reap").values_list("next_run", flat=True).first()
-    if due is None:
+    seen = worker_seen_at()
+    if seen is None:
         yield Sign("workers", WARNING, "no worker has ever run", "start one: manage.py worker")
-    elif due < now - WORKER_SILENCE_MAX:
-        yield Sign("workers", WARNING, f"no worker since {due:%Y-%m-%d %H:%M} UTC", "start one: manage.py worker")
+    elif not worker_alive():
+        yield Sign("workers", WARNING, f"no worker since {seen:%Y-%m-%d %H:%M} UTC", "start one: manage.py worker")
     else:
         yield Sign("workers", OK, "at work")
 

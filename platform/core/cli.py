@@ -250,9 +250,7 @@ def _add_common(parser: argparse.ArgumentParser, verb: Verb) -> None:
     if verb.long:
         how = common.add_mutually_exclusive_group()
         how.add_argument("--here", action="store_true", help="do it in this process, without a worker")
-        how.add_argument(
-            "--wait", action="store_true", help="follow it to its end (the default, if nothing else is said above)"
-        )
+        how.add_argument("--wait", action="store_true", help="follow it to its end, also while no worker is running")
         how.add_argument("--detach", action="store_true", help="leave it to a worker and return at once")
     if verb.confirm:
         common.add_argument("--confirm", metavar="SLUG", help="name what may be changed or destroyed")

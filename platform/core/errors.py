@@ -6,7 +6,8 @@ LastroError (engine.errors)
     ├── Conflict             the request does not fit the present state
     │   ├── StateConflict    a transition lost its race or is not allowed
     │   ├── Unreconciled     the store knows more than this catalogue; nothing is deleted
-    │   └── Busy             (retryable) another operation holds the resource
+    │   ├── Busy             (retryable) another operation holds the resource
+    │   └── NoWorker         (retryable) nobody is there who would do it
     ├── NotAllowed           the actor may not do this
     ├── ConfirmationNeeded   the command destroys and was not confirmed
     ├── CatalogueUnready     (retryable) the database is not migrated or not reachable
@@ -69,6 +70,13 @@ class Busy(Conflict):
         self.operation = operation
 
 
+class NoWorker(Conflict):
+    """Work was asked for that only a worker does, and none gives a sign of life."""
+
+    code = "operation.no_worker"
+    retryable = True
+
+
 class NotAllowed(CatalogueError):
     code = "access.not_allowed"
 
@@ -116,6 +124,7 @@ _MEANINGS: dict[type[LastroError], Meaning] = {
     NotFound: Meaning(Exit.NOT_FOUND, 404, "Not found"),
     Conflict: Meaning(Exit.FAILED, 409, "Conflict"),
     Busy: Meaning(Exit.BUSY, 409, "Busy"),
+    NoWorker: Meaning(Exit.BUSY, 503, "No worker"),
     engine_errors.StalePlan: Meaning(Exit.STALE_PLAN, 409, "The plan is out of date"),
     NotAllowed: Meaning(Exit.NOT_ALLOWED, 403, "Not allowed"),
     ConfirmationNeeded: Meaning(Exit.CONFIRM, 409, "Confirmation needed"),

@@ -7,15 +7,22 @@ from typing import Any
 
 from core.cli import Call
 from core.cli_output import ProgressLines
-from core.errors import Exit
+from core.errors import Exit, NoWorker
 from operations.context import Snapshot
 from operations.models import Operation, OperationState
 from operations.running import operation_run
 from operations.selectors import operation_get
+from operations.services import operation_withdraw
 from operations.uptime import uptime
+from operations.workers import worker_alive, worker_seen_at
 
 POLL_SECONDS = 0.5
+LOOK_SECONDS = 5
 UNCLAIMED_SECONDS = 15
+"""A worker that has just been started takes its first operation within this time."""
+WORKER_HINT = (
+    "--here does it in this process, `worker` starts a worker, --wait waits for one, --detach leaves it queued"
+)
 
 _EXITS = {
     OperationState.SUCCEEDED: Exit.OK,
@@ -63,16 +70,48 @@ def operation_complain(call: Call, operation: Operation) -> None:
 
 
 def _watch(call: Call, operation: Operation) -> Operation:
-    began, said = uptime(), False
+    looked, alone = uptime(), _Alone(call, operation)
     with _shown(operation) as progress:
         while not operation.is_final:
             time.sleep(POLL_SECONDS)
             operation.refresh_from_db()
-            if operation.state == OperationState.QUEUED and not said and uptime() - began > UNCLAIMED_SECONDS:
-                call.terminal.note("no worker has taken it yet; is one running? (manage.py worker, or --here)")
-                said = True
+            if operation.state != OperationState.QUEUED:
+                alone.since = None
+            elif alone.since is None or uptime() - looked > LOOK_SECONDS:
+                looked = uptime()
+                alone.look()
             _show(progress, operation)
     return operation
+
+
+class _Alone:
+    """Whether a command waits for a worker that is not there, and for how long it has."""
+
+    def __init__(self, call: Call, operation: Operation) -> None:
+        self._call, self._operation, self._said = call, operation, False
+        self.since: float | None = None
+
+    def look(self) -> None:
+        """Say so at once; after UNCLAIMED_SECONDS withdraw the operation (NoWorker), unless --wait was given."""
+        if worker_alive():
+            self.since = None
+            return
+        patient = bool(getattr(self._call.options, "wait", False))
+        if not self._said:
+            self._said = True
+            seen = worker_seen_at()
+            last = f"the last one was seen at {seen:%Y-%m-%d %H:%M} UTC" if seen is not None else "none has ever run"
+            until = "waiting for one" if patient else f"waiting {UNCLAIMED_SECONDS} s for one"
+            self._call.terminal.note(f"no worker is running ({last}); {until}. {WORKER_HINT}")
+        self.since = uptime() if self.since is None else self.since
+        if patient or uptime() - self.since < UNCLAIMED_SECONDS:
+            return
+        if operation_withdraw(self._operation.pk, actor=self._call.actor, reason="no worker is running"):
+            raise NoWorker(
+                f"no worker is running that would do the {self._operation.kind.replace('_', ' ')}; nothing was done, and "
+                f"{self._operation.pk} is withdrawn",
+                hint=WORKER_HINT,
+            )
 
 
 @contextlib.contextmanager

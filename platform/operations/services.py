@@ -8,7 +8,7 @@ from django.db.models import Max
 
 import audit.services
 from core import clock
-from core.errors import Conflict
+from core.errors import Conflict, StateConflict
 from core.tenancy import tenant_store
 from core.text import REASON_CHARS_MAX, reason_checked
 from operations.handlers import handler_get
@@ -19,7 +19,14 @@ from operations.running import operation_run
 from operations.selectors import operation_get
 from operations.transitions import operation_to
 
-__all__ = ["operation_cancel", "operation_enqueue", "operation_retry", "operation_run", "operations_reap"]
+__all__ = [
+    "operation_cancel",
+    "operation_enqueue",
+    "operation_retry",
+    "operation_run",
+    "operation_withdraw",
+    "operations_reap",
+]
 
 RETRYABLE_STATES = (OperationState.LOST, OperationState.FAILED, OperationState.CANCELLED)
 
@@ -112,6 +119,29 @@ def operation_cancel(operation_id: str, *, actor: str, reason: str = "") -> Oper
             data={"operation": operation.pk, "kind": operation.kind, "reason": reason},
         )
     return operation
+
+
+def operation_withdraw(operation_id: str, *, actor: str, reason: str) -> bool:
+    """End an operation that is still queued; False when somebody has begun it, which leaves it alone."""
+    with transaction.atomic():
+        operation = operation_get(operation_id)
+        if operation.state != OperationState.QUEUED:
+            return False
+        try:
+            operation_to(
+                operation, OperationState.CANCELLED, actor=actor, reason=reason, finished_at=clock.catalogue_now()
+            )
+        except StateConflict:
+            return False
+        handler_get(operation.kind).on_dropped(operation)
+        audit.services.record(
+            "operation.withdrawn",
+            message=f"{operation.kind} withdrawn: {reason}",
+            actor=actor,
+            tenant=operation.tenant,
+            data={"operation": operation.pk, "kind": operation.kind, "reason": reason},
+        )
+    return True
 
 
 def operation_retry(operation_id: str, *, actor: str, reason: str = "", here: bool = False) -> Operation:

@@ -44,6 +44,7 @@ class _Seen:
     bytes: int = 0
     held: frozenset[int] = frozenset()
     whole: frozenset[int] = frozenset()
+    hurt: frozenset[int] = frozenset()
     erasures_lost: list[int] = field(default_factory=list)
 
 
@@ -102,6 +103,7 @@ def _moved(context: OperationContext, tenant: Tenant, copy: Copy, *, lost: bool)
             gone=gone,
             ending=bool(context.params.get("ending")),
             whole=seen.whole,
+            hurt=seen.hurt,
             account=account,
             operation_id=context.operation.pk,
         )
@@ -224,7 +226,7 @@ def _brought_lost(context: OperationContext, tenant: Tenant, copy: Copy, store: 
     affected = set(_looked_through(context, tenant, target, expected).affected)
     if affected:
         context.warn("promote.damaged", f"not whole in {copy.store.name}: {_named(tenant, affected)}")
-    seen.whole = frozenset(set(expected) - affected)
+    seen.whole, seen.hurt = frozenset(set(expected) - affected), frozenset(affected)
     return seen
 
 

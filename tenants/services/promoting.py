@@ -153,15 +153,16 @@ def primary_switch(
     lost: bool,
     gone: bool = False,
     ending: bool = False,
-    whole: Collection[int] | None = None,
+    whole: Collection[int] = (),
+    hurt: Collection[int] = (),
     account: Mapping[str, Any] | None = None,
     operation_id: str = "",
 ) -> Promotion:
     """Make the store the tenant's primary, inside the caller's transaction; nothing is deleted until it is reconciled.
 
     `lost`: the former primary cannot be reached; it stays as a copy that is switched off, with all that it held, so that
-    what lies there alone is not ended; `gone` besides: it answers and holds nothing. `whole`: numbers of the backups that
-    the new primary was seen to hold whole; None when it was not looked through.
+    what lies there alone is not ended; `gone` besides: it answers and holds nothing. `whole` and `hurt` are numbers of
+    the backups that the new primary was seen to hold, as they are there.
     """
     before = tenant.store
     former, after = _rows(tenant, store)
@@ -178,8 +179,7 @@ def primary_switch(
     )
     BackupCopy.objects.filter(copy=after).delete()  # Of a primary none is kept.
     Copy.objects.filter(pk=after.pk).update(position=0, enabled=True, selection=0)
-    if whole is not None:
-        _damage_as_seen(tenant, whole)
+    _damage_as_seen(tenant, whole, hurt)
     Backup.objects.filter(tenant=tenant).exclude(locked_until=None).update(locked_until=None)
     Tenant.objects.filter(pk=tenant.pk).update(store=store)
     behind_put(tenant, f"its backups go on in store {store.name}")
@@ -238,16 +238,13 @@ def _former_holds(tenant: Tenant, former: Copy) -> None:
     BackupCopy.objects.bulk_create(found, batch_size=_BATCH)
 
 
-def _damage_as_seen(tenant: Tenant, whole: Collection[int]) -> None:
+def _damage_as_seen(tenant: Tenant, whole: Collection[int], hurt: Collection[int]) -> None:
     """What was damaged in the former primary is whole where the new one has it whole, and the other way round."""
-    good = set(whole)
     rows = Backup.objects.filter(tenant=tenant, number__isnull=False)
-    rows = rows.filter(Q(state__in=GOOD_STATES) | Q(trashed_at__isnull=False))
-    for damaged in (False, True):
-        there = rows.filter(damaged=not damaged).values_list("pk", "number")
-        ids = [pk for pk, number in there if (number not in good) == damaged]
-        for at in range(0, len(ids), _BATCH):
-            Backup.objects.filter(pk__in=ids[at : at + _BATCH]).update(damaged=damaged)
+    for damaged, numbers in ((False, sorted(whole)), (True, sorted(hurt))):
+        for at in range(0, len(numbers), _BATCH):
+            some = rows.filter(number__in=numbers[at : at + _BATCH], damaged=not damaged)
+            some.update(damaged=damaged)
 
 
 def _queued_cancel(copy: Copy, *, actor: str, why: str) -> None:
