@@ -11,6 +11,7 @@ from core.rootkey import root_key
 from tenants.keyring_places import stores_keeping
 from tenants.models import (
     CertificateState,
+    GivenUpStore,
     KeyringPlace,
     KeyringState,
     RecoveryKit,
@@ -35,6 +36,7 @@ def key_signs() -> Iterator[Told]:
     yield from _rotation()
     yield from _kits()
     yield from _shreddings()
+    yield from _given_up()
 
 
 def _places() -> Iterator[Told]:
@@ -105,6 +107,21 @@ def _shreddings() -> Iterator[Told]:
     if names:
         hint = f"key certificate show {names[0]} says what waits; then run key shred again"
         yield "shredding", WARNING, f"not at its end: {', '.join(names[:NAMED_MAX])}", hint, {"pending": len(names)}
+
+
+def _given_up() -> Iterator[Told]:
+    """Stores that were given up and may still hold what shredding was to destroy."""
+    stores = GivenUpStore.objects.filter(destroyed_at=None)
+    held = stores.filter(places__tenant__shredded_at__isnull=False).distinct().order_by("-id")
+    first = held.first()
+    if first is not None:
+        named = ", ".join(each.words for each in held[:NAMED_MAX])
+        message = f"may still hold keys or data of shredded tenants: {named}"
+        hint = f"when it is known to be destroyed: store destroyed {first.pk} --confirm {first.name} --reason …"
+        yield "given-up stores", WARNING, message, hint, {"stores": held.count()}
+    elif count := stores.count():
+        message = f"{count} were given up as lost and never declared destroyed: what a tenant has in one, its certificate will name"
+        yield "given-up stores", OK, message, "", {"stores": count}
 
 
 def _named(rows: Any) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from access.management.commands.approval import MASTER_ARGUMENTS
 from core.cli import Answer, Call, Verb, argument
 from core.errors import Exit
 
@@ -110,7 +111,55 @@ def _reconciled_line(each: Mapping[str, Any]) -> str:
     return f"{each['tenant']}: {counts}{left}{lost}"
 
 
+def _lost(call: Call) -> Answer:
+    from tenants.services.given_up import given_up_list
+
+    rows = given_up_list()
+    return Answer({"data": rows}, [_lost_line(each) for each in rows] or ["No store was ever given up."])
+
+
+def _lost_line(row: Mapping[str, Any]) -> str:
+    ends = (
+        f"declared destroyed on {row['destroyed_at']:%Y-%m-%d}" if row["destroyed_at"] else "not known to be destroyed"
+    )
+    shredded = f", among them shredded: {_some(row['shredded'])}" if row["shredded"] else ""
+    return (
+        f"{row['id']}  {row['name']} ({row['kind']}) given up on {row['given_up_at']:%Y-%m-%d}: {ends}; "
+        f"may hold {row['keyrings']} keyrings of {row['tenants']} tenants{shredded}"
+    )
+
+
+def _destroyed(call: Call) -> Answer:
+    from access.approvals import approval_ask
+    from access.management.commands.approval import master_of
+    from tenants.services.given_up import destroyed_action, given_up_destroyed, given_up_get
+
+    options = call.options
+    store = given_up_get(options.store)
+    call.confirm(store.name, what=f"declare that nothing of {store.words} exists any more; certificates will quote it")
+    master = master_of(call)
+    approval = approval_ask(destroyed_action(store, options.reason), requested_by=master)
+    slugs = given_up_destroyed(
+        store, confirmed=store.name, reason=options.reason, approval=approval, actor=master or call.actor
+    )
+    lines = [f"{store.words} is declared destroyed."]
+    lines += [f"Next, for its certificate: key shred {slug} --confirm {slug} --reason …" for slug in slugs[:_NAMED_MAX]]
+    return Answer({"id": store.pk, "name": store.name, "destroyed_at": store.destroyed_at, "shredded": slugs}, lines)
+
+
 VERBS: tuple[Verb, ...] = (
+    Verb("lost", _lost, "stores that were given up, and what may still lie in them"),
+    Verb(
+        "destroyed",
+        _destroyed,
+        "declare that nothing of a given-up store exists any more",
+        (
+            argument("store", metavar="ID|NAME", help="as store lost shows it"),
+            argument("--reason", required=True, metavar="TEXT", help="how it is known; certificates quote it"),
+            *MASTER_ARGUMENTS,
+        ),
+        confirm=True,
+    ),
     Verb(
         "adopt",
         _adopt,

@@ -8,6 +8,7 @@ from django.db.models import F, Q, QuerySet
 from audit.services import record
 from core.errors import Conflict
 from engine.errors import StoreError, UsageError
+from engine.repository import keyring_key
 from operations.models import Operation, OperationState
 from operations.services import operation_cancel, operation_run
 from tenants.models import (
@@ -22,6 +23,7 @@ from tenants.models import (
     Tenant,
 )
 from tenants.models.backup import GOOD_STATES
+from tenants.services.given_up import given_up_note
 from tenants.services.promoting import copy_best, promote_start
 from tenants.services.rebuilding import Note
 from tenants.services.stores import primary_checked, store_default, store_objects_present
@@ -76,7 +78,7 @@ def store_loss(row: StoreConfig) -> StoreLoss:
         alone=tuple(_alone(row).values_list("pk", flat=True)),
         keyrings=keys.count(),
         nowhere=keys.exclude(tenant__in=elsewhere.values("tenant")).count(),
-        shredded=tuple(_unproven(row)),
+        shredded=tuple(each.slug for each in _unproven(row)),
         catalogues=catalogue.number_reserved if catalogue is not None else 0,
         primaries=_primaries(row).count(),
     )
@@ -129,6 +131,8 @@ def store_give_up(row: StoreConfig, *, actor: str, reason: str = "") -> StoreLos
     _given_up_checked(row)
     loss = store_loss(row)
     with transaction.atomic():
+        unproven = {tenant.pk: waits for tenant, waits in _unproven(row).items()}
+        given_up = given_up_note(row, unproven=unproven, actor=actor, reason=reason)
         _operations_end(row, actor=actor)
         for at in range(0, len(loss.alone), NAMED_MAX):
             backups_transition(
@@ -149,6 +153,7 @@ def store_give_up(row: StoreConfig, *, actor: str, reason: str = "") -> StoreLos
             level="error",
             data={
                 "store": row.name,
+                "given_up": given_up.pk,
                 "kind": row.kind,
                 "reason": reason,
                 "copies": loss.copies,
@@ -176,13 +181,17 @@ def _alone(row: StoreConfig) -> "QuerySet[Backup]":
     return here.exclude(pk__in=elsewhere.values("backup")).order_by("pk")
 
 
-def _unproven(row: StoreConfig) -> list[str]:
-    """Shredded tenants whose newest certificate waits for this store."""
-    found = []
-    for tenant in Tenant.objects.filter(certificates__state=CertificateState.PENDING).distinct().order_by("slug"):
+def _unproven(row: StoreConfig) -> dict[Tenant, list[str]]:
+    """Shredded tenants whose newest certificate waits for this store, or was never issued, and for what of it."""
+    found: dict[Tenant, list[str]] = {}
+    for tenant in Tenant.objects.filter(shredded_at__isnull=False).order_by("slug").iterator():
         newest = tenant.certificates.order_by("-number").first()
-        if newest is not None and any(each["place"] == f"store {row.name}" for each in newest.document["pending"]):
-            found.append(tenant.slug)
+        if newest is None:
+            found[tenant] = [keyring_key(tenant.repository_id)]
+            continue
+        waits = [str(each["what"]) for each in newest.document["pending"] if each["place"] == f"store {row.name}"]
+        if waits and newest.state == CertificateState.PENDING:
+            found[tenant] = waits
     return found
 
 

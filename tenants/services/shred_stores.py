@@ -15,6 +15,7 @@ from tenants import wiring
 from tenants.keyring_places import keyring_purge
 from tenants.models import Backup, DestroyedKey, KeyringPlace, StoreConfig, Tenant
 from tenants.owning import guard_of
+from tenants.services.given_up import given_up_places
 
 BATCH_OBJECTS = 500
 
@@ -67,7 +68,17 @@ def keyrings_destroy(tenant: Tenant, *, check: Callable[[], None]) -> list[Pendi
             if versions:
                 destroyed(tenant, place, what, versions=versions, sha256=sha256)
         kill_point("shred.place_purged")
-    return pending
+    return [*pending, *_given_up(tenant)]
+
+
+def _given_up(tenant: Tenant) -> Iterator[Pending]:
+    """What may lie in stores that were given up as lost: out of reach is not destroyed."""
+    for each in given_up_places(tenant):
+        why = "it was given up as lost, and nobody has declared it destroyed"
+        if each.keys_there:
+            yield Pending(each.store.words, keyring_key(tenant.repository_id), why)
+        if each.objects_there and _plain_ever(tenant):
+            yield Pending(each.store.words, "objects stored without encryption", why)
 
 
 def destroyed(tenant: Tenant, place: str, what: str, *, versions: int = 1, sha256: str = "") -> None:

@@ -21,7 +21,7 @@ from operations.models import Operation, OperationState
 from operations.selectors import operations_active
 from operations.services import operation_cancel, operation_enqueue
 from tenants.archives import archives_clear
-from tenants.models import Backup, CertificateState, DestroyedKey, ShredCertificate, Tenant
+from tenants.models import Backup, CertificateState, DestroyedKey, GivenUpPlace, ShredCertificate, Tenant
 from tenants.owning import catalogue_keyring, installation_get
 from tenants.services.clearing import caches_clear, catalogue_clear
 from tenants.services.compacting import catalogue_compact, catalogue_notes
@@ -225,7 +225,7 @@ def _certificate_issue(
         ],
         "cleared": _cleared(before, counts),
         "pending": [each.to_json() for each in pending],
-        "notes": _notes(stores),
+        "notes": _notes(tenant, stores),
     }
     row.document = certificate_sign(document, catalogue_keyring(installation))
     row.sha256 = certificate_digest(row.document)
@@ -263,13 +263,18 @@ def _cleared(before: ShredCertificate | None, counts: Mapping[str, int]) -> dict
     return cleared
 
 
-def _notes(stores: StoresShredded) -> list[str]:
+def _notes(tenant: Tenant, stores: StoresShredded) -> list[str]:
     notes = [
         "Recovery kits and backups of the catalogue hold no keys of tenants.",
         _CATALOGUE_NOTE,
         "The audit log keeps who did what, and the names that people typed.",
         *catalogue_notes(),
     ]
+    sealed = GivenUpPlace.objects.filter(tenant=tenant, store__destroyed_at=None, keys_there=False, objects_there=True)
+    if sealed.exists():
+        notes.append(
+            f"Sealed objects may lie in {sealed.count()} stores that were given up; no keyring is known to have lain there."
+        )
     if stores.locked:
         until = f" until {stores.locked_until:%Y-%m-%d}" if stores.locked_until else ""
         notes.append(f"{stores.locked} sealed objects stay{until} because they are locked; no key opens them any more.")
