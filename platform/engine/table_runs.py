@@ -323,23 +323,29 @@ def table_digest(batches: Iterable[list[bytes]], key: KeySpec) -> tuple[str, int
     This is what a manifest calls `sha256`, `rows` and `bytes` of a table; checks after a restore compute
     it from a plain SELECT of the target. Memory is bounded by a batch.
     """
-    digest, rows, size = hashlib.sha256(), 0, 0
-    open_rows: list[bytes] = []
-    for batch in batches:
-        open_rows += batch
-        rows += len(batch)
+    return keyed_digest((rows, keys_of_rows(key, rows)) for rows in batches)
+
+
+def keyed_digest(batches: Iterable[tuple[list[bytes], list[bytes]]]) -> tuple[str, int, int]:
+    """`table_digest` of row lines whose key texts are at hand."""
+    digest, count, size = hashlib.sha256(), 0, 0
+    rows: list[bytes] = []
+    for more, keys in batches:
+        count += len(more)
+        ends = bucket_ends(keys, len(rows))
+        before, rows = len(rows), rows + more
         begin = 0
-        for end in bucket_ends(keys_of_rows(key, open_rows)):
-            record = bucket_record(NEWLINE.join(open_rows[begin:end]))
-            digest.update(record[:32])
-            size += record_length(record)
-            begin = end
-        del open_rows[:begin]
-    if open_rows:
-        record = bucket_record(NEWLINE.join(open_rows))
-        digest.update(record[:32])
-        size += record_length(record)
-    return digest.hexdigest(), rows, size
+        for end in ends:
+            text = NEWLINE.join([*rows[begin : before + end], b""])
+            digest.update(hashlib.sha256(text).digest())
+            size += len(text)
+            begin = before + end
+        del rows[:begin]
+    if rows:
+        text = NEWLINE.join([*rows, b""])
+        digest.update(hashlib.sha256(text).digest())
+        size += len(text)
+    return digest.hexdigest(), count, size
 
 
 # ---------------------------------------------------------------- deltas over a base

@@ -267,6 +267,17 @@ class SpanRows:
         changes = {text: row for _, text, row in entries}
         return changes_apply(keys_of_rows(key, rows), rows, changes, key.encode)
 
+    def text(self, at: int) -> tuple[bytes, int]:
+        """What `load` gives, joined by newlines, and how many rows it is.
+
+        A block without deltas is not split: its rows are as many as it says, and who reads them back counts them.
+        """
+        if self._bounds or at >= len(self.span.blocks):
+            rows = self.load(at)
+            return NEWLINE.join(rows), len(rows)
+        block = self.span.blocks[at]
+        return pieces_get(self._reader, block.data), block.rows
+
     def _changed(self, rows: list[bytes], entries: list[tuple[bytes, bytes, bytes | None]]) -> list[bytes] | None:
         """The rows after a few changes, looked up one by one; None unless each changes a row that is there."""
         key = self._key

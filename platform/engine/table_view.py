@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from engine.errors import ObjectDamaged
 from engine.ports import Column
@@ -25,6 +25,7 @@ from engine.table_spans import SpanRows, ahead
 BLOCKS_AHEAD = 3
 WIDE_BLOCK_BYTES = 8 << 20
 Visit = Callable[[bytes, bool], bool]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +64,22 @@ class TableView:
         Raises ChunkMissing or ObjectDamaged; the number of rows is compared with the manifest's at the end.
         """
         count = 0
-        for rows in self._blocks(spans_of(self._reader, self._node)):
+        for rows in self._blocks(spans_of(self._reader, self._node), SpanRows.load):
             count += len(rows)
             if rows:
                 yield rows
+        self._check_count(count)
+
+    def texts(self) -> Iterator[tuple[bytes, int]]:
+        """As `rows`, each block's rows joined by newlines, and how many they are."""
+        count = 0
+        for text, rows in self._blocks(spans_of(self._reader, self._node), SpanRows.text):
+            count += rows
+            if rows:
+                yield text, rows
+        self._check_count(count)
+
+    def _check_count(self, count: int) -> None:
         if count != self.row_count:
             raise ObjectDamaged(
                 f"table {self.name} has {count} rows, the manifest says {self.row_count}", hint="run a deep verify"
@@ -76,7 +89,7 @@ class TableView:
         """At most `limit` row lines behind a key (from the first when None); reads no more than it needs."""
         after = None if key_text is None else self.key.encode(key_text)
         out: list[bytes] = []
-        for rows in self._blocks(self._spans_from(after), after=after, depth=0):
+        for rows in self._blocks(self._spans_from(after), SpanRows.load, after=after, depth=0):
             if after is not None:
                 rows = [row for row in rows if self.key.encode(self.key.text(row)) > after]
             out += rows[: limit - len(out)]
@@ -126,9 +139,14 @@ class TableView:
                 yield ref
 
     def _blocks(
-        self, refs: Iterator[SpanRef], *, after: bytes | None = None, depth: int = BLOCKS_AHEAD
-    ) -> Iterator[list[bytes]]:
-        """Rows block by block, the next few being read meanwhile."""
+        self,
+        refs: Iterator[SpanRef],
+        load: Callable[[SpanRows, int], T],
+        *,
+        after: bytes | None = None,
+        depth: int = BLOCKS_AHEAD,
+    ) -> Iterator[T]:
+        """What is loaded of each block, the next few being read meanwhile."""
 
         def open_span(ref: SpanRef) -> SpanRows:
             return SpanRows(self._reader, self.key, ref)
@@ -142,9 +160,7 @@ class TableView:
 
         widest = self.byte_count // max(1, self.row_count) * 32
         with ThreadPoolExecutor(1) as spans_pool, ThreadPoolExecutor(2, thread_name_prefix="block") as pool:
-            yield from ahead(
-                pool, parts(), lambda each: each[0].load(each[1]), 0 if widest > WIDE_BLOCK_BYTES else depth
-            )
+            yield from ahead(pool, parts(), lambda each: load(*each), 0 if widest > WIDE_BLOCK_BYTES else depth)
 
 
 def walk_table(reader: ChunkSource, node: Mapping[str, Any], visit: Visit) -> None:

@@ -1,7 +1,7 @@
 """Rows straight into tables that are new: COPY without a difference, and the digests read back."""
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -16,11 +16,12 @@ from connectors._postgresql.quoting import ident, idents, literal
 from connectors._postgresql.reader import is_utf8
 from connectors._postgresql.rowtext import RowText
 from connectors._postgresql.scope import Scope
-from connectors._postgresql.wire import readable, wire_lines
+from connectors._postgresql.wire import readable, wire_keyed
 from engine.errors import SchemaMismatch, TargetError
 from engine.ports import Check, TableChange, TableView
 from engine.progress import Progress
-from engine.table_runs import table_digest
+from engine.table_runs import keyed_digest, table_digest
+from engine.table_view import TableView as StoredTable
 
 CONNECTIONS = 2
 
@@ -46,29 +47,36 @@ def load_table(connection: Connection, destination: Destination, progress: Progr
         run(connection, f"INSERT INTO {destination.quoted} SELECT FROM generate_series(1, {view.row_count})")
         return
     freeze = " WITH (FREEZE)" if fresh else ""
-    synthetic = view.key.synthetic
-    keep = [not column.generated for column in view.columns]
     try:
         with (
             connection.cursor() as cursor,
             cursor.copy(f"COPY {destination.quoted} ({idents(columns)}) FROM STDIN{freeze}".encode()) as copy,
         ):
-            for lines in view.rows():
+            for block, count in _blocks_of(view):
                 progress.check()
-                if not lines:
-                    continue
-                if synthetic:
-                    lines = [line.split(b"\t", synthetic)[synthetic] for line in lines]
-                if not all(keep):
-                    lines = [
-                        b"\t".join([field for field, kept in zip(line.split(b"\t"), keep, strict=True) if kept])
-                        for line in lines
-                    ]
-                block = b"\n".join(lines) + b"\n"
                 copy.write(block)
-                progress.advance(bytes=len(block), items=len(lines))
+                copy.write(b"\n")
+                progress.advance(bytes=len(block) + 1, items=count)
     except psycopg.DataError as error:
         raise SchemaMismatch(f"{view.name}: {translate(error, 'target').message}") from None
+
+
+def _blocks_of(view: TableView) -> Iterator[tuple[bytes, int]]:
+    """Rows as COPY takes them, joined by newlines, and how many: without made-up fields and generated columns."""
+    synthetic, keep = view.key.synthetic, [not column.generated for column in view.columns]
+    if isinstance(view, StoredTable) and not synthetic and all(keep):
+        yield from view.texts()
+        return
+    for lines in view.rows():
+        if synthetic:
+            lines = [line.split(b"\t", synthetic)[synthetic] for line in lines]
+        if not all(keep):
+            lines = [
+                b"\t".join([field for field, kept in zip(line.split(b"\t"), keep, strict=True) if kept])
+                for line in lines
+            ]
+        if lines:
+            yield b"\n".join(lines), len(lines)
 
 
 def load_frozen(connection: Connection, destination: Destination, progress: Progress) -> None:
@@ -132,8 +140,11 @@ def _digest(connection: Connection, view: TableView, psql: Psql | None, query: s
     if readable(connection):
         # Workers would deliver the rows of several places at once.
         run(connection, f"SET {SERIAL}")
-        lines = wire_lines(connection, query)
-    elif psql and view.byte_count >= PIPED_BYTES_MIN and psql.takes(query):
+        fields = len(view.key.kinds)
+        alone = fields == view.key.synthetic + len(view.columns)
+        with contextlib.closing(wire_keyed(connection, query, key_fields=fields, alone=alone)) as batches:
+            return keyed_digest(batches)[0]
+    if psql and view.byte_count >= PIPED_BYTES_MIN and psql.takes(query):
         begun = begin_text("READ COMMITTED", read_only=True, more=session_settings(connection))
         lines = psql.lines([begun, f"SET LOCAL {SERIAL}"], query)
     else:

@@ -66,12 +66,24 @@ def wire_rows(connection: Connection, query: str, *, key_fields: int, alone: boo
         yield RowBatch(rows, keys, heads)
 
 
+def wire_keyed(
+    connection: Connection, query: str, *, key_fields: int, alone: bool
+) -> Generator[tuple[list[bytes], list[bytes]], None, None]:
+    """As `wire_lines` for rows without a version: rows, and their keys."""
+    for columns in _answered(connection, query, _rows_split(key_fields, alone, versions=False)):
+        yield columns[0], columns[1]
+
+
 @cache
-def _rows_split(key_fields: int, alone: bool) -> re.Pattern[bytes]:
-    """What lies between two rows: as `_LINES`, and the row's version. The groups are `version TAB key` and the key."""
+def _rows_split(key_fields: int, alone: bool, *, versions: bool = True) -> re.Pattern[bytes]:
+    """What lies between two rows: as `_LINES`, and the row's version. The groups are `version TAB key` and the key.
+
+    Without `versions` there are none, and only the key is a group.
+    """
     field = rb"[^\t\n]*+" if alone else rb"[^\t]*+"
     key = rb"\t".join([rb"[^\t]*+"] * (key_fields - 1) + [field])
-    return re.compile(rb"\n(?:[d-d]....(?=([^\t]*+\t(" + key + rb")))[^\t]*+\t|.*+)", re.DOTALL)
+    found = rb"(?=([^\t]*+\t(" + key + rb")))[^\t]*+\t" if versions else rb"(?=(" + key + rb"))"
+    return re.compile(rb"\n(?:[d-d]...." + found + rb"|.*+)", re.DOTALL)
 
 
 def _answered(connection: Connection, query: str, split: re.Pattern[bytes]) -> Generator[list[list[bytes]], None, None]:
