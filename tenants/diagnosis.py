@@ -1,15 +1,15 @@
 """What `doctor` looks at: each check says what it found, how bad that is, and what to do."""
 
-import datetime
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from django.core import checks as django_checks
 from django.db import DatabaseError, connection
-from django.db.models import Max, Q
+from django.db.models import Max
 
 from core import clock
 from core.rootkey import root_key, root_key_place
@@ -19,13 +19,12 @@ from operations.leases import lease_duration
 from operations.models import ACTIVE_STATES, Operation
 from operations.workers import worker_alive, worker_seen_at
 from tenants import wiring
-from tenants.models import Backup, Criticality, Drill, DrillState, Source, StoreConfig, Tenant
+from tenants.models import Backup, Drill, DrillState, Source, StoreConfig, Tenant
 from tenants.models.backup import GOOD_STATES
-from tenants.selectors import AGE_MAX, source_guarded
+from tenants.selectors import source_guarded
 from tenants.services.stores import store_default, store_test
 
 OK, WARNING, CRITICAL = "ok", "warning", "critical"
-CRITICAL_AGE_MAX = datetime.timedelta(hours=4)
 FREE_BYTES_MIN = 1 << 30
 NAMED_MAX = 5
 REPOSITORIES_LOOKED_AT_MAX = 1_000
@@ -42,14 +41,17 @@ class Sign:
     figures: dict[str, Any] = field(default_factory=dict)
 
 
-def diagnose() -> list[Sign]:
-    """Look at everything. A check that fails on the way is itself a critical sign; the others go on."""
+def diagnose(*, network: bool = True) -> list[Sign]:
+    """Look at everything. A check that fails on the way is itself a critical sign; the others go on.
+
+    Without `network` no store is asked: what the watch last saw of them counts, and the answer comes at once.
+    """
     catalogue = _tried("catalogue", _catalogue)
     if catalogue[0].status == CRITICAL:
         return catalogue
     signs = list(catalogue)
     for name, check in _CHECKS:
-        signs += _tried(name, check)
+        signs += _tried(name, check if network else _OFFLINE.get(name, check))
     return signs
 
 
@@ -189,13 +191,11 @@ def _operations() -> Iterator[Sign]:
 
 
 def _ages() -> Iterator[Sign]:
-    now = clock.now()
+    from tenants.freshness import age_limits
+
+    now, limits = clock.now(), age_limits()
     sources = source_guarded()
-    late = sources.filter(
-        Q(last_good_at=None)
-        | Q(last_good_at__lt=now - AGE_MAX)
-        | Q(last_good_at__lt=now - CRITICAL_AGE_MAX, criticality=Criticality.CRITICAL)
-    )
+    late = sources.filter(limits.late(now))
     count = late.count()
     figures = {"sources": sources.count(), "late": count}
     if not count:
@@ -208,7 +208,7 @@ def _ages() -> Iterator[Sign]:
         "backup ages",
         CRITICAL,
         f"no recent good backup of {named}{more}",
-        "limits: 4 h for critical sources, 24 h for others; run: backup create TENANT",
+        f"limits: {limits.critical_hours:g} h for critical sources, {limits.hours:g} h for others; run: backup create TENANT",
         figures,
     )
 
@@ -251,10 +251,24 @@ def _keys() -> Iterator[Sign]:
         yield Sign(*told)
 
 
-def _recovery() -> Iterator[Sign]:
+def _recovery(*, network: bool = True) -> Iterator[Sign]:
     from tenants.recovery_diagnosis import recovery_signs
 
-    for told in recovery_signs():
+    for told in recovery_signs(network=network):
+        yield Sign(*told)
+
+
+def _watch() -> Iterator[Sign]:
+    from tenants.freshness import watch_signs
+
+    for told in watch_signs():
+        yield Sign(*told)
+
+
+def _stores_seen() -> Iterator[Sign]:
+    from tenants.freshness import store_signs
+
+    for told in store_signs():
         yield Sign(*told)
 
 
@@ -294,6 +308,7 @@ _CHECKS: tuple[tuple[str, Callable[[], Iterator[Sign]]], ...] = (
     ("copies", _copies),
     ("pg_dump", _tools),
     ("workers", _workers),
+    ("watch", _watch),
     ("operations", _operations),
     ("backup ages", _ages),
     ("damage", _damage),
@@ -302,3 +317,16 @@ _CHECKS: tuple[tuple[str, Callable[[], Iterator[Sign]]], ...] = (
     ("recovery", _recovery),
     ("data folder", _disk),
 )
+
+
+def _left_out() -> Iterator[Sign]:
+    """How the installation is set up does not change from minute to minute: no monitor has to be told for ever."""
+    return iter(())
+
+
+_OFFLINE: dict[str, Callable[[], Iterator[Sign]]] = {
+    "settings": _left_out,
+    "pg_dump": _left_out,
+    "stores": _stores_seen,
+    "recovery": partial(_recovery, network=False),
+}

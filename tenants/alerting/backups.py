@@ -82,21 +82,19 @@ def backup_age(levels: Levels, now: datetime.datetime) -> Iterator[Finding]:
     """By what was read, not by when it was written down; a new source has as long until its first backup."""
     least = datetime.timedelta(hours=min(levels.least("hours"), levels.least("critical_hours")))
     late = source_guarded().filter(Q(last_good_at=None, created_at__lt=now - least) | Q(last_good_at__lt=now - least))
-    rows = late.select_related("tenant").order_by("pk")
-    for source in rows.iterator(chunk_size=2_000):
-        slug = source.tenant.slug
-        name = "critical_hours" if source.criticality == Criticality.CRITICAL else "hours"
-        hours = levels.limit(name, slug)
-        since = source.last_good_at or source.created_at
+    fields = ("pk", "name", "criticality", "last_good_at", "created_at", "tenant__slug")
+    for pk, name, criticality, good_at, created_at, slug in late.values_list(*fields).order_by("pk"):
+        hours = levels.limit("critical_hours" if criticality == Criticality.CRITICAL else "hours", slug)
+        since = good_at or created_at
         if now - since <= datetime.timedelta(hours=hours):
             continue
-        had = f"none since {since:%Y-%m-%d %H:%M} UTC" if source.last_good_at else "never had one"
+        had = f"no good backup since {since:%Y-%m-%d %H:%M} UTC" if good_at else "it never had a good backup"
         yield Finding(
-            source.pk,
-            f"{'no good backup: ' if source.last_good_at else 'it '}{had}; {hours:g} h are allowed",
+            pk,
+            f"{had}; {hours:g} h are allowed",
             tenant=slug,
-            subject=f"{slug}/{source.name}",
-            hint=f"backup create {slug} --source {source.name}",
+            subject=f"{slug}/{name}",
+            hint=f"backup create {slug} --source {name}",
         )
 
 

@@ -22,7 +22,7 @@ from tenants.models import Anomaly, Backup, BackupSource, Baseline, Metric, Modu
 from tenants.models.backup import GOOD_STATES
 
 BATCH = 200
-BACKUPS_MAX = 20_000
+BACKUPS_MAX = 2_000
 """In one look; more wait for the next."""
 OLD = datetime.timedelta(days=2)
 """What was found to have been taken longer ago (an adoption) is no news, and is marked only."""

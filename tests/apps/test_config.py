@@ -180,7 +180,9 @@ def test_health_names_what_is_wrong(settings: object) -> None:
     """Goal: a balancer knows whether to send requests; ask when all is well and when the folder is gone."""
     client = Client()
     assert client.get("/health/live").json() == {"status": "ok"}
-    assert client.get("/health/ready").json() == {"status": "ok", "checks": {"catalogue": True, "data_folder": True}}
+    ready = client.get("/health/ready").json()
+    assert (ready["status"], ready["checks"]) == ("ok", {"catalogue": True, "data_folder": True})
+    assert ready["freshness"] == {"watch": True, "backups": True}
     settings.LASTRO_DATA = Path("/nowhere/at/all")  # type: ignore[attr-defined]
     answer = client.get("/health/ready")
     assert (answer.status_code, answer.json()["checks"]["data_folder"]) == (503, False)

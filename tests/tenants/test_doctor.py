@@ -99,8 +99,10 @@ def test_the_plugin_speaks_in_one_line(house: House, capsys: pytest.CaptureFixtu
     out = capsys.readouterr().out
     assert code == 2
     assert out.startswith("LASTRO CRITICAL - ")
-    assert out.rstrip().endswith("| sources=1 late=1")
+    assert " | sources=1 late=1 alerts_critical=0 alerts_other=0 watch_silence=U" in out
     assert out.count("\n") == 1
+    assert Command().run(["--nagios", "--foo"]) == 3
+    assert capsys.readouterr().out.startswith("LASTRO UNKNOWN - ")
 
 
 def test_damage_of_a_backup_that_ended_alarms_nobody(house: House) -> None:

@@ -153,7 +153,10 @@ def _bounded(finding: Finding) -> Finding:
 
 def one_line(text: str, most: int) -> str:
     """A text on one line, without control characters and secrets, cut to `most` characters."""
-    text = " ".join("".join(c if c.isprintable() else " " for c in redact(text)).split())
+    text = redact(text)
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " for c in text)
+    text = " ".join(text.split())
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
