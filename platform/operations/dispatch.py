@@ -36,8 +36,9 @@ def operation_pick(cluster: str) -> Operation | None:
         return None
     with transaction.atomic():
         # One picks at a time, so that a quota is kept exactly, however many clusters there are.
-        Fact.objects.get_or_create(pk=LOCK_FACT, defaults={"value": ""})
-        Fact.objects.select_for_update().get(pk=LOCK_FACT)
+        if Fact.objects.select_for_update().filter(pk=LOCK_FACT).first() is None:
+            Fact.objects.get_or_create(pk=LOCK_FACT, defaults={"value": ""})
+            Fact.objects.select_for_update().get(pk=LOCK_FACT)
         picked = _first()
         if picked is not None:
             Operation.objects.filter(pk=picked.pk).update(

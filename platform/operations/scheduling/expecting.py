@@ -1,11 +1,13 @@
 """Turning the times of schedules into rows, and giving up what the clock has passed by."""
 
 import datetime
+import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any
 
+from django.db import DatabaseError, transaction
 from django.db.models import Exists, OuterRef, Q
 
 from audit.services import record
@@ -16,6 +18,8 @@ from operations.scheduling.planning import HORIZON, Plan, Rule, Slot, jitter, pl
 from operations.scheduling.settling import ACTOR
 from operations.scheduling.works import Target, Work, works
 from operations.transitions import runs_to
+
+log = logging.getLogger(__name__)
 
 SCHEDULES_MAX = 2_000
 """Planned in one tick; the others a minute later."""
@@ -43,14 +47,28 @@ def runs_plan(*, now: datetime.datetime) -> int:
     for schedule in due:
         work = kinds.get(schedule.work)
         if work is not None:
-            count += _plan_one(schedule, work, now)
+            count += _apart(_plan_one, schedule, work, now)
         if count >= ROWS_MAX:
             break
     for schedule in active.filter(topup_at__lte=now)[:SCHEDULES_MAX]:
         if (work := kinds.get(schedule.work)) is not None:
-            count += _top_up(schedule, work, now)
+            count += _apart(_top_up, schedule, work, now)
     kill_point("schedule.planned")
     return count
+
+
+def _apart(
+    step: Callable[[Schedule, Work, datetime.datetime], int], schedule: Schedule, work: Work, now: datetime.datetime
+) -> int:
+    """One schedule that cannot be planned stops no other; it is tried again, and `schedules_unplanned` tells of it."""
+    try:
+        with transaction.atomic():
+            return step(schedule, work, now)
+    except DatabaseError:
+        raise
+    except Exception:
+        log.exception("schedule %s cannot be planned", schedule.name)
+        return 0
 
 
 def _plan_one(schedule: Schedule, work: Work, now: datetime.datetime) -> int:
@@ -86,14 +104,14 @@ def targets_of(schedule: Schedule, work: Work) -> list[Target]:
 
 
 def _ranks(schedule: Schedule) -> dict[str, datetime.datetime]:
-    """When each tenant's turn last was, as the rows of the newest planned time know it."""
+    """When each tenant's turn last was, as the rows of the newest planned time, and later ones, know it."""
     if schedule.planned_last is None:
         return {}
-    rows = ExpectedRun.objects.filter(schedule=schedule, planned_for=schedule.planned_last)
-    return {
-        tenant: max(rank, released or NEVER)
-        for tenant, rank, released in rows.order_by().values_list("tenant", "rank_at", "released_at")
-    }
+    rows = ExpectedRun.objects.filter(schedule=schedule, planned_for__gte=schedule.planned_last)
+    ranks: dict[str, datetime.datetime] = {}
+    for tenant, rank, released in rows.order_by().values_list("tenant", "rank_at", "released_at"):
+        ranks[tenant] = max(ranks.get(tenant, NEVER), rank, released or NEVER)
+    return ranks
 
 
 def _insert(schedule: Schedule, slot: Slot, targets: Iterable[Target], ranks: dict[str, datetime.datetime]) -> int:
@@ -172,6 +190,16 @@ def _pass_on_full(passed: Sequence[ExpectedRun], now: datetime.datetime) -> None
                 schedule=schedule_id, tenant__in=tenants[begin : begin + INSERT_ROWS // 4]
             )
             heirs.filter(state=RunState.EXPECTED, due_at__lte=now).update(full=True)
+
+
+def older_missed(run: ExpectedRun, *, now: datetime.datetime) -> None:
+    """Give up what is still expected of earlier times of a run that begins; it is full if one of them was to be."""
+    same = ExpectedRun.objects.filter(schedule=run.schedule_id, tenant=run.tenant, state=RunState.EXPECTED)
+    older = list(same.filter(planned_for__lt=run.planned_for))
+    run.full = run.full or any(each.full for each in older)
+    if older:
+        ExpectedRun.objects.filter(pk=run.pk).update(full=run.full)
+        runs_missed(older, SUPERSEDED, "schedule.superseded", now=now)
 
 
 def runs_missed(runs: Sequence[ExpectedRun], why: str, code: str, *, now: datetime.datetime, actor: str = ACTOR) -> int:

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 
 from django.conf import settings
 from django.db import DatabaseError, transaction
-from django.db.models import Count, Exists, OuterRef, QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 
 from audit.services import record
 from core import clock
 from core.errors import Busy, StateConflict
 from engine.errors import LastroError
 from engine.faults import kill_point
-from operations.models import ExpectedRun, RunState, Schedule, Scheduler
+from operations.models import ExpectedRun, RunState, Scheduler
 from operations.priorities import priority_set
 from operations.quotas import Quotas
-from operations.scheduling.expecting import turn_taken
+from operations.scheduling.expecting import older_missed, turn_taken
 from operations.scheduling.selectors import SCHEDULER_ROW
 from operations.scheduling.settling import ACTOR
 from operations.scheduling.works import Begun, Order, Withdrawn, works
@@ -34,8 +34,11 @@ NOTE_CHARS_MAX = 500
 
 def scheduler_lock() -> Scheduler:
     """Hold the planner's row for the rest of the transaction: one plans and releases at a time, on whichever machine."""
-    Scheduler.objects.get_or_create(pk=SCHEDULER_ROW)
-    return Scheduler.objects.select_for_update().get(pk=SCHEDULER_ROW)
+    row = Scheduler.objects.select_for_update().filter(pk=SCHEDULER_ROW).first()
+    if row is None:
+        Scheduler.objects.get_or_create(pk=SCHEDULER_ROW)
+        row = Scheduler.objects.select_for_update().get(pk=SCHEDULER_ROW)
+    return row
 
 
 @dataclass
@@ -45,17 +48,21 @@ class _Room:
     free: int
     quotas: Quotas
     schedules: Counter[str]
+    full: set[str]
+    """Schedules that run as many as they may."""
     put_off: set[str] = field(default_factory=set)
     """Runs whose work said that it is busy; asked again at the next tick."""
 
     @classmethod
     def now(cls) -> "_Room":
+        quotas, schedules, full = Quotas.load(), Counter[str](), set[str]()
         running = ExpectedRun.objects.filter(state=RunState.RUNNING).order_by()
-        schedules = Counter(dict(running.values_list("schedule").annotate(Count("pk"))))
-        quotas = Quotas.load()
-        for tenant, lane, count in running.values_list("tenant", "lane").annotate(Count("pk")):
-            quotas.count(tenant=tenant, lane=lane, by=count)
-        return cls(settings.LASTRO_SCHEDULE_RUNS_MAX - schedules.total(), quotas, schedules)
+        for schedule, most, tenant, lane in running.values_list("schedule", "schedule__concurrency", "tenant", "lane"):
+            quotas.count(tenant=tenant, lane=lane)
+            schedules[schedule] += 1
+            if most and schedules[schedule] >= most:
+                full.add(schedule)
+        return cls(settings.LASTRO_SCHEDULE_RUNS_MAX - schedules.total(), quotas, schedules, full)
 
     def takes(self, run: ExpectedRun) -> bool:
         most = run.schedule.concurrency
@@ -87,6 +94,8 @@ def _batch(now: datetime.datetime, put_off: set[str]) -> int:
     room = _Room.now()
     room.put_off = put_off
     begun = 0
+    if room.free <= 0 or room.quotas.all_taken:
+        return begun
     for run in _candidates(now, room):
         if begun == BATCH_MAX or room.free <= 0:
             break
@@ -97,11 +106,12 @@ def _batch(now: datetime.datetime, put_off: set[str]) -> int:
 
 def _candidates(now: datetime.datetime, room: _Room) -> "QuerySet[ExpectedRun]":
     """Who waits, in order; without those that a limit stops already, so that they hide nobody behind them."""
-    alone = ExpectedRun.objects.filter(schedule=OuterRef("schedule"), tenant=OuterRef("tenant"), state=RunState.RUNNING)
-    rows = ExpectedRun.objects.filter(state=RunState.EXPECTED, due_at__lte=now).filter(~Exists(alone))
-    limited = Schedule.objects.filter(pk__in=list(room.schedules), concurrency__gt=0)
-    full = [each.pk for each in limited if room.schedules[each.pk] >= each.concurrency]
-    rows = rows.exclude(schedule__in=full) if full else rows
+    same = ExpectedRun.objects.filter(schedule=OuterRef("schedule"), tenant=OuterRef("tenant"))
+    newer = same.filter(state=RunState.EXPECTED, due_at__lte=now, planned_for__gt=OuterRef("planned_for"))
+    rows = ExpectedRun.objects.filter(state=RunState.EXPECTED, due_at__lte=now)
+    # One whose next time has come is the next tick's to give up, one that still runs is not doubled.
+    rows = rows.filter(~Exists(same.filter(state=RunState.RUNNING)), ~Exists(newer))
+    rows = rows.exclude(schedule__in=room.full) if room.full else rows
     rows = rows.exclude(lane__in=lanes) if (lanes := room.quotas.full_lanes()) else rows
     rows = rows.exclude(tenant__in=tenants) if (tenants := room.quotas.full_tenants()) else rows
     rows = rows.exclude(pk__in=room.put_off) if room.put_off else rows
@@ -112,6 +122,7 @@ def _begin(run: ExpectedRun, now: datetime.datetime, room: _Room) -> bool:
     """Begin one run; False when it stays expected. Whatever its work raises ends this run and no other."""
     try:
         with transaction.atomic():
+            older_missed(run, now=now)
             run_to(run, RunState.RUNNING, actor=ACTOR, released_at=now, attempts=1)
             begun = _asked(run)
             if begun.operation_id:

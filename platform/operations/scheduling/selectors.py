@@ -45,6 +45,12 @@ def scheduler_stalled(*, now: datetime.datetime) -> bool:
     return Schedule.objects.filter(removed_at=None).exists() and (last is None or now - last > STALLED_AFTER)
 
 
+def schedules_unplanned(*, now: datetime.datetime) -> list[Schedule]:
+    """Schedules whose time has passed without rows although somebody plans: what they are for cannot be found out."""
+    rows = Schedule.objects.filter(removed_at=None, paused_at=None, next_at__lt=now - STALLED_AFTER)
+    return list(rows.order_by("name")[:LIST_MAX])
+
+
 def run_list(
     *,
     schedule: Schedule | None = None,

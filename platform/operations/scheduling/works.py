@@ -4,8 +4,10 @@ An app registers them in its module `works`, imported when the list is first ask
 light: the planner runs beside the workers and asks once a minute.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from django.utils.module_loading import autodiscover_modules
@@ -99,6 +101,11 @@ def work_register(work: Work) -> None:
     _works[work.name] = work
 
 
+@functools.cache
+def _load() -> None:
+    autodiscover_modules("works")
+
+
 def default_register(name: str, wish: Callable[[], Any]) -> None:
     """Make this schedule (`wish` gives its ScheduleWish) when a worker first starts; once, so that a removed one stays away."""
     assert name not in _defaults, f"default schedule {name} registered twice"
@@ -121,5 +128,5 @@ def work_get(name: str) -> Work:
 
 def works() -> Mapping[str, Work]:
     """Every kind of work by name."""
-    autodiscover_modules("works")
-    return dict(sorted(_works.items()))
+    _load()
+    return MappingProxyType(_works)

@@ -177,7 +177,7 @@ def _works(call: Call) -> Answer:
 
     rows = [
         {"work": work.name, "chosen_by": [*sorted(work.selects)] or ["the whole installation"], "summary": work.summary}
-        for work in works().values()
+        for _, work in sorted(works().items())
     ]
     return Answer({"data": rows})
 
