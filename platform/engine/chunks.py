@@ -15,7 +15,7 @@ from engine.errors import ChunkMissing, DamageError, ObjectDamaged, ObjectMissin
 from engine.index import Place, Segment
 from engine.index_set import IndexSet
 from engine.keys import Keyring
-from engine.pack import pack_envelope, read_frame
+from engine.pack import PACK_BYTES_MAX, pack_envelope, read_frame
 from engine.ports import Buffer, Store
 from engine.read_ahead import WINDOW_BYTES, ReadAhead, is_dear
 from engine.sealed import KIND_AT, Envelope, Kind
@@ -258,7 +258,7 @@ class ChunkReader:
         with self._lock:
             pack = self._packs.get(place.pack)
         if pack is None:
-            pack = self._store.get(key)
+            pack = self._store.get(key, 0, PACK_BYTES_MAX)
             with self._lock:
                 self._packs[place.pack] = pack
                 while len(self._packs) > _PACKS_MAX:

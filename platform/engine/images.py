@@ -18,6 +18,7 @@ from typing import Any
 
 import zstandard
 
+from engine.bounded import object_read
 from engine.compression import decompress
 from engine.errors import ObjectDamaged, ObjectMissing, UsageError
 from engine.manifest import canonical
@@ -28,6 +29,9 @@ IMAGE_VERSION = 1
 SEGMENT_BYTES = 4 << 20
 SEGMENT_BYTES_MAX = 256 << 20
 """A segment holds whole batches of lines, and a single line may be as long as a row."""
+HEAD_BYTES_MAX = 64 << 10
+SEGMENT_STORED_MAX = SEGMENT_BYTES_MAX + (8 << 20)
+"""Of a segment in the store: what cannot be compressed is a little longer than it was."""
 _NAME = re.compile("[A-Za-z0-9_.-]{1,160}")
 _LEVEL = 1
 """An image is kept for days, and a transaction is open while it is written."""
@@ -127,7 +131,7 @@ class ImageReader:
         self.image = image
         self._repository, self._prefix = repository, _prefix(repository, image)
         name = f"change image {image}"
-        blob = repository.store.get(f"{self._prefix}head")
+        blob = object_read(repository.store, f"{self._prefix}head", bytes_max=HEAD_BYTES_MAX, name=name)
         try:
             head = json.loads(open_object(repository.keyring, blob, name, Kind.IMAGE)[1])
             if head["version"] != IMAGE_VERSION or head["image"] != image:
@@ -153,7 +157,8 @@ class ImageReader:
         for number in range(self._segments):
             name = f"change image {self.image}, segment {number}"
             try:
-                blob = self._repository.store.get(f"{self._prefix}{number:06d}")
+                key = f"{self._prefix}{number:06d}"
+                blob = object_read(self._repository.store, key, bytes_max=SEGMENT_STORED_MAX, name=name)
             except ObjectMissing as error:
                 raise ObjectDamaged(f"{name} is gone", hint="the safety backup holds the same rows") from error
             packed = open_object(self._repository.keyring, blob, name, Kind.IMAGE)[1]

@@ -13,6 +13,7 @@ from engine.errors import ChunkMissing, DamageError, ObjectMissing
 from engine.fallback import FallbackReader
 from engine.index import Place
 from engine.manifest import Manifest
+from engine.pack import PACK_BYTES_MAX
 from engine.progress import Progress
 from engine.repository import Domain, Repository
 from engine.table_view import walk_table
@@ -145,7 +146,8 @@ class _Survey:
             try:
                 size = store.stat(key).size
                 if self._deep:
-                    check_pack_bytes(self._repository, self._domain, pack, store.get(key))
+                    blob = store.get(key, 0, PACK_BYTES_MAX + 1)
+                    check_pack_bytes(self._repository, self._domain, pack, blob)
             except ObjectMissing:
                 continue
             except DamageError:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from engine.errors import DamageError, ObjectMissing
 from engine.faults import kill_point
+from engine.pack import PACK_BYTES_MAX
 from engine.progress import Progress
 from engine.repository import Domain, Repository, delete_unlocked
 from engine.sealed import Kind
@@ -87,7 +88,8 @@ def _set_aside(repository: Repository, domain: Domain, name: str) -> None:
     for folder in ("data", "meta"):
         key = f"{domain.prefix}{folder}/{name[:2]}/{name}"
         try:
-            blob = repository.store.get(key)
+            # What is longer than any pack was put there by somebody; its beginning says enough of it.
+            blob = repository.store.get(key, 0, PACK_BYTES_MAX + 1)
         except ObjectMissing:
             continue
         repository.store.put(f"{domain.prefix}damaged/{name}", [blob])

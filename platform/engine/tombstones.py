@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from engine.bounded import object_read
 from engine.errors import ObjectDamaged
 from engine.progress import Progress
 from engine.repository import Domain, Repository
@@ -18,6 +19,7 @@ from engine.sealed import CIPHER_AES_GCM, Kind, open_object, seal_object
 
 PACKS_MAX = 20_000
 """More packs than this go into several tombstones, so that none is large."""
+TOMBSTONE_BYTES_MAX = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ def tombstones_read(repository: Repository, domain: Domain, progress: Progress) 
 
 
 def _read(repository: Repository, key: str) -> Tombstone:
-    blob = repository.store.get(key)
+    blob = object_read(repository.store, key, bytes_max=TOMBSTONE_BYTES_MAX, name=f"tombstone {key}")
     _, text = open_object(repository.keyring, blob, key, Kind.RECORD, cipher=CIPHER_AES_GCM)
     try:
         document = json.loads(text)

@@ -177,7 +177,7 @@ def _check_pack(repository: Repository, domain: Domain, name: str, deep: bool) -
         if size > PACK_BYTES_MAX:
             raise _impossible(name, size)
         if deep:
-            check_pack_bytes(repository, domain, name, repository.store.get(key))
+            check_pack_bytes(repository, domain, name, repository.store.get(key, 0, PACK_BYTES_MAX + 1))
     except ObjectMissing as error:
         raise ChunkMissing(error.message) from error
     return size

@@ -17,6 +17,7 @@ from engine.copy_packs import Held, folder_of
 from engine.errors import BackupMissing, ChunkMissing, DamageError, ManifestDamaged, ObjectDamaged, ObjectMissing
 from engine.fallback import check_object
 from engine.index import Place
+from engine.manifest import DOCUMENT_BYTES_MAX
 from engine.pack import PACK_BYTES_MAX
 from engine.pack_table import FOLDERS, PackTable, pack_key
 from engine.progress import Progress
@@ -242,7 +243,8 @@ def _small_objects(repository: Repository, report: StoreReport, progress: Progre
         for info in repository.store.list(repository.prefix + folder):
             progress.check()
             try:
-                check_object(repository.keyring, repository.prefix, info.key, repository.store.get(info.key))
+                blob = repository.store.get(info.key, 0, DOCUMENT_BYTES_MAX)
+                check_object(repository.keyring, repository.prefix, info.key, blob)
             except ObjectMissing:
                 continue  # Replaced by a newer record a moment ago.
             except DamageError as error:

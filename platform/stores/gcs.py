@@ -13,6 +13,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any, ClassVar, Self
 from urllib.parse import quote
 
@@ -37,6 +38,9 @@ PAGE_OBJECTS = 1000
 DELETE_THREADS = 8
 TOKEN_CHARS_MAX = 4096
 GENERATIONS_MAX = 10_000
+
+
+READ_BYTES = 1 << 20
 
 
 @registry.register
@@ -84,14 +88,20 @@ class GcsStore:
             return b""
         end = "" if length is None else offset + length - 1
         headers = {} if offset == 0 and length is None else {"Range": f"bytes={offset}-{end}"}
-        answer = self._ask("GET", self._url(key), f"reading {key}", params={"alt": "media"}, headers=headers)
-        if answer.status_code == 416:
-            return b""  # The offset is at the end or behind it.
-        if answer.status_code not in (200, 206):
-            raise self._absence(answer, key, f"reading {key}", "get")
-        data: bytes = answer.content
-        if headers and answer.status_code == 200:
-            raise StoreError(f"{self._config.place} does not answer ranges", hint="is a proxy or a cache in between?")
+        doing = f"reading {key}"
+        with closing(
+            self._ask("GET", self._url(key), doing, params={"alt": "media"}, headers=headers, stream=True)
+        ) as answer:
+            if answer.status_code == 416:
+                return b""  # The offset is at the end or behind it.
+            if answer.status_code not in (200, 206):
+                raise self._absence(answer, key, doing, "get")
+            if headers and answer.status_code == 200:
+                raise StoreError(
+                    f"{self._config.place} does not answer ranges", hint="is a proxy or a cache in between?"
+                )
+            with errors_of(self._config.place, doing):
+                data = _read(answer, length)
         if self.pace is not None:
             self.pace(len(data))
         check_length(key, len(data), answer.headers.get("Content-Range", ""), offset, length)
@@ -304,6 +314,19 @@ def _soft_deleted(key: str, until: str) -> ObjectLocked:
         hint="gcloud storage buckets update gs://BUCKET --clear-soft-delete ends it for what is deleted from then on",
         until=date,
     )
+
+
+def _read(answer: Any, length: int | None) -> bytes:
+    """The body of an answer; no more of it is held than was asked for. Raises StoreUnreachable for a longer one."""
+    pieces, size = [], 0
+    for piece in answer.iter_content(READ_BYTES):
+        size += len(piece)
+        if length is not None and size > length:
+            raise StoreUnreachable(
+                f"more than the {length} bytes came that were asked for", hint="is a proxy in between?"
+            )
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 def _crc32c(parts: Sequence[Buffer]) -> str:
