@@ -62,6 +62,22 @@ def test_awkward_rows_come_back(postgres_database: str) -> None:
     assert contents(postgres_database) == before
 
 
+def test_rows_without_columns_come_back(postgres_database: str) -> None:
+    """Goal: such a table stands in no undo's way. Method: fewer rows, then more, each restored and undone with a table beside it."""
+    config = config_of(postgres_database, "schema")
+    execute(postgres_database, "create table zero(); create table k(tenant int, id int primary key);"
+            "insert into zero default values; insert into zero default values; insert into k values (1, 1)")  # fmt: skip
+    view = take(config)
+    for damage in ("delete from zero; delete from k", "insert into zero default values"):
+        execute(postgres_database, damage)
+        before = contents(postgres_database)
+        done = apply(config, view)
+        assert len(contents(postgres_database)["public.zero"]) == 2
+        assert preview_undo(config, done.image).tables == undo(config, done.image).report.tables
+        assert contents(postgres_database) == before
+        apply(config, view)
+
+
 def test_rows_that_changed_since_are_asked_about(postgres_database: str) -> None:
     """Goal: newer work is not lost silently. Method: change, delete, re-add restored rows; approve by a digest."""
     execute(postgres_database, SHOP)
