@@ -8,7 +8,6 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-import rfc8785
 from django.db import IntegrityError, transaction
 from rest_framework.exceptions import ValidationError
 from rest_framework.renderers import JSONRenderer
@@ -64,7 +63,8 @@ def repeatable(*, required: bool = False) -> Callable[[Method], Method]:
 
 def _once(method: Method, view: Any, request: Request, key: str, *args: Any, **kwargs: Any) -> Response:
     token = token_of(request)
-    digest = hashlib.sha256(f"{request.method} {request.path}\n".encode() + rfc8785.dumps(request.data)).hexdigest()
+    canonical = json.dumps(request.data, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(f"{request.method} {request.path}\n{canonical}".encode()).hexdigest()
     Repeat.objects.filter(token=token, key=key, created_at__lt=clock.now() - KEPT).delete()
     try:
         with transaction.atomic():

@@ -49,6 +49,12 @@ class ErrorShape(Serializer):
     hint = Text(allow_blank=True)
 
 
+class OperationErrorShape(ErrorShape):
+    title = Text()
+    status = Number()
+    retryable = Flag()
+
+
 class WarningShape(Serializer):
     code = Text()
     message = Text()
@@ -85,7 +91,7 @@ class OperationShape(Serializer):
     started_at = Moment(allow_null=True)
     finished_at = Moment(allow_null=True)
     result = Anything()
-    error = Anything(allow_null=True)
+    error = OperationErrorShape(allow_null=True)
     links = Anything(help_text="addresses of the operation and of what it is about")
 
 
@@ -125,11 +131,11 @@ class StoreShape(Serializer):
     default = Flag()
     offsite = Flag()
     medium = Text()
-    paid = Flag()
+    paid = Flag(allow_null=True, help_text="null: as its kind is")
     keeps_keys = Flag()
     bytes_per_second = Number(allow_null=True)
     tested_at = Moment(allow_null=True)
-    tested = Text(allow_null=True)
+    tested = Text(allow_null=True, allow_blank=True)
 
 
 class BackupSourceShape(Serializer):

@@ -1,5 +1,6 @@
 """Addresses that are not there, and the documents about those that are."""
 
+import functools
 from typing import Any
 
 from drf_spectacular.generators import SchemaGenerator
@@ -26,6 +27,7 @@ class SchemaView(View):
         return Response(schema())
 
 
+@functools.cache
 def schema() -> Any:
-    """The OpenAPI document of this version."""
+    """The OpenAPI document of this version; made once, nobody may change it."""
     return SchemaGenerator().get_schema(request=None, public=True)
