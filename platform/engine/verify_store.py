@@ -17,6 +17,7 @@ from engine.copy_packs import Held, folder_of
 from engine.errors import BackupMissing, ChunkMissing, DamageError, ManifestDamaged, ObjectDamaged, ObjectMissing
 from engine.fallback import check_object
 from engine.index import Place
+from engine.index_set import SEGMENT_BYTES_MAX
 from engine.manifest import DOCUMENT_BYTES_MAX
 from engine.pack import PACK_BYTES_MAX
 from engine.pack_table import FOLDERS, PackTable, pack_key
@@ -103,7 +104,8 @@ def _index_objects(repository: Repository, domain: Domain, report: StoreReport, 
     for info in repository.store.list(prefix):
         digest, name = hashlib.sha256(), info.key.removeprefix(prefix)
         try:
-            for at in range(0, info.size, _PIECE_BYTES):
+            # What is longer than any segment is none, and is not read to its end to be told so.
+            for at in range(0, info.size if info.size <= SEGMENT_BYTES_MAX else 0, _PIECE_BYTES):
                 progress.check()
                 digest.update(repository.store.get(info.key, at, _PIECE_BYTES))
         except ObjectMissing:

@@ -6,11 +6,14 @@ import os
 import random
 import struct
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import zstandard
 
+from engine.erasures import ErasureLedger, erase
 from engine.errors import ChunkMissing, DamageError, LastroError, ManifestDamaged, ObjectDamaged, ObjectExists
+from engine.images import ImageReader, ImageWriter
 from engine.index import Segment, encode_segment, merge_segments, pack_place
 from engine.keys import Keyring, RootKey
 from engine.kit import kit_export, kit_open
@@ -18,10 +21,13 @@ from engine.manifest import Manifest
 from engine.pack import PackBuilder, encode_payload, read_frame, read_trailer
 from engine.progress import NullProgress
 from engine.prune import prune
+from engine.quarantine import packs_quarantine
 from engine.rebuild import index_rebuild
 from engine.repository import Repository
 from engine.sealed import CIPHER_NONE, Kind, new_envelope, seal_object
+from engine.selections import selection_read
 from engine.verify import verify_backup
+from engine.verify_store import store_verify_structure
 from stores.local import LocalConfig, LocalStore
 from tests.engine.memory_source import MemorySource, MemoryTable, backup
 
@@ -309,3 +315,51 @@ def test_segment_sizes_do_not_tell_the_number_of_chunks():
     entries = [n.to_bytes(32, "big") + pack_place(0, n, 1, 2, 3) for n in range(2000)]
     sizes = {len(encode_segment(packs, entries[:count])) for count in range(1900, 2000)}
     assert len(sizes) < 20
+
+
+LONG = 100 << 30
+"""Bytes of a sparse file: what a hostile store would go on answering."""
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["erasures/0000000001", "images/i/head", "images/i/000000", "tombstones/t", "forgets/0000000001", "data", "meta",
+     "checkpoints/0000000009-00000000", "selections/0000000001", "manifests/0000000001", "config", "index"],
+)  # fmt: skip
+def test_no_object_is_read_without_a_bound(repository: Repository, tmp_path: Path, where: str) -> None:
+    """Goal: a store that answers 100 GB costs no more than the bound of the format; put a sparse file in the place of each
+    kind of object, and do what reads it."""
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "file").write_bytes(os.urandom(1000))
+    backup(repository, MemorySource([MemoryTable("t", {1: "one"})], tmp_path / "tree", b"ddl"), 1)
+    erase(repository, [("db", "t", b"1")])
+    writer = ImageWriter(repository, "i")
+    writer.table({"name": "t"})
+    writer.close()
+    path = tmp_path / "store" / repository.prefix / where
+    if where in ("data", "meta", "index"):
+        path = next(each for each in path.rglob("*") if each.is_file())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.chmod(0o600) if path.exists() else path.touch()
+    os.truncate(path, LONG)
+    fresh = Repository(repository.store, repository.keyring, cache=None)
+    doing: dict[str, Callable[[], object]] = {
+        "erasures": lambda: ErasureLedger.load(fresh),
+        "images": lambda: list(ImageReader(fresh, "i").sections()),
+        "forgets": lambda: fresh.forgotten(1),
+        "selections": lambda: selection_read(fresh),
+        "manifests": lambda: fresh.manifest(1),
+        "config": lambda: Repository.open(repository.store, repository_id="rep_test", keyring=repository.keyring),
+    }
+    folder = where.partition("/")[0]
+    if folder in doing:
+        with pytest.raises(DamageError):
+            doing[folder]()
+    elif folder in ("data", "meta"):
+        assert verify_backup(fresh, fresh.manifest(1), deep=True, progress=NullProgress())
+        packs_quarantine(fresh, fresh.sealed, {path.name}, NullProgress())
+        assert not path.exists()
+    else:
+        found = store_verify_structure(fresh, {1: ""}, erasures=1, progress=NullProgress()).findings
+        assert found or folder == "tombstones"
+        prune(fresh, forget={}, head=1, dry_run=False, progress=NullProgress())
