@@ -1,6 +1,7 @@
 """The app of tenants: what the layers below have to be told by it."""
 
 from django.apps import AppConfig
+from django.db.models.signals import post_migrate
 
 
 class TenantsConfig(AppConfig):
@@ -15,4 +16,12 @@ class TenantsConfig(AppConfig):
         from tenants.tenancy import Tenants
 
         tenants_known_by(Tenants())
+        post_migrate.connect(_figures_kept, sender=self)
         witness_kind_add("store", "tenants.audit_witness.store_witness")
+
+
+def _figures_kept(sender: AppConfig, **_: object) -> None:
+    """No business step: SQLite drops a table's triggers when a migration alters it."""
+    from tenants.figures.counting import triggers_keep
+
+    triggers_keep(sender)

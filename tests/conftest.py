@@ -137,13 +137,17 @@ def moto_server() -> Moto:
 
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> None:
-    """Make the test catalogue without the triggers that keep audit entries: a test that commits empties all tables."""
+    """Make the test catalogue without triggers on its rows: a test that commits empties all tables."""
     from django.db import connection
 
     from audit import triggers
+    from tenants.figures import counting
+    from tenants.figures import triggers as figures
 
     with django_db_blocker.unblock():
+        counting.KEPT = False
         triggers.drop(connection)
+        figures.drop(connection)
 
 
 def pytest_sessionfinish() -> None:

@@ -77,8 +77,8 @@ class Answer:
 
 
 READING = frozenset({
-    "certificate", "checks", "check", "checkpoints", "diff", "generate", "kinds", "list", "metrics", "next", "overview",
-    "plans", "proof", "report", "runs", "show", "simulate", "status", "upcoming",
+    "certificate", "checks", "check", "checkpoints", "deliveries", "diff", "generate", "kinds", "list", "metrics", "next",
+    "plans", "proof", "report", "rules", "runs", "show", "simulate", "status", "upcoming", "works",
 })  # fmt: skip
 """Names of verbs that look and change nothing; a test holds that every other one leaves an entry in the audit log."""
 

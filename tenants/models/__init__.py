@@ -5,6 +5,7 @@ from tenants.models.anomaly import Anomaly, Baseline, Metric, StoreLook
 from tenants.models.backup import Backup, BackupSource, BackupState, BackupType, Origin
 from tenants.models.copies import BackupCopy, BackupPresence, Copy, CopyFinding, CopyHealth
 from tenants.models.drill import Drill, DrillCheck, DrillState
+from tenants.models.figures import Figure, FigureChange, FigureSubject
 from tenants.models.keys import (
     CertificateState,
     DestroyedKey,
@@ -52,6 +53,9 @@ __all__ = [
     "Drill",
     "DrillCheck",
     "DrillState",
+    "Figure",
+    "FigureChange",
+    "FigureSubject",
     "GivenUpPlace",
     "GivenUpStore",
     "Installation",

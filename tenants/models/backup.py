@@ -113,6 +113,7 @@ class Backup(Record):
             models.Index(fields=["tenant", "state", "-taken_at"], name="backup_tenant_state"),
             models.Index(fields=["tenant", "-id"], name="backup_tenant_newest"),
             models.Index(fields=["state", "-id"], name="backup_state_newest"),
+            models.Index(fields=["state", "finished_at"], name="backup_state_finished"),
             models.Index(fields=["expires_at"], name="backup_expires"),
             models.Index(
                 fields=["id"], condition=models.Q(judged=False, state__in=GOOD_STATES), name="backup_unjudged"

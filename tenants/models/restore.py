@@ -78,6 +78,7 @@ class Restore(Record):
         indexes = [
             models.Index(fields=["tenant", "-id"], name="restore_tenant_newest"),
             models.Index(fields=["state", "-id"], name="restore_state_newest"),
+            models.Index(fields=["state", "finished_at"], name="restore_state_finished"),
         ]
 
     def __str__(self) -> str:
