@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from access.management.commands.approval import MASTER_ARGUMENTS
+from access.management.commands.approval import MASTER_ARGUMENTS, agreed
 from core.cli import Answer, Call, Verb, argument
 from core.errors import Exit
 
@@ -24,6 +24,7 @@ def _adopt(call: Call) -> Answer:
         kit, passphrase = kit_read(options.kit), passphrase_asked(call, again=False)
         known = kit_knows(kit, passphrase)
         kit_take(kit, passphrase, actor=call.actor, replace_unused=True)
+    actor, approval = _adoption_agreed(call)
     done = store_adopt(
         options.name,
         kind=options.kind,
@@ -32,7 +33,8 @@ def _adopt(call: Call) -> Answer:
         repository_id=options.catalogue,
         known=known,
         accept_rollback=options.accept_rollback,
-        actor=call.actor,
+        approval=approval,
+        actor=actor,
         note=call.terminal.note,
     )
     worse = done.failed or done.without_keys or done.audit or done.unrestored or done.contradictions
@@ -45,6 +47,15 @@ _ROLLBACK = (
     "take a catalogue although the stores know of more: accounts, holds, retention and settings come back as that backup has "
     "them, and with former keys somebody may have written it"
 )
+
+
+def _adoption_agreed(call: Call) -> tuple[str, Any]:
+    """On an installation that is at work a second master has to agree; a clean one has no masters yet."""
+    from tenants.services.adopting import adopt_action, adopts_at_work
+
+    if not adopts_at_work():
+        return call.actor, None
+    return agreed(call, adopt_action(call.options.name))
 
 
 def _adopted(data: Mapping[str, Any]) -> list[str]:
@@ -77,7 +88,7 @@ def _some(names: list[str]) -> str:
 
 def _reconcile(call: Call) -> Answer:
     from tenants.selectors import tenant_get
-    from tenants.services.ownership import store_reconcile
+    from tenants.services.ownership import store_reconcile, take_over_action
     from tenants.services.stores import store_get
 
     options = call.options
@@ -85,7 +96,10 @@ def _reconcile(call: Call) -> Answer:
     if options.take_over:
         call.confirm(row.name, what=f"take store {row.name} over from the installation that owns it")
     tenant = tenant_get(options.tenant) if options.tenant else None
-    done = store_reconcile(row, tenant=tenant, take_over=options.take_over, actor=call.actor, note=call.terminal.note)
+    actor, approval = agreed(call, take_over_action(row)) if options.take_over else (call.actor, None)
+    done = store_reconcile(
+        row, tenant=tenant, take_over=options.take_over, actor=actor, approval=approval, note=call.terminal.note
+    )
     data = asdict(done)
     missing = any(each["missing"] or each["replaced"] for each in data["tenants"])
     exit = Exit.FAILED if data["failed"] else Exit.INTEGRITY if missing else Exit.OK
@@ -130,18 +144,13 @@ def _lost_line(row: Mapping[str, Any]) -> str:
 
 
 def _destroyed(call: Call) -> Answer:
-    from access.approvals import approval_ask
-    from access.management.commands.approval import master_of
     from tenants.services.given_up import destroyed_action, given_up_destroyed, given_up_get
 
     options = call.options
     store = given_up_get(options.store)
     call.confirm(store.name, what=f"declare that nothing of {store.words} exists any more; certificates will quote it")
-    master = master_of(call)
-    approval = approval_ask(destroyed_action(store, options.reason), requested_by=master)
-    slugs = given_up_destroyed(
-        store, confirmed=store.name, reason=options.reason, approval=approval, actor=master or call.actor
-    )
+    actor, approval = agreed(call, destroyed_action(store, options.reason))
+    slugs = given_up_destroyed(store, confirmed=store.name, reason=options.reason, approval=approval, actor=actor)
     lines = [f"{store.words} is declared destroyed."]
     lines += [f"Next, for its certificate: key shred {slug} --confirm {slug} --reason …" for slug in slugs[:_NAMED_MAX]]
     return Answer({"id": store.pk, "name": store.name, "destroyed_at": store.destroyed_at, "shredded": slugs}, lines)
@@ -181,6 +190,7 @@ VERBS: tuple[Verb, ...] = (
                 action="store_true",
                 help="although the stores know of more than its newest backup of the catalogue; docs/recovery.md says what that risks",
             ),
+            *MASTER_ARGUMENTS,
         ),
         confirm=True,
     ),
@@ -192,6 +202,7 @@ VERBS: tuple[Verb, ...] = (
             argument("name", metavar="NAME"),
             argument("--tenant", default="", metavar="TENANT", help="only this one"),
             argument("--take-over", action="store_true", help="become the owner again after another installation did"),
+            *MASTER_ARGUMENTS,
         ),
         confirm=True,
     ),

@@ -62,11 +62,22 @@ class Action:
     name: str
     tenant: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
+    tenant_id: str = ""
+    """With the slug: a slug may come to be another tenant's, and an agreement must not."""
+
+    def __post_init__(self) -> None:
+        assert bool(self.tenant) == bool(self.tenant_id), "an agreement is bound to the tenant, not to its slug"
 
     @property
     def digest(self) -> str:
         """What an approval is bound to: SHA-256 of the RFC 8785 form of all of it."""
-        asked = {"area": self.area, "action": self.name, "tenant": self.tenant, "details": dict(self.details)}
+        asked = {
+            "area": self.area,
+            "action": self.name,
+            "tenant": self.tenant,
+            "tenant_id": self.tenant_id,
+            "details": dict(self.details),
+        }
         return hashlib.sha256(rfc8785.dumps(cast(Any, asked))).hexdigest()
 
 
@@ -105,6 +116,7 @@ def _requested(action: Action, requested_by: str) -> Approval:
             area=action.area,
             action=action.name,
             tenant=action.tenant,
+            tenant_id=action.tenant_id,
             details=dict(action.details),
             digest=action.digest,
             requested_by=requested_by,
@@ -117,8 +129,8 @@ def _requested(action: Action, requested_by: str) -> Approval:
 def approval_use(approval: Approval | None, action: Action, *, actor: str) -> None:
     """Use the agreement up, inside the transaction that does the deed.
 
-    Raises ApprovalNeeded when the area needs one and there is none, or one for another action; StateConflict when it
-    was used or taken back meanwhile.
+    Raises ApprovalNeeded when the area needs one and there is none, or one for another action, or when one of the two is
+    no master any more; StateConflict when it was used or taken back meanwhile.
     """
     if approval is None and not four_eyes(action.area):
         return
@@ -126,14 +138,30 @@ def approval_use(approval: Approval | None, action: Action, *, actor: str) -> No
         raise ApprovalNeeded(f"{action.name} needs the agreement of a second master", hint="approval list shows them")
     if approval.expires_at <= clock.now():
         raise Conflict(f"approval {approval.pk} has expired", hint="ask again")
+    approval.refresh_from_db()
+    for name in (approval.requested_by, approval.decided_by):
+        if not _is_master(name):
+            raise ApprovalNeeded(
+                f"{name or 'nobody'} is no master any more, so that {approval.pk} is no agreement of two"
+            )
     approval_transition(approval, to=ApprovalState.USED, actor=actor, used_at=clock.now())
     _recorded("approval.used", approval, actor=actor)
 
 
 def approval_decide(approval: Approval, *, approve: bool, master: str, reason: str = "") -> Approval:
-    """Agree or refuse; the one who asked cannot agree. Raises NotAllowed, Conflict."""
+    """Agree or refuse; the one who asked cannot agree, nor can an account that was made since. Raises NotAllowed, Conflict."""
+    account = Account.objects.filter(username=master, is_master=True, is_active=True).first()
+    if account is None:
+        raise NotAllowed(f"{master[:60]!r} is no master", hint="master list shows the names")
     if approve and approval.requested_by == master:
+        _refused(approval, master, "asked for it")
         raise NotAllowed(f"{master} asked for it; another master has to agree", hint="two pairs of eyes are the point")
+    if approve and account.created_at >= approval.created_at:
+        _refused(approval, master, "was made after it was asked for")
+        raise NotAllowed(
+            f"the account {master} was made after {approval.pk} was asked for; one that was there before has to agree",
+            hint="who asks could have made it: look at audit list --type master",
+        )
     if approval.expires_at <= clock.now():
         raise Conflict(f"approval {approval.pk} has expired", hint="it has to be asked for again")
     reason = reason_checked(reason)[:500]
@@ -149,6 +177,21 @@ def approval_decide(approval: Approval, *, approve: bool, master: str, reason: s
         )
         _recorded("approval.approved" if approve else "approval.rejected", approval, actor=master)
     return approval
+
+
+def _is_master(username: str) -> bool:
+    return Account.objects.filter(username=username, is_master=True, is_active=True).exists()
+
+
+def _refused(row: Approval, master: str, why: str) -> None:
+    audit.services.record(
+        "approval.refused",
+        message=f"{master} cannot agree to {row.pk}: {why}"[:900],
+        actor=master,
+        tenant=row.tenant,
+        level="warning",
+        data={"approval": row.pk, "requested_by": row.requested_by, "why": why},
+    )
 
 
 def approval_get(approval_id: str) -> Approval:

@@ -14,7 +14,7 @@ from engine.errors import LastroError
 # damage a database in WAL mode. Fixed in 3.51.3 and in these older lines.
 _SQLITE_FIXED = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
 
-FOUR_EYES_AREAS = ("audit", "keys", "restores")
+FOUR_EYES_AREAS = ("audit", "keys", "restores", "retention", "stores")
 _LOCAL_HOSTS = {"localhost", "127.0.0.1", "[::1]"}
 
 

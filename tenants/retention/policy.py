@@ -41,6 +41,14 @@ class Policy:
         }
 
 
+def keeps_less(before: Policy, after: Policy) -> bool:
+    """Whether a policy keeps less than another one by any of its rules, now or later."""
+    names = [each.name for each in fields(Policy) if each.name != "kept_tags"]
+    return any(getattr(after, name) < getattr(before, name) for name in names) or not set(before.kept_tags) <= set(
+        after.kept_tags
+    )
+
+
 NOTHING = Policy(
     incremental_days=0, weekly_full_count=0, monthly_full_count=0, pre_deploy_days=0
 )  # fmt: skip

@@ -6,7 +6,8 @@ from typing import Any
 
 from django.db import transaction
 
-from access.models import Token
+from access.approvals import Action, approval_use
+from access.models import Approval, Token
 from audit.adopting import audit_sealed_again
 from audit.models import Head
 from audit.services import HEAD_ID, record
@@ -72,6 +73,16 @@ class Adopted:
     """What said that the backup of the catalogue is not the newest; accepted by whoever adopted."""
 
 
+def adopts_at_work() -> bool:
+    """Whether this installation has tenants, so that an adoption moves their primaries."""
+    return Tenant.objects.exists()
+
+
+def adopt_action(name: str) -> Action:
+    """What a second master has to agree to on an installation that is at work."""
+    return Action("stores", "store.adopt", details={"store": name})
+
+
 def store_adopt(
     name: str,
     *,
@@ -82,6 +93,7 @@ def store_adopt(
     repository_id: str = "",
     known: KitKnown | None = None,
     accept_rollback: bool = False,
+    approval: Approval | None = None,
     note: Note = lambda text: None,
 ) -> Adopted:
     """Rebuild the catalogue from what this store keeps, and become the owner.
@@ -92,6 +104,9 @@ def store_adopt(
     WrongKey for another root key, DamageError when no backup of the catalogue is whole, StoreError, Contradicted when what
     the stores or the kit (`known`) know is newer than the backup, unless `accept_rollback`.
     """
+    if adopts_at_work():
+        with transaction.atomic():
+            approval_use(approval, adopt_action(name), actor=actor)
     row = _row(name, kind, values)
     done, taken_before = Adopted(name), False
     judge = Judge(known, accept_rollback, done.contradictions)

@@ -7,6 +7,8 @@ from typing import Any
 
 from django.db import transaction
 
+from access.approvals import approval_use
+from access.models import Approval
 from audit.services import record
 from core import clock
 from core.errors import Conflict
@@ -19,6 +21,7 @@ from tenants.models.backup import GOOD_STATES
 from tenants.plan_selectors import restore_saved_by
 from tenants.rules import tags_checked
 from tenants.selectors import source_get
+from tenants.services.holds import release_action
 from tenants.shredded import keys_present
 
 HELD_REASON_CHARS_MAX = 500
@@ -131,14 +134,17 @@ def backup_again(old: Backup, *, actor: str) -> Backup:
     return backup_create(old.tenant, wish, sources, actor=actor, origin=old.origin)
 
 
-def backup_hold(backup: Backup, *, held: bool, reason: str, actor: str) -> Backup:
+def backup_hold(backup: Backup, *, held: bool, reason: str, actor: str, approval: Approval | None = None) -> Backup:
     """Put a legal hold on a backup, or take it off; a held one is never expired, deleted or shredded."""
     if backup.trashed_at is not None:
         raise Conflict(f"backup {backup.pk} is in the trash", hint=f"take it back first: backup undelete {backup.pk}")
     if backup.state not in GOOD_STATES:
         raise Conflict(f"backup {backup.pk} is {backup.state}: there is nothing to hold")
+    action = release_action(backup, reason)
     reason = reason_checked(reason)[:HELD_REASON_CHARS_MAX]
     with transaction.atomic():
+        if backup.held and not held:
+            approval_use(approval, action, actor=actor)
         Backup.objects.filter(pk=backup.pk).update(held=held, held_reason=reason if held else "")
         record(
             "backup.held" if held else "backup.released",

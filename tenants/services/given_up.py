@@ -101,7 +101,7 @@ def given_up_list() -> list[dict[str, Any]]:
 
 def destroyed_action(store: GivenUpStore, reason: str) -> Action:
     """What a second master has to agree to: certificates rest on it."""
-    return Action("keys", "store.destroyed", details={"store": store.pk, "name": store.name, "reason": reason})
+    return Action("stores", "store.destroyed", details={"store": store.pk, "name": store.name, "reason": reason})
 
 
 def given_up_destroyed(

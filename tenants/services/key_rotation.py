@@ -87,12 +87,12 @@ def tenant_rotate_start(
 
 def compromise_action(tenant: Tenant, reason: str) -> Action:
     """What a second master has to agree to."""
-    return Action("keys", "key.rotate.compromised", tenant.slug, {"reason": reason})
+    return Action("keys", "key.rotate.compromised", tenant.slug, {"reason": reason}, tenant_id=tenant.pk)
 
 
-def root_action(reason: str) -> Action:
-    """What a second master has to agree to."""
-    return Action("keys", "key.rotate-root", "", {"reason": reason})
+def root_action(reason: str, given: RootKey | None) -> Action:
+    """What a second master has to agree to: which key it is, too, as who brings one along may have kept it."""
+    return Action("keys", "key.rotate-root", "", {"reason": reason, "to": given.key_id if given else "made by Lastro"})
 
 
 def tenant_rotate(context: OperationContext, tenant: Tenant, *, compromised: bool) -> dict[str, Any]:
@@ -213,7 +213,7 @@ def _begun(given: RootKey | None, approval: Approval | None, *, actor: str, aske
     old, new = root_key(), root_key_prepare(given)
     try:
         with transaction.atomic():
-            approval_use(approval, root_action(asked), actor=actor)
+            approval_use(approval, root_action(asked, given), actor=actor)
             rotation = RootRotation.objects.create(
                 old_key_id=old.key_id, new_key_id=new.key_id, created_by=actor, reason=reason
             )

@@ -10,6 +10,8 @@ from typing import Any
 from django.conf import settings
 from django.db import transaction
 
+from access.approvals import Action, approval_use
+from access.models import Approval
 from audit.services import record
 from core import clock
 from core.models import Fact
@@ -48,8 +50,16 @@ class KitChecked:
         return asdict(self)
 
 
-def kit_make(passphrase: str, *, actor: str) -> bytes:
-    """The kit as a file's content: the root key under the passphrase, and all repositories' public keys."""
+def kit_action(path: str, *, printable: bool) -> Action:
+    """What a second master has to agree to: a kit and its passphrase are the root key."""
+    return Action("keys", "kit.export", details={"output": path, "printable": printable})
+
+
+def kit_make(passphrase: str, *, actor: str, action: Action | None = None, approval: Approval | None = None) -> bytes:
+    """The kit as a file's content: the root key under the passphrase, and all repositories' public keys.
+
+    Raises ApprovalNeeded where four eyes have to see that the root key leaves, and none of two have agreed to `action`.
+    """
     root = root_key()
     tenants = Tenant.objects.filter(shredded_at=None).exclude(keyring=b"").order_by("slug")
     rows = [
@@ -62,7 +72,8 @@ def kit_make(passphrase: str, *, actor: str) -> bytes:
         for tenant in tenants.iterator()
     ]
     kit = kit_export(root, passphrase, rows, known=_known())
-    kit_made(kit, root, repositories=len(rows), printable=False, actor=actor)
+    agreed = action or kit_action("", printable=False), approval
+    kit_made(kit, root, repositories=len(rows), printable=False, actor=actor, agreed=agreed)
     return kit
 
 
@@ -91,10 +102,19 @@ def kit_knows(kit: bytes, passphrase: str) -> KitKnown | None:
     return KitKnown.of(kit_known(kit, passphrase))
 
 
-def kit_made(kit: bytes, root: RootKey, *, repositories: int, printable: bool, actor: str) -> RecoveryKit:
-    """Remember that a kit was made: `doctor` misses one that is older than the root key."""
+def kit_made(
+    kit: bytes,
+    root: RootKey,
+    *,
+    repositories: int,
+    printable: bool,
+    actor: str,
+    agreed: tuple[Action, Approval | None],
+) -> RecoveryKit:
+    """Remember that a kit was made: `doctor` misses one that is older than the root key. Uses up the agreement to it."""
     digest = hashlib.sha256(kit).hexdigest()
     with transaction.atomic():
+        approval_use(agreed[1], agreed[0], actor=actor)
         row = RecoveryKit.objects.create(
             sha256=digest,
             root_key_id=root.key_id,
@@ -112,7 +132,9 @@ def kit_made(kit: bytes, root: RootKey, *, repositories: int, printable: bool, a
     return row
 
 
-def kit_printed(passphrase: str, *, actor: str, html: bool) -> bytes:
+def kit_printed(
+    passphrase: str, *, actor: str, html: bool, action: Action | None = None, approval: Approval | None = None
+) -> bytes:
     """The kit as a page: what to do, where the stores are, and the root key in lines that can be typed by hand."""
     from django.template.loader import render_to_string
 
@@ -127,7 +149,11 @@ def kit_printed(passphrase: str, *, actor: str, html: bool) -> bytes:
         "tenants": Tenant.objects.filter(archived_at=None).count(),
     }
     kit = render_to_string(f"kits/kit.{'html' if html else 'txt'}", page).encode()
-    kit_made(kit, root, repositories=int(page["tenants"]), printable=True, actor=actor)  # type: ignore[call-overload]
+    agreed, count = (
+        (action or kit_action("", printable=True), approval),
+        Tenant.objects.filter(archived_at=None).count(),
+    )
+    kit_made(kit, root, repositories=count, printable=True, actor=actor, agreed=agreed)
     return kit
 
 

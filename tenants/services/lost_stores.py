@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from django.db import transaction
 from django.db.models import F, Q, QuerySet
 
+from access.approvals import Action, approval_use
+from access.models import Approval
 from audit.services import record
 from core.errors import Conflict
 from engine.errors import StoreError, UsageError
@@ -122,7 +124,12 @@ def _primaries(row: StoreConfig) -> "QuerySet[Tenant]":
     return Tenant.objects.filter(store=row, shredded_at=None)
 
 
-def store_give_up(row: StoreConfig, *, actor: str, reason: str = "") -> StoreLoss:
+def give_up_action(row: StoreConfig, reason: str) -> Action:
+    """What a second master has to agree to: what the store alone holds is ended."""
+    return Action("stores", "store.remove.lost", details={"store": row.name, "id": row.pk, "reason": reason})
+
+
+def store_give_up(row: StoreConfig, *, actor: str, reason: str = "", approval: Approval | None = None) -> StoreLoss:
     """Forget a store that is gone for good, with its copies and places of keyrings; the place is not touched.
 
     Backups that no other store holds are ended. Raises Conflict when it answers and holds repositories, while it is
@@ -131,6 +138,7 @@ def store_give_up(row: StoreConfig, *, actor: str, reason: str = "") -> StoreLos
     _given_up_checked(row)
     loss = store_loss(row)
     with transaction.atomic():
+        approval_use(approval, give_up_action(row, reason), actor=actor)
         unproven = {tenant.pk: waits for tenant, waits in _unproven(row).items()}
         given_up = given_up_note(row, unproven=unproven, actor=actor, reason=reason)
         _operations_end(row, actor=actor)

@@ -7,6 +7,8 @@ from typing import Any
 
 from django.db import transaction
 
+from access.approvals import Action, approval_use
+from access.models import Approval
 from audit.services import record
 from core.errors import Busy
 from engine.errors import LastroError, TakenOver
@@ -85,8 +87,19 @@ def owner_known(row: StoreConfig) -> int:
         return owner_newest(catalogue_repository(store))
 
 
+def take_over_action(row: StoreConfig) -> Action:
+    """What a second master has to agree to: another installation is locked out."""
+    return Action("stores", "store.take-over", details={"store": row.name, "id": row.pk})
+
+
 def store_reconcile(
-    row: StoreConfig, *, tenant: Tenant | None, take_over: bool, actor: str, note: Note = lambda text: None
+    row: StoreConfig,
+    *,
+    tenant: Tenant | None,
+    take_over: bool,
+    actor: str,
+    approval: Approval | None = None,
+    note: Note = lambda text: None,
 ) -> Brought:
     """Take over what the store knows, of one tenant or of all whose primary it is; afterwards deletions are allowed again.
 
@@ -100,6 +113,9 @@ def store_reconcile(
             f"{installation.generation}); nothing was changed",
             hint="stop that installation, then: store reconcile NAME --take-over",
         )
+    if take_over:
+        with transaction.atomic():
+            approval_use(approval, take_over_action(row), actor=actor)
     rows = Tenant.objects.filter(store=row, repository_ready=True, shredded_at=None).order_by("slug")
     chosen = list(rows if tenant is None else rows.filter(pk=tenant.pk))
     behind = RepositoryMirror.objects.filter(tenant__in=chosen).exclude(behind_since=None).exists()

@@ -104,7 +104,7 @@ def _action(restore: Restore, sources: Sequence[str]) -> Action:
         "wishes": restore.wishes,
         "reason": restore.reason,
     }
-    return Action("restores", "restore.in-place", restore.tenant.slug, details)
+    return Action("restores", "restore.in-place", restore.tenant.slug, details, tenant_id=restore.tenant_id)
 
 
 def restore_queue(restore: Restore, sources: Mapping[str, Source], *, confirmed: bool, here: bool) -> Operation:

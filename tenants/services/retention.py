@@ -8,6 +8,8 @@ from typing import Any
 
 from django.db import transaction
 
+from access.approvals import Action, approval_use
+from access.models import Approval
 from audit.services import record
 from core import clock
 from core.errors import ConfirmationNeeded, Conflict
@@ -18,7 +20,7 @@ from operations.selectors import operations_active
 from operations.services import operation_enqueue
 from tenants.models import Backup, RetentionPolicy, Source, StoreConfig, Tenant
 from tenants.models.backup import GOOD_STATES
-from tenants.retention.policy import Policy, policy_words
+from tenants.retention.policy import Policy, keeps_less, policy_words
 from tenants.retention_selectors import (
     Keeping,
     PolicyBook,
@@ -71,9 +73,14 @@ class Change:
     """How many tenants were looked at."""
 
 
-def policy_at(place: Place) -> tuple[Policy, str]:
-    """The policy in force at a place, and the place that it was set for (empty for the built-in one)."""
+def policy_at(place: Place, *, dropped: bool = False) -> tuple[Policy, str]:
+    """The policy in force at a place, and the place that it was set for (empty for the built-in one).
+
+    `dropped`: as it would be without the policy that was set for this very place.
+    """
     book = PolicyBook.load(place.tenant)
+    if dropped:
+        book = PolicyBook({key: row for key, row in book.rows.items() if key != place.key})
     if place.tenant is None:
         keys = [place.key, place_of(None, None, None)]
         found = next((key for key in keys if key in book.rows), "")
@@ -84,8 +91,36 @@ def policy_at(place: Place) -> tuple[Policy, str]:
     return book.policy(found), found
 
 
+def policy_shortened(place: Place, policy: Policy | None) -> Action | None:
+    """What a second master has to agree to when this policy, or none, is set at the place; None when it keeps no less."""
+    before, after = policy_at(place)[0], policy if policy is not None else policy_at(place, dropped=True)[0]
+    if not keeps_less(before, after):
+        return None
+    details = {"place": place.key, "said": place.said, "before": before.to_json(), "after": after.to_json()}
+    tenant = place.tenant
+    return Action(
+        "retention",
+        "retention.set" if policy is not None else "retention.reset",
+        tenant.slug if tenant else "",
+        details,
+        tenant_id=tenant.pk if tenant else "",
+    )
+
+
+def _agreed(action: Action | None, approval: Approval | None, *, actor: str) -> None:
+    if action is not None:
+        approval_use(approval, action, actor=actor)
+
+
 def policy_put(
-    place: Place, policy: Policy, *, actor: str, reason: str = "", confirmed: str | None = None, dry_run: bool = False
+    place: Place,
+    policy: Policy,
+    *,
+    actor: str,
+    reason: str = "",
+    confirmed: str | None = None,
+    dry_run: bool = False,
+    approval: Approval | None = None,
 ) -> Change:
     """Set the whole policy of a place, and say what that changes.
 
@@ -99,7 +134,9 @@ def policy_put(
     if dry_run:
         return change
     _confirmed(place, change, confirmed)
+    action = policy_shortened(place, policy)
     with transaction.atomic():
+        _agreed(action, approval, actor=actor)
         before = RetentionPolicy.objects.filter(place=place.key).values_list("values", flat=True).first()
         RetentionPolicy.objects.update_or_create(
             place=place.key,
@@ -118,7 +155,13 @@ def policy_put(
 
 
 def policy_drop(
-    place: Place, *, actor: str, reason: str = "", confirmed: str | None = None, dry_run: bool = False
+    place: Place,
+    *,
+    actor: str,
+    reason: str = "",
+    confirmed: str | None = None,
+    dry_run: bool = False,
+    approval: Approval | None = None,
 ) -> Change:
     """Take a policy back, so that the next wider one holds again. Raises Conflict when none was set there."""
     row = RetentionPolicy.objects.filter(place=place.key).first()
@@ -128,7 +171,9 @@ def policy_drop(
     if dry_run:
         return change
     _confirmed(place, change, confirmed)
+    action = policy_shortened(place, None)
     with transaction.atomic():
+        _agreed(action, approval, actor=actor)
         RetentionPolicy.objects.filter(pk=row.pk).delete()
         _record(place, "retention.reset", "the wider policy holds again", actor, reason, before=row.values, after=None)
     _dates_again(place)

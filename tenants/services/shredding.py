@@ -98,7 +98,7 @@ def queued_copies(tenant: Tenant) -> list[Operation]:
 
 def shred_action(tenant: Tenant, reason: str) -> Action:
     """What a second master has to agree to."""
-    return Action("keys", "key.shred", tenant.slug, {"reason": reason})
+    return Action("keys", "key.shred", tenant.slug, {"reason": reason}, tenant_id=tenant.pk)
 
 
 def hold_checked(tenant: Tenant) -> None:

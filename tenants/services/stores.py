@@ -1,6 +1,7 @@
 """Stores: added, tested, changed, removed, and the default one that exists from the start."""
 
 import dataclasses
+import hmac
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -8,11 +9,15 @@ from typing import Any
 from django.db import IntegrityError, transaction
 from django.db.models import ProtectedError
 
+from access.approvals import Action, approval_use
+from access.models import Approval
 from audit.services import record
 from core import clock, sealing
 from core.errors import Conflict, NotFound
-from engine.adapters import parse_config
+from core.rootkey import root_key
+from engine.adapters import parse_config, secret_fields
 from engine.errors import StoreDenied, StoreError, UsageError
+from engine.keys import derive
 from engine.ports import Store
 from stores._probe import StoreProbe, probe_store
 from tenants import wiring
@@ -107,10 +112,12 @@ def store_update(
     values: Mapping[str, str] | None = None,
     about: Mapping[str, str | None] | None = None,
     test: bool = True,
+    approval: Approval | None = None,
 ) -> StoreConfig:
     """Change settings (an empty value takes one back to its default) and what is said of the store.
 
     With other settings it must still be the same place: it is tested, and must hold the repositories of its tenants.
+    ApprovalNeeded where a second master has to agree to settings (`redirect_action`).
     Raises UsageError, Conflict, StoreError; nothing is changed then.
     """
     columns = about_checked(about or {})
@@ -130,10 +137,29 @@ def store_update(
         _tested(changed).require()
         _repositories_checked(changed)
     with transaction.atomic():
+        if values:
+            approval_use(approval, redirect_action(row, values), actor=actor)
         changed.save()
         named = sorted([*(values or {}), *columns])
         record("store.changed", message=f"store {row.name}: {', '.join(named)}", actor=actor, data={"store": row.name})
     return changed
+
+
+def redirect_action(row: StoreConfig, values: Mapping[str, str]) -> Action:
+    """What a second master has to agree to: with other settings backups may go, and be read, elsewhere. No secret is in it.
+
+    Of a secret a digest under the root key, so that another one is another action.
+    """
+    adapter: Any = wiring.store_kind(row.kind)
+    secrets, meant = secret_fields(adapter.Config), sealing.resolved(adapter.Config, values)  # Files may change.
+    shown = {name: _marked(row, name, str(value)) if name in secrets else value for name, value in meant.items()}
+    return Action("stores", "store.set", details={"store": row.name, "id": row.pk, "set": shown})
+
+
+def _marked(row: StoreConfig, name: str, value: str) -> str:
+    key = derive(root_key().secret_bytes(), salt=b"", info=b"lastro/v1/approval")
+    digest = hmac.new(key, f"{row.pk}:{name}:{value}".encode(), "sha256").hexdigest()
+    return f"a secret, marked {digest[:16]}"
 
 
 _ENDING_HINT = (

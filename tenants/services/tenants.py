@@ -5,6 +5,8 @@ from collections.abc import Collection
 
 from django.db import IntegrityError, transaction
 
+from access.approvals import approval_use
+from access.models import Approval
 from audit.services import record
 from core import clock
 from core.errors import Busy, Conflict
@@ -19,6 +21,7 @@ from tenants import wiring
 from tenants.models import Backup, Criticality, Tenant
 from tenants.models.backup import GOOD_STATES
 from tenants.rules import slug_checked, title_checked, version_checked
+from tenants.services.holds import release_action
 from tenants.services.stores import primary_checked, store_default, store_get
 from tenants.shredded import keys_present
 
@@ -116,15 +119,17 @@ def tenant_reinstate(tenant: Tenant, *, actor: str) -> Tenant:
     return _archived_put(tenant, None, "tenant.reinstated", actor)
 
 
-def tenant_hold(tenant: Tenant, *, held: bool, reason: str, actor: str) -> Tenant:
+def tenant_hold(tenant: Tenant, *, held: bool, reason: str, actor: str, approval: Approval | None = None) -> Tenant:
     """Put a legal hold on the tenant, or take it off. Under it no backup is ended and no key destroyed.
 
     Raises UsageError for a hold without a reason. Repeating it changes the reason.
     """
-    reason = reason_checked(reason)[:HELD_REASON_CHARS_MAX]
+    asked, reason = reason, reason_checked(reason)[:HELD_REASON_CHARS_MAX]
     if held and not reason:
         raise UsageError("a legal hold needs its reason", hint="--reason TEXT")
     with transaction.atomic():
+        if tenant.held and not held:
+            approval_use(approval, release_action(tenant, asked), actor=actor)
         Tenant.objects.filter(pk=tenant.pk).update(held=held, held_reason=reason if held else "")
         record(
             "tenant.held" if held else "tenant.released",

@@ -22,7 +22,7 @@ from tenants.services.shredding import shred_start
 from tests.tenants.conftest import House
 
 Run = Callable[..., tuple[int, dict[str, Any]]]
-ACTION = Action("keys", "key.shred", "aurora", {"reason": "over"})
+ACTION = Action("keys", "key.shred", "aurora", {"reason": "over"}, tenant_id="ten_aurora")
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from access.management.commands.approval import MASTER_ARGUMENTS, agreed
 from core.cli import Answer, Call, NounCommand, Verb, argument, count
 from core.cli_output import size_text
 from core.errors import Exit, NotFound
@@ -250,9 +251,11 @@ def _held(call: Call, *, held: bool) -> Answer:
     from tenants import outputs
     from tenants.selectors import backup_get
     from tenants.services.backups import backup_hold
+    from tenants.services.holds import release_action
 
-    backup = backup_get(call.options.backup)
-    data = outputs.backup(backup_hold(backup, held=held, reason=call.options.reason, actor=call.actor))
+    backup, reason = backup_get(call.options.backup), call.options.reason
+    actor, approval = agreed(call, release_action(backup, reason)) if backup.held and not held else (call.actor, None)
+    data = outputs.backup(backup_hold(backup, held=held, reason=reason, actor=actor, approval=approval))
     return Answer(data, [f"{backup.pk} is {'held' if held else 'not held'}"])
 
 
@@ -347,6 +350,6 @@ class Command(NounCommand):
         ),
         Verb("undelete", _undelete, "take a backup back from the trash, and hold it", (_BACKUP, _REASON)),
         Verb("hold", _hold, "keep a backup whatever retention says", (_BACKUP, _REASON)),
-        Verb("release", _release, "take the hold off", (_BACKUP, _REASON)),
+        Verb("release", _release, "take the hold off", (_BACKUP, _REASON, *MASTER_ARGUMENTS)),
         *VERBS,
     )

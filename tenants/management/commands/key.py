@@ -122,11 +122,11 @@ def _rotate_root(call: Call) -> Answer:
     from tenants.services.key_rotation import root_action, root_rotate_start, root_rotation_running
 
     options = call.options
-    actor, approval = master_of(call) or call.actor, None
+    actor, approval, given = master_of(call) or call.actor, None, _given(options.to)
     if not root_rotation_running():  # Going on with one that was agreed to needs no second agreement.
-        approval = approval_ask(root_action(options.reason), requested_by=_asker(call, actor))
+        approval = approval_ask(root_action(options.reason, given), requested_by=_asker(call, actor))
     _, operation = root_rotate_start(
-        given=_given(options.to), reason=options.reason, approval=approval, actor=actor, here=options.here
+        given=given, reason=options.reason, approval=approval, actor=actor, here=options.here
     )
     return followed(call, operation, data=result_of, text=_rotate_root_text)
 

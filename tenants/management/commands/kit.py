@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from access.management.commands.approval import MASTER_ARGUMENTS, agreed
 from core.cli import Answer, Call, NounCommand, Verb, argument, count
 from core.errors import Exit, NotFound
 from engine.errors import TargetDenied, TargetOccupied, UsageError
@@ -12,15 +13,18 @@ KIT_BYTES_MAX = 64 << 20
 
 
 def _export(call: Call) -> Mapping[str, Any]:
-    from tenants.services.kits import kit_make, kit_printed
+    from tenants.services.kits import kit_action, kit_make, kit_printed
 
     path = os.path.abspath(call.options.output)
     if os.path.lexists(path):
         raise TargetOccupied(f"{path} exists", hint="give a new file: an old kit may still be needed")
+    action = kit_action(path, printable=call.options.printable)
+    actor, approval = agreed(call, action)
     if call.options.printable:
-        kit = kit_printed(_passphrase(call), actor=call.actor, html=path.endswith((".html", ".htm")))
+        html = path.endswith((".html", ".htm"))
+        kit = kit_printed(_passphrase(call), actor=actor, html=html, action=action, approval=approval)
     else:
-        kit = kit_make(_passphrase(call), actor=call.actor)
+        kit = kit_make(_passphrase(call), actor=actor, action=action, approval=approval)
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "wb") as file:
@@ -128,6 +132,7 @@ class Command(NounCommand):
                     help="a page to print (HTML when FILE ends so), to be typed again",
                 ),
                 PASSPHRASE,
+                *MASTER_ARGUMENTS,
             ),
         ),
         Verb(

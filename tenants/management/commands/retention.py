@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from access.management.commands.approval import MASTER_ARGUMENTS, agreed
 from core.cli import Answer, Call, NounCommand, Verb, argument, count
 from engine.errors import UsageError
 
@@ -91,8 +92,15 @@ def _set(call: Call) -> Answer:
     if not (options.set or options.preset or options.policy):
         raise UsageError("nothing to set was named", hint="--set daily_count=14, --preset default or --policy FILE")
     policy = _wished(call, place)
+    actor, approval = _agreed(call, place, policy)
     change = policy_put(
-        place, policy, actor=call.actor, reason=options.reason, confirmed=options.confirm, dry_run=options.dry_run
+        place,
+        policy,
+        actor=actor,
+        reason=options.reason,
+        confirmed=options.confirm,
+        dry_run=options.dry_run,
+        approval=approval,
     )
     return _changed(place, policy, change, dry_run=options.dry_run)
 
@@ -101,10 +109,24 @@ def _reset(call: Call) -> Answer:
     from tenants.services.retention import policy_at, policy_drop
 
     options, place = call.options, _place(call)
+    actor, approval = _agreed(call, place, None)
     change = policy_drop(
-        place, actor=call.actor, reason=options.reason, confirmed=options.confirm, dry_run=options.dry_run
+        place,
+        actor=actor,
+        reason=options.reason,
+        confirmed=options.confirm,
+        dry_run=options.dry_run,
+        approval=approval,
     )
     return _changed(place, policy_at(place)[0], change, dry_run=options.dry_run)
+
+
+def _agreed(call: Call, place: Any, policy: Any) -> tuple[str, Any]:
+    """Who sets it, and the agreement of a second master where it keeps less than today's."""
+    from tenants.services.retention import policy_shortened
+
+    action = None if call.options.dry_run else policy_shortened(place, policy)
+    return agreed(call, action) if action is not None else (call.actor, None)
 
 
 def _changed(place: Any, policy: Any, change: Any, *, dry_run: bool) -> Answer:
@@ -276,14 +298,14 @@ class Command(NounCommand):
             "set",
             _set,
             "set the policy of everything, a tenant, a source or a store",
-            (_TENANT_OR_ALL, _SOURCE, _STORE, _SET, _PRESET, _POLICY, _DRY, _REASON),
+            (_TENANT_OR_ALL, _SOURCE, _STORE, _SET, _PRESET, _POLICY, _DRY, _REASON, *MASTER_ARGUMENTS),
             confirm=True,
         ),
         Verb(
             "reset",
             _reset,
             "take a policy back: the wider one holds again",
-            (_TENANT_OR_ALL, _SOURCE, _STORE, _DRY, _REASON),
+            (_TENANT_OR_ALL, _SOURCE, _STORE, _DRY, _REASON, *MASTER_ARGUMENTS),
             confirm=True,
         ),
         Verb(

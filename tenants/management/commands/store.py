@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar
 
+from access.management.commands.approval import MASTER_ARGUMENTS, agreed
 from core.cli import Answer, Argument, Call, NounCommand, Verb, argument
 from core.errors import Exit
 from tenants.store_adoption import VERBS
@@ -32,16 +33,12 @@ def _add(call: Call) -> Answer:
 def _set(call: Call) -> Answer:
     from tenants import outputs
     from tenants.commanding import settings_of
-    from tenants.services.stores import store_get, store_update
+    from tenants.services.stores import redirect_action, store_get, store_update
 
     options = call.options
-    row = store_update(
-        store_get(options.name),
-        values=settings_of(options.set),
-        about=_about(call),
-        actor=call.actor,
-        test=not options.no_test,
-    )
+    row, values = store_get(options.name), settings_of(options.set)
+    actor, approval = agreed(call, redirect_action(row, values)) if values else (call.actor, None)
+    row = store_update(row, values=values, about=_about(call), actor=actor, test=not options.no_test, approval=approval)
     return Answer(outputs.store(row), [f"Store {row.name} is changed.", *(_steps(row.tested) if options.set else [])])
 
 
@@ -104,7 +101,7 @@ def _remove(call: Call) -> Answer:
 
 
 def _give_up(call: Call, row: Any) -> Answer:
-    from tenants.services.lost_stores import primaries_move, store_give_up, store_loss
+    from tenants.services.lost_stores import give_up_action, primaries_move, store_give_up, store_loss
     from tenants.services.stores import store_get
 
     options, moved = call.options, list[str]()
@@ -113,9 +110,10 @@ def _give_up(call: Call, row: Any) -> Answer:
     call.confirm(
         row.name, what=f"give up store {row.name} as lost for good, and with it {store_loss(row).words()}{further}"
     )
+    actor, approval = agreed(call, give_up_action(row, options.reason))
     if to is not None:
-        moved = primaries_move(row, to, actor=call.actor, reason=options.reason, note=call.terminal.note)
-    loss = store_give_up(row, actor=call.actor, reason=options.reason)
+        moved = primaries_move(row, to, actor=actor, reason=options.reason, note=call.terminal.note)
+    loss = store_give_up(row, actor=actor, reason=options.reason, approval=approval)
     lines = [f"Store {row.name} is given up: {loss.words()}."]
     if moved:
         lines.append(
@@ -170,7 +168,12 @@ class Command(NounCommand):
             "add a store after testing it",
             (_NAME, argument("--kind", required=True, help="local, s3, …; store kinds lists them"), *_SETTINGS),
         ),
-        Verb("set", _set, "change settings; an empty value takes one back to its default", (_NAME, *_SETTINGS)),
+        Verb(
+            "set",
+            _set,
+            "change settings; an empty value takes one back to its default",
+            (_NAME, *_SETTINGS, *MASTER_ARGUMENTS),
+        ),
         Verb("list", _list, "list stores"),
         Verb("show", _show, "show a store, who counts on it, and what its last test found", (_NAME,)),
         Verb("test", _test, "write, read, list, lock and delete a probe, and say what is missing", (_NAME,)),
@@ -187,6 +190,7 @@ class Command(NounCommand):
                     "--to", default="", metavar="NAME", help="with --lost: where tenants without a copy begin anew"
                 ),
                 argument("--reason", default="", help="why; kept in the audit log"),
+                *MASTER_ARGUMENTS,
             ),
             confirm=True,
         ),

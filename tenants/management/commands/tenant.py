@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from access.management.commands.approval import MASTER_ARGUMENTS, agreed
 from core.cli import Answer, Call, NounCommand, Verb, argument, count
 from engine.errors import UsageError
 from tenants.promotion_outputs import PROMOTION
@@ -121,9 +122,12 @@ def _release(call: Call) -> Answer:
 def _held(call: Call, *, held: bool) -> Answer:
     from tenants import outputs
     from tenants.selectors import tenant_get
+    from tenants.services.holds import release_action
     from tenants.services.tenants import tenant_hold
 
-    row = tenant_hold(tenant_get(call.options.slug), held=held, reason=call.options.reason, actor=call.actor)
+    row, reason = tenant_get(call.options.slug), call.options.reason
+    actor, approval = agreed(call, release_action(row, reason)) if row.held and not held else (call.actor, None)
+    row = tenant_hold(row, held=held, reason=reason, actor=actor, approval=approval)
     text = "is under legal hold: no backup of it is ended, no key destroyed" if held else "is under no legal hold"
     return Answer(outputs.tenant(row), [f"Tenant {row.slug} {text}."])
 
@@ -191,7 +195,11 @@ class Command(NounCommand):
             "release",
             _release,
             "take the legal hold off",
-            (argument("slug", metavar="SLUG"), argument("--reason", default="", help="why; kept in the audit log")),
+            (
+                argument("slug", metavar="SLUG"),
+                argument("--reason", default="", help="why; kept in the audit log"),
+                *MASTER_ARGUMENTS,
+            ),
         ),
         Verb("show", _show, "show a tenant and its sources", (argument("slug", metavar="SLUG"),)),
     )

@@ -32,6 +32,14 @@ def master_of(call: Call) -> str:
     return master_checked(name, resolve_secret(given))
 
 
+def agreed(call: Call, action: Any) -> tuple[str, Any]:
+    """Who acts, and the agreement to exactly this action: None where its area needs none. Raises ApprovalNeeded."""
+    from access.approvals import approval_ask
+
+    master = master_of(call)
+    return master or call.actor, approval_ask(action, requested_by=master)
+
+
 def _output(row: Any) -> dict[str, Any]:
     from core import clock
 
@@ -41,6 +49,7 @@ def _output(row: Any) -> dict[str, Any]:
         "area": row.area,
         "action": row.action,
         "tenant": row.tenant or None,
+        "tenant_id": row.tenant_id or None,
         "details": row.details,
         "digest": row.digest,
         "state": "expired" if expired else row.state,
