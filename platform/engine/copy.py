@@ -149,7 +149,8 @@ class _Run:
             kept |= self._batch(todo)
             self._promise(kept)
         self._progress.phase("finish")
-        if self._selection.head < self._wish.head or not self._selection.serial or self._given_up:
+        selection = self._selection
+        if selection.head < self._wish.head or not (selection.serial and selection.trusted) or self._given_up:
             self._promise(kept)
         self._report.objects += images_copy(self._source, self._target, self._wish.images, self._progress)
         for side in self._sides.values():
@@ -207,7 +208,7 @@ class _Run:
                     Finding(BackupMissing.code, f"manifests/{number:010d}", f"manifest {number} is gone from the copy")
                 )
         sure = (self._selection.kept - lost) - self._wish.recheck
-        if self._wish.look and self._any_lost():
+        if (self._wish.look and self._any_lost()) or not self._selection.trusted:
             sure = frozenset()
         return sorted(self._wish.wanted - sure)
 
@@ -352,6 +353,7 @@ class _Run:
     def _commit(self, numbers: list[int], batch: _Batch) -> set[int]:
         """Create the manifests, and take them back when packs were dropped from the copy meanwhile."""
         kill_point("copy.before_manifests")
+        self._target.guard.check()
         done: set[int] = set()
         with ThreadPoolExecutor(MANIFESTS_AT_ONCE, thread_name_prefix="manifest") as pool:
             for at in range(0, len(numbers), 4 * MANIFESTS_AT_ONCE):
@@ -400,8 +402,10 @@ class _Run:
     def _promise(self, kept: Collection[int]) -> None:
         if not self._wish.promise:
             return
-        if self._selection.serial and kept == self._selection.kept and self._selection.head >= self._wish.head:
+        said = self._selection
+        if said.serial and said.trusted and kept == said.kept and said.head >= self._wish.head:
             return
+        self._target.guard.check()
         self._selection = selection_write(
             self._target,
             copy=self._wish.copy,
