@@ -22,5 +22,6 @@ MODULES = {
     "restore": "restore",
     "retention": "retention",
     "retention_look": "retention_look",
+    "strangers": "strangers",
     "verify": "verify",
 }

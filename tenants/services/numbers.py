@@ -10,6 +10,7 @@ from operations.context import OperationContext
 from tenants.models import Backup, Tenant
 from tenants.owning import behind_put
 from tenants.services.recording import backup_adopted
+from tenants.services.strangers import strangers_refused
 
 NUMBERS_AHEAD_MAX = 10_000
 """A store that holds a number further ahead of the catalogue was written by somebody else."""
@@ -27,6 +28,8 @@ def numbers_close(context: OperationContext, tenant: Tenant, repository: Reposit
     """
     tenant.refresh_from_db()
     head = repository.head_from(tenant.number_reserved, most=NUMBERS_AHEAD_MAX + 1)
+    if head > tenant.number_reserved:
+        strangers_refused(tenant, repository)
     if head > tenant.number_reserved + NUMBERS_AHEAD_MAX:
         raise ManifestDamaged(
             f"the store holds manifest {head}, the catalogue gave out {tenant.number_reserved} numbers",

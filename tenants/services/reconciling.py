@@ -40,6 +40,7 @@ from tenants.owning import behind_put, installation_get, mirror_of
 from tenants.services.numbers import NUMBERS_AHEAD_MAX
 from tenants.services.promised import promised
 from tenants.services.recording import backup_adopted
+from tenants.services.strangers import strangers_refused
 from tenants.transitions import backup_transition
 
 ACTOR = "system:reconciliation"
@@ -107,6 +108,8 @@ def _unreconciled(tenant: Tenant, reason: str) -> Unreconciled:
 
 def _ahead(tenant: Tenant, repository: Repository, mirror: RepositoryMirror) -> str:
     """Why the catalogue is behind; empty when it is not."""
+    if repository.head() > tenant.number_reserved:
+        strangers_refused(tenant, repository)
     if repository.head_from(tenant.number_reserved, most=1) > tenant.number_reserved:
         return f"it holds number {tenant.number_reserved + 1}, this catalogue gave out {tenant.number_reserved}"
     for domain, known in ((repository.sealed, mirror.sealed_generation), (repository.plain, mirror.plain_generation)):
@@ -236,6 +239,7 @@ def tenant_reconcile(
 def _head(tenant: Tenant, repository: Repository, claimed: int) -> int:
     """The highest number, by name from what the catalogue, the listing and the claims of prunes know."""
     known = tenant.number_reserved
+    strangers_refused(tenant, repository)
     head = repository.head_from(max(known, claimed, repository.head()), most=NUMBERS_AHEAD_MAX + 1)
     if head > known + NUMBERS_AHEAD_MAX and known:
         raise ManifestDamaged(

@@ -220,6 +220,37 @@ def _promote(call: Call) -> Answer:
     return promotion_followed(call, tenant, store, lost=options.lost, ending=options.end_old, deep=options.deep)
 
 
+def _strangers(call: Call) -> Answer:
+    from dataclasses import asdict
+
+    from tenants.commanding import followed, result_of
+    from tenants.copy_opening import copy_open
+    from tenants.services.strangers import strangers_found, strangers_start
+
+    options = call.options
+    options.store = options.store or _primary_name(options)
+    copy = _copy(options)
+    if options.set_aside:
+        operation = strangers_start(copy, actor=call.actor, reason=options.reason, here=options.here)
+        return followed(call, operation, data=result_of, text=_set_aside)
+    with copy_open(copy) as repository:
+        found = strangers_found(copy.tenant, repository)
+    lines = [f"{each.key}: {size_text(each.bytes)}: {each.why}" for each in found]
+    if found:
+        lines.append(f"Next: copy strangers {copy.tenant.slug} --store {copy.store.name} --set-aside")
+    data = {"tenant": copy.tenant.slug, "store": copy.store.name, "strangers": [asdict(each) for each in found]}
+    return Answer(
+        data,
+        lines or [f"{copy.store.name} holds nothing of strangers among the numbers of {copy.tenant.slug}"],
+        exit=Exit.INTEGRITY if found else Exit.OK,
+    )
+
+
+def _set_aside(data: Mapping[str, Any]) -> list[str]:
+    lines = [f"{each['key']}: set aside, its bytes are kept in damaged/" for each in data["set_aside"]]
+    return lines or ["nothing was there to be set aside"]
+
+
 def _all(call: Call, what: str) -> Answer:
     from tenants.commanding import followed, result_of
     from tenants.services.copies import copies_all_start
@@ -341,6 +372,20 @@ class Command(NounCommand):
             (_TENANT, _STORE, *PROMOTION),
             long=True,
             confirm=True,
+        ),
+        Verb(
+            "strangers",
+            _strangers,
+            "list what somebody put among a repository's numbers, and set it aside",
+            (
+                _TENANT,
+                argument("--store", default="", metavar="S", help="the store (the primary)"),
+                argument(
+                    "--set-aside", action="store_true", help="free their places; their bytes are kept in damaged/"
+                ),
+                _REASON,
+            ),
+            long=True,
         ),
         Verb(
             "status",
