@@ -214,6 +214,24 @@ def test_constraints_and_domains_find_their_names(postgres: PostgresServer, thin
         postgres.drop_role(role)
 
 
+@pytest.mark.parametrize(
+    "drift",
+    [
+        "create domain short as text check (length(value) < 3); alter table thing alter v type short using left(v, 2)",
+        "alter domain word add constraint brief check (length(value) < 3) not valid",
+    ],
+)
+def test_a_domain_that_refuses_is_named_with_its_table(postgres_database: str, drift: str) -> None:
+    """Goal: the operator knows where to look. Method: a column becomes a domain, or its domain stricter, than backed-up values are."""
+    execute(postgres_database, "create domain word as text; create table thing(id int primary key, tenant int, v word);"
+            "insert into thing values (1, 1, 'long enough')")  # fmt: skip
+    plain = config(postgres_database)
+    view = take(plain)
+    execute(postgres_database, drift + "; delete from thing")
+    with pytest.raises(SchemaMismatch, match=r"public\.thing: value for domain .* violates check constraint"):
+        put_back(plain, view)
+
+
 # ---------------------------------------------------------------- while a backup reads
 
 

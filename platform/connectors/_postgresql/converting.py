@@ -26,7 +26,9 @@ def convert(
     )
     try:
         run(connection, f"CREATE TEMPORARY TABLE {into} ON COMMIT DROP AS SELECT {chosen} FROM {loaded} AS t")
-    except psycopg.DataError as error:
+    except (psycopg.DataError, psycopg.IntegrityError) as error:
+        if isinstance(error, psycopg.IntegrityError) and not refuses_value(error):
+            raise
         raise _mismatch(f"{display}: {clean_message(error)}") from None
     for name, was, now in changes:
         lost = _count_lost(connection, loaded, name, was, now)
@@ -60,6 +62,11 @@ def _count_lost(connection: Connection, loaded: str, name: str, was: str, now: s
         found = value(connection, count)
     run(connection, "RELEASE SAVEPOINT lastro_convert")
     return int(found)
+
+
+def refuses_value(error: psycopg.IntegrityError) -> bool:
+    """Whether a domain refuses the value, and not a constraint of a table the row."""
+    return bool(error.diag.datatype_name)
 
 
 def _mismatch(message: str) -> SchemaMismatch:

@@ -92,7 +92,8 @@ def prepared_change(
             if attempt == ATTEMPTS_MAX:
                 raise TargetError(
                     f"the tenant's rows keep changing while they are restored ({error})",
-                    hint="stop the tenant's application during the restore; nothing was changed",
+                    hint="nothing was changed; stop the tenant's application during the restore, and look for triggers and rules"
+                    " that rewrite rows",
                 ) from None
             progress.warn("postgresql.retry", f"attempt {attempt} met concurrent writes: {error}")
             time.sleep(random.uniform(0.5, 1) * 0.2 * 2**attempt)  # noqa: S311 (spreads retries, hides nothing)

@@ -12,7 +12,7 @@ import psycopg
 
 from connectors._postgresql.catalogue import Key, Table
 from connectors._postgresql.connection import Connection, run, translate
-from connectors._postgresql.converting import convert
+from connectors._postgresql.converting import convert, refuses_value
 from connectors._postgresql.quoting import ident, idents
 from connectors._postgresql.rowtext import RowText, fresh_name
 from connectors._postgresql.scope import Scope
@@ -250,7 +250,9 @@ def copy_in(
                     progress.advance(bytes=len(block), items=len(lines))
                     progress.check()
             return cursor.rowcount
-    except psycopg.DataError as error:
+    except (psycopg.DataError, psycopg.IntegrityError) as error:
+        if isinstance(error, psycopg.IntegrityError) and not refuses_value(error):
+            raise
         raise SchemaMismatch(
             f"{view.name}: {translate(error, 'target').message}",
             hint="a column's type changed since the backup; restore into another schema and convert there",
