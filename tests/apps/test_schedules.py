@@ -388,12 +388,8 @@ def test_a_month(house: Clockwork) -> None:
             house.go(DAY, step=6 * HOUR)
     house.go(DAY - 2 * HOUR, step=2 * HOUR)
     passed = (clock.now() - began + 22 * HOUR).days
-    final = Counter(
-        StateChange.objects.filter(to_state__in=("ok", "missed", "failed", "warned")).values_list(
-            "subject_id", flat=True
-        )
-    )
-    assert set(final.values()) == {1}
+    ended = StateChange.objects.filter(to_state__in=("ok", "missed", "failed", "warned"))
+    assert set(Counter(ended.values_list("subject_id", flat=True)).values()) == {1}
     runs = ExpectedRun.objects.filter(schedule=row)
     assert not runs.filter(state__in=("running", "expected"), due_at__lte=clock.now()).exists()
     per_tenant: Counter[str] = Counter()

@@ -208,7 +208,10 @@ class Migration(migrations.Migration):
             model_name="expectedrun",
             name="schedule",
             field=models.ForeignKey(
-                on_delete=django.db.models.deletion.PROTECT, related_name="runs", to="operations.schedule"
+                db_index=False,
+                on_delete=django.db.models.deletion.PROTECT,
+                related_name="runs",
+                to="operations.schedule",
             ),
         ),
         migrations.AddIndex(
@@ -221,11 +224,15 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name="expectedrun",
-            index=models.Index(fields=["state", "due_at"], name="operations_run_state"),
+            index=models.Index(condition=models.Q(("state", "expected")), fields=["due_at"], name="operations_run_due"),
         ),
         migrations.AddIndex(
             model_name="expectedrun",
-            index=models.Index(fields=["schedule", "tenant", "-planned_for"], name="operations_run_tenants"),
+            index=models.Index(
+                condition=models.Q(("state", "expected")),
+                fields=["schedule", "tenant", "planned_for"],
+                name="operations_run_next",
+            ),
         ),
         migrations.AddIndex(
             model_name="expectedrun",
@@ -233,11 +240,15 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name="expectedrun",
-            index=models.Index(fields=["operation_id"], name="operations_run_operation"),
+            index=models.Index(
+                condition=models.Q(("operation_id__gt", "")), fields=["operation_id"], name="operations_run_operation"
+            ),
         ),
         migrations.AddIndex(
             model_name="expectedrun",
-            index=models.Index(fields=["ended_at"], name="operations_run_ended"),
+            index=models.Index(
+                condition=models.Q(("ended_at__isnull", False)), fields=["ended_at"], name="operations_run_ended"
+            ),
         ),
         migrations.AddConstraint(
             model_name="expectedrun",

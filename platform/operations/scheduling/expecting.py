@@ -3,8 +3,7 @@
 import datetime
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from django.db import DatabaseError, transaction
@@ -12,6 +11,9 @@ from django.db.models import Exists, OuterRef, Q
 
 from audit.services import record
 from core import clock
+from core.ids import new_id
+from core.inserting import rows_insert
+from core.transitions import MANY_MAX
 from engine.faults import kill_point
 from operations.models import NEVER, CatchUp, ExpectedRun, RunState, Schedule
 from operations.scheduling.planning import HORIZON, Plan, Rule, Slot, jitter, plan
@@ -23,9 +25,10 @@ log = logging.getLogger(__name__)
 
 SCHEDULES_MAX = 2_000
 """Planned in one tick; the others a minute later."""
-ROWS_MAX = 40_000
+ROWS_MAX = 10_000
 """Once a tick has made so many rows it leaves the other schedules to the next."""
-INSERT_ROWS = 2_000
+MISSED_MAX = 5_000
+"""Given up in one tick; release passes over the others, which the next tick gives up."""
 NAMED_MAX = 20
 """Tenants that an audit entry about many names."""
 
@@ -114,32 +117,46 @@ def _ranks(schedule: Schedule) -> dict[str, datetime.datetime]:
     return ranks
 
 
-def _insert(schedule: Schedule, slot: Slot, targets: Iterable[Target], ranks: dict[str, datetime.datetime]) -> int:
-    made = clock.now()
-    rows = (
-        ExpectedRun(
-            schedule=schedule,
-            schedule_name=schedule.name,
-            work=schedule.work,
-            tenant=target.tenant,
-            lane=target.lane,
-            planned_for=slot.planned_for,
-            due_at=slot.planned_for + jitter(schedule.pk, target.tenant, schedule.jitter_seconds),
-            occurrences=slot.occurrences,
-            full=slot.full,
-            catch_up=slot.catch_up,
-            priority=schedule.priority,
-            rank_at=ranks.get(target.tenant, NEVER),
-            created_at=made,
-        )
-        for target in targets
+def _insert(schedule: Schedule, slot: Slot, targets: Sequence[Target], ranks: Mapping[str, datetime.datetime]) -> int:
+    """Make a slot's rows; one of times that nobody planned is missed from the beginning."""
+    missed = slot.occurrences > 1 or slot.given_up
+    now = clock.now()
+    common = {
+        "schedule_id": schedule.pk,
+        "schedule_name": schedule.name,
+        "work": schedule.work,
+        "state": RunState.MISSED if missed else RunState.EXPECTED,
+        "planned_for": slot.planned_for,
+        "occurrences": slot.occurrences,
+        "full": slot.full,
+        "catch_up": slot.catch_up,
+        "priority": schedule.priority,
+        "operation_id": "",
+        "attempts": 0,
+        "released_at": None,
+        "ended_at": now if missed else None,
+        "error_code": "schedule.outage" if missed else "",
+        "note": OUTAGE if missed else "",
+        "created_at": now,
+    }
+    rows_insert(
+        ExpectedRun,
+        common,
+        ("id", "tenant", "lane", "due_at", "rank_at"),
+        (
+            (
+                new_id("run"),
+                target.tenant,
+                target.lane,
+                slot.planned_for + jitter(schedule.pk, target.tenant, schedule.jitter_seconds),
+                ranks.get(target.tenant, NEVER),
+            )
+            for target in targets
+        ),
     )
-    count = 0
-    # The constraint on schedule, time and tenant decides: what another planner, or this one before a clock was set back,
-    # has made already stays as it is.
-    while batch := list(islice(rows, INSERT_ROWS)):
-        count += len(ExpectedRun.objects.bulk_create(batch, ignore_conflicts=True))
-    return count
+    if missed and targets:
+        missed_recorded(schedule.name, [target.tenant for target in targets], OUTAGE, "schedule.outage", actor=ACTOR)
+    return len(targets)
 
 
 def _top_up(schedule: Schedule, work: Work, now: datetime.datetime) -> int:
@@ -166,7 +183,8 @@ def runs_miss(*, now: datetime.datetime, ticked_at: datetime.datetime | None) ->
     newer = waiting.filter(
         schedule=OuterRef("schedule"), tenant=OuterRef("tenant"), planned_for__gt=OuterRef("planned_for")
     )
-    passed = list(waiting.filter(Exists(newer)).only("pk", "schedule_id", "tenant", "due_at", "full", "schedule_name"))
+    told = ("pk", "schedule_id", "tenant", "due_at", "full", "schedule_name")
+    passed = list(waiting.filter(Exists(newer)).only(*told)[:MISSED_MAX])
     _pass_on_full(passed, now)
     unseen = [run for run in passed if ticked_at is not None and run.due_at > ticked_at]
     crowded = [run for run in passed if ticked_at is None or run.due_at <= ticked_at]
@@ -175,7 +193,7 @@ def runs_miss(*, now: datetime.datetime, ticked_at: datetime.datetime | None) ->
     for schedule in Schedule.objects.filter(catch_up=CatchUp.SKIP, removed_at=None):
         limit = now - datetime.timedelta(seconds=schedule.late_seconds)
         late = waiting.filter(schedule=schedule, due_at__lt=limit)
-        count += runs_missed(list(late), LATE, "schedule.late", now=now)
+        count += runs_missed(list(late[:MISSED_MAX]), LATE, "schedule.late", now=now)
     return count
 
 
@@ -185,10 +203,8 @@ def _pass_on_full(passed: Sequence[ExpectedRun], now: datetime.datetime) -> None
         if run.full:
             by_schedule[run.schedule_id].append(run.tenant)
     for schedule_id, tenants in by_schedule.items():
-        for begin in range(0, len(tenants), INSERT_ROWS // 4):
-            heirs = ExpectedRun.objects.filter(
-                schedule=schedule_id, tenant__in=tenants[begin : begin + INSERT_ROWS // 4]
-            )
+        for begin in range(0, len(tenants), MANY_MAX):
+            heirs = ExpectedRun.objects.filter(schedule=schedule_id, tenant__in=tenants[begin : begin + MANY_MAX])
             heirs.filter(state=RunState.EXPECTED, due_at__lte=now).update(full=True)
 
 
@@ -211,15 +227,20 @@ def runs_missed(runs: Sequence[ExpectedRun], why: str, code: str, *, now: dateti
         if run.pk in moved:
             by_schedule[run.schedule_name].append(run.tenant)
     for name, tenants in by_schedule.items():
-        record(
-            "schedule.missed",
-            message=f"{len(tenants)} run(s) of {name} missed: {why}",
-            actor=actor,
-            tenant=tenants[0] if len(tenants) == 1 else "",
-            level="warning",
-            data={"schedule": name, "count": len(tenants), "tenants": tenants[:NAMED_MAX], "code": code},
-        )
+        missed_recorded(name, tenants, why, code, actor=actor)
     return len(moved)
+
+
+def missed_recorded(name: str, tenants: Sequence[str], why: str, code: str, *, actor: str) -> None:
+    """Put on record which runs of a schedule were missed."""
+    record(
+        "schedule.missed",
+        message=f"{len(tenants)} run(s) of {name} missed: {why}",
+        actor=actor,
+        tenant=tenants[0] if len(tenants) == 1 else "",
+        level="warning",
+        data={"schedule": name, "count": len(tenants), "tenants": list(tenants[:NAMED_MAX]), "code": code},
+    )
 
 
 def runs_withdraw(schedule: Schedule, *, now: datetime.datetime, why: str, actor: str) -> tuple[int, int]:

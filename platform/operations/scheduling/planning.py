@@ -36,6 +36,8 @@ class Slot:
     occurrences: int = 1
     full: bool = False
     catch_up: bool = False
+    given_up: bool = False
+    """Nobody planned it in time, and the next one makes up for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ def plan(rule: Rule, *, next_at: datetime.datetime, now: datetime.datetime) -> P
             ahead.append(at)
     slots = []
     if len(past) > 1:
-        slots.append(Slot(past[0], len(past) - 1, any(map(full, past[:-1])), catch_up=True))
+        slots.append(Slot(past[0], len(past) - 1, any(map(full, past[:-1])), catch_up=True, given_up=True))
     if past:
         late = len(past) > 1 or now - past[-1] > LATE_AFTER
         slots.append(Slot(past[-1], 1, any(map(full, past)), catch_up=late))
