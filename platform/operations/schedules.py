@@ -8,7 +8,7 @@ from operations.scheduling.works import defaults
 
 REAPER_NAME = "lastro: find lost operations"
 TICK_NAME = "lastro: plan and release"
-AUDIT_NAME = "lastro: seal and send the audit log"
+MINUTE_NAME = "lastro: once a minute"
 HISTORY_NAME = "lastro: forget old history"
 EVERY_MINUTES = 1
 LOCK_FACT = "schedules"
@@ -29,7 +29,7 @@ def ensure() -> None:
         Fact.objects.get_or_create(pk=LOCK_FACT, defaults={"value": ""})
         Fact.objects.select_for_update().get(pk=LOCK_FACT)
         ticks = {
-            REAPER_NAME: "operations.tasks.reap", TICK_NAME: "operations.tasks.tick", AUDIT_NAME: "audit.tasks.minute",
+            REAPER_NAME: "operations.tasks.reap", TICK_NAME: "operations.tasks.tick", MINUTE_NAME: "operations.tasks.minute",
         }  # fmt: skip
         for name, func in ticks.items():
             Standing.objects.get_or_create(

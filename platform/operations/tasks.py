@@ -25,3 +25,10 @@ def tick() -> str:
 
     ticked = scheduler_tick_due()
     return str(ticked) if ticked else "somebody just did"
+
+
+def minute() -> dict[str, str]:
+    """Do what is done once a minute; what of it failed."""
+    from operations.minutely import minute as all_of_it
+
+    return all_of_it()
