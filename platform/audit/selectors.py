@@ -100,6 +100,8 @@ def entries(wanted: Filter) -> Iterator[Entry]:
     """All of them, oldest first, streamed in pages: no cursor stays open, and memory stays bounded."""
     types = _types_below(wanted.type) if wanted.type else None
     every = Entry.objects.filter(_rest(wanted, types), *_equalities(wanted)).order_by("sequence")
+    if types is not None:
+        every = every.filter(type__in=types)
     if wanted.before is not None:
         every = every.filter(sequence__lt=wanted.before)
     at, head = _first(), head_get()
@@ -144,8 +146,6 @@ def _rest(wanted: Filter, types: list[str] | None) -> Q:
         rest &= Q(level=Level.INFO)
     if types is not None and _equalities(wanted):
         rest &= Q(type__in=types)
-    elif types is not None:
-        rest &= Q(type__in=types) if not types else Q()
     if wanted.since:
         rest &= Q(timestamp__gte=wanted.since)
     if wanted.until:

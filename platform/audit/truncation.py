@@ -76,6 +76,7 @@ def audit_truncate(
     not verify, Conflict when somebody else has cut meanwhile, UsageError for a file that is there.
     """
     cut_finish()
+    _check_current(cut, head_get())
     verdict = audit_verify()
     if not verdict.intact:
         raise LogDamaged(
@@ -87,8 +88,7 @@ def audit_truncate(
     kill_point("audit.cut_prepared")
     with transaction.atomic():
         head = Head.objects.select_for_update().get(pk=HEAD_ID)
-        if (head.log_id, head.first) != (cut.log_id, cut.first) or cut.upto > head.size:
-            raise Conflict("somebody else has cut the log meanwhile; nothing was done", hint="look again: audit list")
+        _check_current(cut, head)
         agreed()
         said = _record_of(cut, frontier, exported)
         Head.objects.filter(pk=HEAD_ID).update(first=cut.upto, frontier=[peak.hex() for peak in frontier])
@@ -98,6 +98,11 @@ def audit_truncate(
     kill_point("audit.cut_recorded")
     cut_finish()
     return said
+
+
+def _check_current(cut: Cut, head: Head | None) -> None:
+    if head is None or (head.log_id, head.first) != (cut.log_id, cut.first) or cut.upto > head.size:
+        raise Conflict("somebody else has cut the log meanwhile; nothing was done", hint="look again: audit list")
 
 
 def cut_finish() -> int:
