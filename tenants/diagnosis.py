@@ -126,6 +126,8 @@ def _store(row: StoreConfig) -> Sign:
         return Sign(f"store {row.name}", CRITICAL, f"it does not hold the repository of {named}", hint, figures)
     if probe.free_bytes is not None and probe.free_bytes < FREE_BYTES_MIN:
         return Sign(f"store {row.name}", WARNING, "less than 1 GB is free", "free space there", figures)
+    if line := next((step for step in probe.steps if step.name == "line"), None):
+        return Sign(f"store {row.name}", WARNING, line.said, line.hint, figures)
     can = "conditional create holds" if probe.conditional else "no conditional create, so for copies only"
     if not probe.deletes:
         hint = "prune and shredding need other credentials than these"

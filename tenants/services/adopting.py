@@ -104,9 +104,6 @@ def store_adopt(
     WrongKey for another root key, DamageError when no backup of the catalogue is whole, StoreError, Contradicted when what
     the stores or the kit (`known`) know is newer than the backup, unless `accept_rollback`.
     """
-    if adopts_at_work():
-        with transaction.atomic():
-            approval_use(approval, adopt_action(name), actor=actor)
     row = _row(name, kind, values)
     done, taken_before = Adopted(name), False
     judge = Judge(known, accept_rollback, done.contradictions)
@@ -114,6 +111,9 @@ def store_adopt(
         catalogue = _catalogue_in(store, repository_id)
         if _is_ours(row, catalogue):
             taken_before = True
+            if adopts_at_work():
+                with transaction.atomic():
+                    approval_use(approval, adopt_action(name), actor=actor)
             note("this catalogue stays as it is; tenants whose store is gone go on in this one")
         elif catalogue is not None:
             _refuse_occupied()

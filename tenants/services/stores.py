@@ -19,7 +19,8 @@ from engine.adapters import parse_config, secret_fields
 from engine.errors import StoreDenied, StoreError, UsageError
 from engine.keys import derive
 from engine.ports import Store
-from stores._probe import StoreProbe, probe_store
+from stores._plain import plain_http
+from stores._probe import Step, StoreProbe, probe_store
 from tenants import wiring
 from tenants.models import StoreConfig, Tenant
 from tenants.rules import name_checked
@@ -245,8 +246,20 @@ def _tested(row: StoreConfig) -> StoreProbe:
     """Probe the store and put the findings into the row, unsaved."""
     with _opened_without_locks(row) as (store, locks):
         probe = probe_store(store, lock=locks)
+    if step := line_step(row):
+        probe = dataclasses.replace(probe, steps=(*probe.steps, step))
     row.tested, row.tested_at = probe_output(probe), clock.now()
     return probe
+
+
+def line_step(row: StoreConfig) -> Step | None:
+    """What a test says of a line that can be read on the way; None for https, for SFTP, and on this very host."""
+    adapter: Any = wiring.store_kind(row.kind)
+    host = plain_http(sealing.config_of(adapter.Config, row.config, row.sealed, owner=f"store:{row.pk}"))
+    if not host:
+        return None
+    said = f"{host} is reached by http: who listens on the way reads names, sizes and signatures, and can use what a signature allows"
+    return Step("line", "missing", said, "give an https endpoint; what is stored is encrypted all the same")
 
 
 def _failure(error: StoreError) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from core import clock
 from core.errors import NotAllowed
 from tenants.models import StoreConfig, Tenant
 from tenants.services.backups import backup_hold
+from tenants.services.catalogue_backups import catalogue_backup_start
 from tenants.services.kits import kit_make
 from tenants.services.shredding import shred_action
 from tenants.services.stores import store_add, store_update
@@ -127,6 +128,7 @@ def test_stores_are_redirected_given_up_and_adopted_by_two(
     assert done["details"]["set"] == {"path": f"{house.data}/third"}
     with pytest.raises(ApprovalNeeded):
         store_update(StoreConfig.objects.get(name="second"), values={"path": str(house.data / "second")}, actor="ana")
+    house.run(catalogue_backup_start(actor=ACTOR, here=True))
     two("store", "adopt", "default")
     two("store", "reconcile", "default", "--take-over", "--confirm", "default")
     shutil.rmtree(house.data / "third")

@@ -16,7 +16,7 @@ _ABOUT = ("offsite", "medium", "paid", "keeps_keys", "bandwidth")
 def _add(call: Call) -> Answer:
     from tenants import outputs
     from tenants.commanding import settings_of
-    from tenants.services.stores import store_add
+    from tenants.services.stores import line_step, store_add
 
     options = call.options
     row = store_add(
@@ -27,6 +27,8 @@ def _add(call: Call) -> Answer:
         actor=call.actor,
         test=not options.no_test,
     )
+    if options.no_test and (line := line_step(row)):
+        call.terminal.note(f"{line.said}; {line.hint}")
     return Answer(outputs.store(row), [f"Store {row.name} ({row.kind}) is there.", *_steps(row.tested)])
 
 
