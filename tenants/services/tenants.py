@@ -15,7 +15,7 @@ from core.rootkey import root_key
 from core.text import reason_checked
 from engine.errors import LastroError, UsageError
 from engine.keys import Keyring
-from operations.models import Operation
+from operations.models import Operation, OperationState
 from operations.selectors import operations_active
 from tenants import wiring
 from tenants.models import Backup, Criticality, Tenant
@@ -26,6 +26,7 @@ from tenants.services.stores import primary_checked, store_default, store_get
 from tenants.shredded import keys_present
 
 HELD_REASON_CHARS_MAX = 500
+WAITING_KINDS = ("copy", "copy_verify", "copy_repair")
 
 
 def tenant_add(
@@ -150,14 +151,20 @@ def tenant_backup_count(tenant: Tenant) -> int:
 
 
 def idle_checked(tenant: Tenant, *, but: Collection[Operation] = ()) -> None:
-    """Raise Busy while something of the tenant is queued or runs, these operations left aside."""
+    """Raise Busy while something of the tenant is queued or runs, these operations left aside.
+
+    Copies that only wait hold nobody up: they bring along what there is whenever a worker comes to them.
+    """
     spared = {each.pk for each in but}
-    active = [each for each in operations_active(tenant=tenant.slug) if each.pk not in spared]
+    found = [each for each in operations_active(tenant=tenant.slug) if each.pk not in spared]
+    active = [each for each in found if not (each.kind in WAITING_KINDS and each.state == OperationState.QUEUED)]
     if active:
+        first = active[0]
+        more = f", and {len(active) - 1} more (operation list --tenant {tenant.slug})" if len(active) > 1 else ""
         raise Busy(
-            f"{active[0].kind} {active[0].pk} of tenant {tenant.slug} is {active[0].state}",
-            hint="wait for its end, or: operation cancel",
-            operation=active[0].pk,
+            f"{first.kind} {first.pk} of tenant {tenant.slug} is {first.state}{more}",
+            hint=f"wait for its end, or: operation cancel {first.pk}",
+            operation=first.pk,
         )
 
 

@@ -72,7 +72,7 @@ def mapped(error: Any, place: str, doing: str, operation: str, *, key: str | Non
     if code == "ContainerNotFound" or (code == "ResourceNotFound" and key is None):
         return StoreError(
             f"{doing}: there is no container like that: {place}",
-            hint="check container and account; store set changes them",
+            hint="check container and account, as given with --set",
         )
     if (code in _ABSENT or (status == 404 and not code)) and key is not None:
         return ObjectMissing(f"there is no object {key}")
@@ -104,7 +104,7 @@ def _denied(place: str, doing: str, operation: str, code: str, text: str, whole:
     if code in _CREDENTIALS:
         return StoreDenied(
             f"{doing} in {place}: the server does not accept the credentials ({code})",
-            hint="store set NAME --set account_key=@FILE, sas=@FILE or connection_string=@FILE; is the clock right?",
+            hint="--set account_key=@FILE, sas=@FILE or connection_string=@FILE (of a store that is there: store set NAME); is the clock right?",
         )
     return StoreDenied(
         f"{doing} in {place} is not allowed ({code or text})",

@@ -95,7 +95,7 @@ def mapped(answer: Any, place: str, doing: str, operation: str) -> StoreError:
 
 def no_bucket(place: str, doing: str) -> StoreError:
     return StoreError(
-        f"{doing}: there is no bucket like that: {place}", hint="check bucket and endpoint; store set changes them"
+        f"{doing}: there is no bucket like that: {place}", hint="check bucket and endpoint, as given with --set"
     )
 
 

@@ -93,11 +93,11 @@ def mapped(error: Any, place: str, doing: str, operation: str, *, key: str | Non
     if code == "NoSuchBucket" or (status == 404 and code == "404"):
         return StoreError(
             f"{doing}: there is no bucket like that: {place}",
-            hint="check bucket, endpoint and region; store set changes them",
+            hint="check bucket, endpoint and region, as given with --set",
         )
     if code in _CREDENTIALS:
         return StoreDenied(
-            f"{doing} in {place}: {_CREDENTIALS[code]}", hint="store set NAME --set access_key=… --set secret_key=@FILE"
+            f"{doing} in {place}: {_CREDENTIALS[code]}", hint="--set access_key=… --set secret_key=@FILE (of a store that is there: store set NAME)"
         )
     if code in _CLOCK:
         return StoreDenied(

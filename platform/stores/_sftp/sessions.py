@@ -183,7 +183,7 @@ class Sessions:
         except paramiko.BadAuthenticationType as error:
             raise StoreDenied(
                 f"{config.place}: the server takes no {how} ({', '.join(error.allowed_types)} only)",
-                hint="store set NAME with what it takes",
+                hint="--set what it takes (of a store that is there: store set NAME)",
             ) from error
         except paramiko.AuthenticationException as error:
             if not transport.is_active() or "timeout" in str(error):  # The SDK has one error for both.

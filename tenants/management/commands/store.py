@@ -9,7 +9,7 @@ from core.cli import Answer, Argument, Call, NounCommand, Verb, argument
 from core.errors import Exit
 from tenants.store_adoption import VERBS
 
-_PLACE = ("endpoint", "host", "account", "bucket", "container", "path", "prefix")
+_PLACE = ("endpoint", "host", "account", "bucket", "container", "path", "folder", "prefix")
 _ABOUT = ("offsite", "medium", "paid", "keeps_keys", "bandwidth")
 
 
