@@ -142,6 +142,11 @@ class Line:
     def left(self) -> float:
         return max(0.01, self.deadline - time.monotonic())
 
+    def check(self) -> None:
+        """Raise TimeoutError past the deadline: what a line that was cut seems to have said at its end is not heard."""
+        if time.monotonic() >= self.deadline:
+            raise TimeoutError
+
 
 @contextmanager
 def line_open(host: str, port: int, *, reach: Reach, seconds: float) -> Iterator[Line]:
@@ -248,6 +253,7 @@ def http_call(
             method, target, body=body, headers={"Host": parts.netloc, "User-Agent": "lastro", **(headers or {})}
         )
         response = connection.getresponse()
+        line.check()
         text = _beginning(response, line, answer_bytes_max)
         told = {name.lower(): value for name, value in response.getheaders()}
         return HttpAnswer(response.status, text, told)
@@ -257,11 +263,10 @@ def _beginning(response: http.client.HTTPResponse, line: Line, most: int) -> str
     data = b""
     while len(data) < most:
         piece = response.read1(most - len(data))
+        line.check()
         if not piece:
             break
         data += piece
-        if time.monotonic() > line.deadline:
-            raise TimeoutError
     return printable(data)
 
 

@@ -139,6 +139,7 @@ class EmailKind:
                     retryable=False,
                 ) from None
             except smtplib.SMTPServerDisconnected as error:
+                line.check()
                 raise ChannelError(f"{server.host} hung up: {_said(str(error))}") from None
         if refused:
             told = "; ".join(f"{address}: {code} {_said(said)}" for address, (code, said) in sorted(refused.items()))
