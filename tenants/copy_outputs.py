@@ -25,8 +25,8 @@ def copy(row: Copy, *, counts: Mapping[str, int] | None = None) -> dict[str, Any
         "images": row.images,
         "health": row.health,
         "backups": dict(counts or {}),
-        "objects": row.objects_count,
-        "stored_bytes": row.stored_bytes,
+        "objects": row.objects_count if counted(row) else None,
+        "stored_bytes": row.stored_bytes if counted(row) else None,
         "offsite": row.store.offsite,
         "medium": medium_of(row.store),
         "run_at": moment(row.run_at),
@@ -41,6 +41,11 @@ def copy(row: Copy, *, counts: Mapping[str, int] | None = None) -> dict[str, Any
     }
 
 
+def counted(row: Copy) -> bool:
+    """Whether somebody has looked what lies there: a primary is first counted when it is verified."""
+    return bool(row.structure_verified_at or row.run_at or row.objects_count)
+
+
 def copy_line(row: Copy, *, counts: Mapping[str, int] | None = None) -> dict[str, Any]:
     """A copy in a list for people."""
     said = ", ".join(f"{number} {presence}" for presence, number in sorted((counts or {}).items()))
@@ -50,7 +55,7 @@ def copy_line(row: Copy, *, counts: Mapping[str, int] | None = None) -> dict[str
         "role": "primary" if row.is_primary else "copy" if row.enabled else "copy (off)",
         "health": row.health,
         "backups": said or "-",
-        "stored": size_text(row.stored_bytes),
+        "stored": size_text(row.stored_bytes) if counted(row) else "not counted",
         "last run": (moment(row.run_at) or "-")[:_TIME_CHARS],
         "verified": (moment(row.structure_verified_at) or "-")[:_TIME_CHARS],
     }

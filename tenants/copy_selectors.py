@@ -21,9 +21,9 @@ def copy_primary(tenant: Tenant) -> Copy:
             tenant=tenant, store_id=tenant.store_id, defaults={"position": 0, "health": CopyHealth.WHOLE}
         )
         return copy_primary(tenant)
-    if row.position != 0:
-        Copy.objects.filter(pk=row.pk).update(position=0)
-        row.position = 0
+    if row.position != 0 or row.health == CopyHealth.NEW:  # "Nothing was copied yet" is true of it, and says nothing.
+        row.position, row.health = 0, CopyHealth.WHOLE if row.health == CopyHealth.NEW else CopyHealth(row.health)
+        Copy.objects.filter(pk=row.pk).update(position=0, health=row.health)
     return row
 
 

@@ -1,6 +1,7 @@
-import core.clock
 import django.db.models.deletion
 from django.db import migrations, models
+
+import core.clock
 
 
 class Migration(migrations.Migration):

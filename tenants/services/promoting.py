@@ -178,7 +178,8 @@ def primary_switch(
         selection=0,
     )
     BackupCopy.objects.filter(copy=after).delete()  # Of a primary none is kept.
-    Copy.objects.filter(pk=after.pk).update(position=0, enabled=True, selection=0)
+    whole_now = CopyHealth.DAMAGED if hurt else CopyHealth.WHOLE
+    Copy.objects.filter(pk=after.pk).update(position=0, enabled=True, selection=0, health=whole_now)
     _damage_as_seen(tenant, whole, hurt)
     Backup.objects.filter(tenant=tenant).exclude(locked_until=None).update(locked_until=None)
     Tenant.objects.filter(pk=tenant.pk).update(store=store)

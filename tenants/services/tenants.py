@@ -160,7 +160,7 @@ def idle_checked(tenant: Tenant, *, but: Collection[Operation] = ()) -> None:
     active = [each for each in found if not (each.kind in WAITING_KINDS and each.state == OperationState.QUEUED)]
     if active:
         first = active[0]
-        more = f", and {len(active) - 1} more (operation list --tenant {tenant.slug})" if len(active) > 1 else ""
+        more = f", and {len(active) - 1} more (operation list {tenant.slug})" if len(active) > 1 else ""
         raise Busy(
             f"{first.kind} {first.pk} of tenant {tenant.slug} is {first.state}{more}",
             hint=f"wait for its end, or: operation cancel {first.pk}",

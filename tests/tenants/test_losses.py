@@ -151,3 +151,24 @@ def test_queued_copies_do_not_stop_a_shredding(pair: Pair) -> None:
     operation = shred_start(pair.tenant, confirmed="aurora", reason="ended", actor=ACTOR, here=True)
     assert Operation.objects.get(pk=queued).state == OperationState.CANCELLED
     assert pair.house.run(operation).result["state"] == "complete"
+
+
+def test_what_nobody_has_counted_is_not_said_to_be_nothing(pair: Pair, run: Run) -> None:
+    """Goal: a list does not frighten; look at a primary before and after it is verified for the first time."""
+    primary = run("copy", "list", "aurora")[1]["data"][0]
+    assert (primary["health"], primary["stored_bytes"], primary["objects"]) == ("whole", None, None)
+    assert run("copy", "verify", "aurora", "--here")[0] == Exit.OK
+    assert run("copy", "list", "aurora")[1]["data"][0]["stored_bytes"] > 0
+
+
+def test_copies_that_only_wait_hold_nobody_up(pair: Pair, run: Run) -> None:
+    """Goal: without a worker a tenant can be put away all the same; leave copies queued, remove a source and the tenant."""
+    copy_set(pair.copy, actor=ACTOR, afterwards=True)
+    (queued,) = copies_queue_after(pair.tenant)
+    assert run("source", "remove", "aurora", "assets", "--confirm", "aurora")[0] == Exit.OK
+    assert run("tenant", "remove", "aurora", "--confirm", "aurora")[0] == Exit.OK
+    assert pair.house.run(Operation.objects.get(pk=queued)).state == "succeeded", "and they still bring what there is"
+    Operation.objects.filter(pk=queued).update(state="running")
+    run("tenant", "reinstate", "aurora")
+    code, answer = run("tenant", "remove", "aurora", "--confirm", "aurora")
+    assert (code, queued in answer["hint"]) == (Exit.BUSY, True), answer

@@ -97,7 +97,8 @@ def mapped(error: Any, place: str, doing: str, operation: str, *, key: str | Non
         )
     if code in _CREDENTIALS:
         return StoreDenied(
-            f"{doing} in {place}: {_CREDENTIALS[code]}", hint="--set access_key=… --set secret_key=@FILE (of a store that is there: store set NAME)"
+            f"{doing} in {place}: {_CREDENTIALS[code]}",
+            hint="--set access_key=… --set secret_key=@FILE (of a store that is there: store set NAME)",
         )
     if code in _CLOCK:
         return StoreDenied(
