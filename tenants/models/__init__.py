@@ -17,6 +17,7 @@ from tenants.models.keys import (
     RootRotation,
     ShredCertificate,
 )
+from tenants.models.objective import Objective, SourceClass
 from tenants.models.plan import PlanState, RestorePlan
 from tenants.models.promotion import Promotion
 from tenants.models.restore import (
@@ -64,6 +65,7 @@ __all__ = [
     "KeyringState",
     "Metric",
     "Module",
+    "Objective",
     "Origin",
     "PlanState",
     "Promotion",
@@ -79,6 +81,7 @@ __all__ = [
     "RootRotation",
     "ShredCertificate",
     "Source",
+    "SourceClass",
     "StoreConfig",
     "StoreLook",
     "Tenant",

@@ -44,6 +44,7 @@ _TOLD = {"error": "", "error_hint": ""}
 CLEARED: tuple[Cleared, ...] = (
     Cleared("tenants.DrillCheck", "source__tenant"),
     Cleared("tenants.Module", "source__tenant"),
+    Cleared("tenants.Objective", "tenant"),
     Cleared("tenants.RetentionPolicy", "tenant"),
     Cleared("tenants.RepositoryMirror", "tenant"),
     Cleared("tenants.Anomaly", "source__tenant"),

@@ -12,7 +12,7 @@ from engine.adapters import parse_config, secret_fields
 from engine.errors import UsageError
 from engine.ports import Probe
 from tenants import wiring
-from tenants.models import BackupSource, Source, Tenant
+from tenants.models import BackupSource, Source, SourceClass, Tenant
 from tenants.models.backup import GOOD_STATES
 from tenants.places import source_folder_checked
 from tenants.rules import name_checked
@@ -70,6 +70,9 @@ def source_update(
     _settings_put(source, adapter, {**present, **sealing.resolved(adapter.Config, values)})
     probe = _tested(source) if test else None
     with transaction.atomic():
+        if criticality and criticality != source.criticality:
+            # Objectives of the past are judged by the class of then.
+            SourceClass.objects.create(source=source, criticality=source.criticality, until=clock.now())
         source.criticality = criticality or source.criticality
         source.save(update_fields=["config", "sealed", "tested_at", "tested_summary", "criticality"])
         _audit("source.changed", source, actor, changed=sorted([*values, *(["class"] if criticality else [])]))

@@ -1,0 +1,1 @@
+"""Objectives of recovery: pure rules of what is in force and what was kept."""
