@@ -66,7 +66,7 @@ format: setup ## write the code in the house's form
 
 .PHONY: soak
 soak: setup services ## the long seeded runs (LASTRO_TEST_SCALE multiplies their counts)
-	LASTRO_TEST_SCALE=$${LASTRO_TEST_SCALE:-10} LASTRO_TEST_HISTORIES=$${LASTRO_TEST_HISTORIES:-10000} $(BIN)/python -m pytest -n $(WORKERS) -m "soak or seeded" $(TESTS) $(ARGS)
+	LASTRO_TEST_SCALE=$${LASTRO_TEST_SCALE:-10} LASTRO_TEST_HISTORIES=$${LASTRO_TEST_HISTORIES:-10000} $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "soak or seeded" $(TESTS) $(ARGS)
 
 .PHONY: bench
 bench: setup ## measure speed and size against peers (ARGS="files --scale 0.1" for a part)
