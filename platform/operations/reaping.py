@@ -1,6 +1,7 @@
 """Finding operations whose worker is gone."""
 
 import logging
+from functools import partial
 
 from django.db import transaction
 
@@ -12,6 +13,7 @@ from operations import leases
 from operations.dispatch import dispatch_next
 from operations.handlers import handler_get
 from operations.models import ACTIVE_STATES, Operation, OperationState
+from operations.scheduling.following import run_ended
 from operations.transitions import operation_to
 
 log = logging.getLogger(__name__)
@@ -68,6 +70,7 @@ def _lose(operation: Operation) -> bool:
                 data={"operation": operation.pk, "kind": operation.kind, "worker": operation.worker},
             )
             dispatch_next(operation.resource)
+            transaction.on_commit(partial(run_ended, operation.pk), robust=True)
             kill_point("operation.reaped")
     except StateConflict:
         return False

@@ -62,11 +62,12 @@ def plan(rule: Rule, *, next_at: datetime.datetime, now: datetime.datetime) -> P
     past: list[datetime.datetime] = []
     ahead: list[datetime.datetime] = []
     following = next_at
+    until = min(now + HORIZON, next_times(rule, after=now, count=AHEAD_MAX)[-1])
     for at in times_from(cron_read(rule.cron), zone, next_at):
         following = at
         if at <= now and len(past) < PAST_MAX:
             past.append(at)
-        elif at > now + HORIZON or len(ahead) == AHEAD_MAX:
+        elif at > until:
             break
         else:
             ahead.append(at)
