@@ -57,7 +57,7 @@ class Environment:
     audit_syslog_ca: str
     audit_syslog_certificate: str
     metrics_token: str = field(repr=False)
-    metrics_allow: tuple[str, ...]
+    metrics_allow: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
     metrics_tenants: int
     metrics_seconds: int
     log_level: str
@@ -176,7 +176,7 @@ def read(variables: Mapping[str, str] = os.environ) -> Environment:
         audit_syslog_ca=reader.text("LASTRO_AUDIT_SYSLOG_CA"),
         audit_syslog_certificate=reader.text("LASTRO_AUDIT_SYSLOG_CERTIFICATE"),
         metrics_token=reader.secret("LASTRO_METRICS_TOKEN"),
-        metrics_allow=reader.names("LASTRO_METRICS_ALLOW"),
+        metrics_allow=reader.networks("LASTRO_METRICS_ALLOW"),
         metrics_tenants=reader.number("LASTRO_METRICS_TENANTS", 200, least=0, most=5_000),
         metrics_seconds=reader.number("LASTRO_METRICS_SECONDS", 15, least=1, most=600),
         log_level=reader.choice("LASTRO_LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from core.durable import private_folder
+from core.origin import acting, origin_field
 
 LOG_BYTES_MAX = 32 << 20
 """A log file that has grown beyond this becomes `lastro.log.1`; one older file is kept."""
@@ -40,16 +41,17 @@ def redact(text: str) -> str:
 
 @contextmanager
 def operation_named(operation_id: str) -> Iterator[None]:
-    """Mark the log lines of this thread as belonging to the operation."""
+    """Mark the log lines and audit entries of this thread as belonging to the operation."""
     token = _operation.set(operation_id)
     try:
-        yield
+        with acting(operation=operation_id):
+            yield
     finally:
         _operation.reset(token)
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: at, level, logger, message, and operation and exception where there are any."""
+    """One JSON object a line: at, level, logger, message; operation, request, command and exception where there are any."""
 
     def format(self, record: logging.LogRecord) -> str:
         seconds, fraction = divmod(record.created, 1)
@@ -62,8 +64,14 @@ class JsonLines(logging.Formatter):
         }
         if operation := _operation.get():
             line["operation"] = operation
+        if request := origin_field("request"):
+            line["request"] = request
+        if command := origin_field("command"):
+            line["command"] = command
         if reference := getattr(record, "reference", ""):
             line["reference"] = reference
+        if (duration := getattr(record, "duration_ms", None)) is not None:
+            line["duration_ms"] = duration
         if record.exc_info:
             line["exception"] = redact(self.formatException(record.exc_info))
         return json.dumps(line, ensure_ascii=False)

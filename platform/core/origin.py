@@ -3,7 +3,6 @@
 import contextvars
 import functools
 import os
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -40,4 +39,4 @@ def origin_field(name: str) -> str:
 
 @functools.cache
 def _host() -> str:
-    return socket.gethostname()[:TEXT_CHARS_MAX]
+    return os.uname().nodename[:TEXT_CHARS_MAX]

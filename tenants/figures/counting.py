@@ -41,7 +41,7 @@ def counts_get(subject: str) -> Counts:
         cursor.execute(
             f"SELECT {', '.join(f'sum({name})' for name in _NAMES)} FROM ("  # noqa: S608 - constants
             f"SELECT {triggers.COLUMNS} FROM tenants_figure WHERE subject = %s UNION ALL "
-            f"SELECT {triggers.COLUMNS} FROM tenants_figurechange WHERE subject = %s) AS both",
+            f"SELECT {triggers.COLUMNS} FROM tenants_figurechange WHERE subject = %s) AS kept",
             [subject, subject],
         )
         found = cursor.fetchone()

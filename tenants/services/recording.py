@@ -97,7 +97,8 @@ def backup_failed(backup: Backup, error: LastroError, *, actor: str) -> None:
         backup.sources.filter(state=BackupSource.State.PENDING).update(state=BackupSource.State.MISSING)
         record(
             "backup.failed",
-            message=f"backup {backup.pk} of {backup.tenant.slug}: {error.message}",
+            # The code and not the words, which may name tables and files: entries outlive a shredded tenant.
+            message=f"backup {backup.pk} of {backup.tenant.slug} failed: {error.code}",
             actor=actor,
             tenant=backup.tenant.slug,
             level="error",
