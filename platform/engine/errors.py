@@ -30,6 +30,7 @@ LastroError
 │   ├── ObjectDamaged
 │   ├── ChunkMissing
 │   └── ManifestDamaged
+│       └── ManifestForged somebody with former keys signed it
 └── TargetError           where a restore writes
     ├── TargetOccupied
     ├── TargetDenied
@@ -195,6 +196,12 @@ class ChunkMissing(DamageError):
 
 class ManifestDamaged(DamageError):
     code = "damage.manifest"
+
+
+class ManifestForged(ManifestDamaged):
+    """Signed by a former key, in a place where that signs nothing: no backup, and never one."""
+
+    code = "damage.manifest_forged"
 
 
 class TargetError(LastroError):

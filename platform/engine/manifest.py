@@ -16,7 +16,7 @@ import rfc8785
 import zstandard
 
 from engine.compression import decompress
-from engine.errors import ManifestDamaged, ObjectDamaged, RepositoryNewer, UsageError
+from engine.errors import ManifestDamaged, ManifestForged, ObjectDamaged, RepositoryNewer, UsageError
 from engine.keys import Keyring
 from engine.sealed import CIPHER_AES_GCM, HEADER, HEADER_BYTES, Kind, open_object, seal_object
 from engine.signers import refused
@@ -126,5 +126,5 @@ class Manifest:
         if claimed != digest or not right_place or (sealed_kind == Kind.MANIFEST) != (kind == "manifest"):
             raise ManifestDamaged(f"{name}: checksum, number or repository does not fit")
         if said := refused(keyring.successors, epoch=epoch, number=number, kind=kind, digest=digest):
-            raise ManifestDamaged(f"{name}: {said}", hint="somebody who has former keys put it there: it is no backup")
+            raise ManifestForged(f"{name}: {said}", hint="somebody who has former keys put it there: it is no backup")
         return cls(number, kind, document, digest, epoch)

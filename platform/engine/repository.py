@@ -11,6 +11,7 @@ r/<repository>/plain/…            the same three for backups made without encr
 """
 
 import datetime
+import hashlib
 import json
 import re
 import secrets
@@ -25,6 +26,7 @@ from engine.errors import (
     BackupMissing,
     ForeignKeyring,
     ManifestDamaged,
+    ManifestForged,
     ObjectDamaged,
     ObjectExists,
     ObjectLocked,
@@ -416,13 +418,21 @@ class Repository:
     def void(self, number: int, reason: str) -> Manifest:
         """Close a number whose session is gone. Returns what holds the number now.
 
-        When the session did commit before, that manifest is returned and stays: adopt it.
+        When the session did commit before, that manifest is returned and stays: adopt it. What somebody with former keys
+        put there is set aside in `damaged/`, so that it keeps nobody from going on.
         """
         record = self._record("void", number, reason)
+        key, parts = f"{self.prefix}manifests/{_number_key(number)}", record.parts(self.keyring)
         try:
-            self.store.create(f"{self.prefix}manifests/{_number_key(number)}", record.parts(self.keyring))
+            self.store.create(key, parts)
         except ObjectExists:
-            return self.manifest(number)
+            try:
+                return self.manifest(number)
+            except ManifestForged:
+                # The key is taken, so nobody of ours can have created anything in it since.
+                blob = self.store.get(key, 0, DOCUMENT_BYTES_MAX)
+                self.store.put(f"{self.prefix}damaged/{hashlib.sha256(blob).hexdigest()}", [blob])
+                self.store.put(key, parts)
         return record
 
     def _record(self, kind: str, number: int, reason: str, **more: Any) -> Manifest:

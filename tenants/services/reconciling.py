@@ -13,7 +13,7 @@ from audit.services import record
 from core import clock
 from core.errors import Unreconciled
 from engine.erasures import ErasureLedger
-from engine.errors import BackupMissing, ManifestDamaged, ObjectMissing, RepositoryAhead
+from engine.errors import BackupMissing, ManifestDamaged, ManifestForged, ObjectMissing, RepositoryAhead
 from engine.faults import kill_point
 from engine.images import images_list
 from engine.manifest import Manifest
@@ -383,6 +383,10 @@ def _chain(
                     hint="the listing may be stale: try again; else repair it from another copy",
                 ) from None
             yield number, None
+        except ManifestForged:
+            # Under a number of ours it took a backup's place; under any other one it only stands in the way.
+            lost = number in good
+            yield number, None if lost else repository.void(number, "what lay here was signed by a former key")
         except ManifestDamaged:
             if number not in good:
                 raise
