@@ -222,9 +222,11 @@ def tested(call: Call, names: list[str]) -> Answer:
         delivery.refresh_from_db()
         last = delivery.log[-1] if delivery.log else {"status": "unknown", "said": "another process sends it"}
         results.append({"channel": name, "state": delivery.state, "status": last["status"], "said": last["said"]})
-    good = all(each["state"] == "delivered" for each in results)
+    bad = [each["channel"] for each in results if each["state"] != "delivered"]
+    if bad:
+        call.terminal.note(f"error: nothing got through: {', '.join(bad)}; mend that, then: channel test {bad[0]}")
     lines = [f"{each['channel']}: {each['state']} ({each['status']}) {each['said']}".rstrip() for each in results]
-    return Answer({"data": results}, lines, exit=Exit.OK if good else Exit.FAILED)
+    return Answer({"data": results}, lines, exit=Exit.FAILED if bad else Exit.OK)
 
 
 def deliveries(call: Call) -> Answer:
