@@ -14,6 +14,7 @@ from engine.heap import share_heap
 from engine.index import ENTRY_BYTES, Place, Segment, pack_place
 from engine.pack import PACK_BYTES_MAX, Frame, read_trailer
 from engine.pack_table import PackTable, pack_key, possible_size
+from engine.ports import HashedParts
 from engine.progress import Progress
 from engine.rebuild import read_pack_frames
 from engine.repository import Domain, Repository
@@ -218,7 +219,7 @@ class PackCopier:
                 hint="repair it from another copy",
             )
         frames = read_trailer(self._from.keyring, blob, f"pack {name[:16]}", cipher=self._source.cipher)
-        self._to.store.put(key, [blob])
+        self._to.store.put(key, HashedParts([blob], sha256=name))
         kill_point("copy.pack_stored")
         self._confirm(name, key, blob)
         return _Arrived(name, blob[:HEADER_BYTES], frames, len(blob), len(blob))

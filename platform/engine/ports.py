@@ -6,7 +6,7 @@ the services use them. Names follow the glossary.
 
 import datetime
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
@@ -18,6 +18,15 @@ Buffer = bytes | bytearray | memoryview
 
 
 # ---------------------------------------------------------------- stores
+
+
+class HashedParts(list[Buffer]):
+    """Parts of an object whose SHA-256 (hex) their writer knows, so that a store that signs or checks by it need not read
+    them for that. A store may as well take them as any other parts."""
+
+    def __init__(self, parts: Iterable[Buffer], *, sha256: str) -> None:
+        super().__init__(parts)
+        self.sha256 = sha256
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from engine.errors import DamageError, ObjectMissing
 from engine.index import Place
 from engine.ports import Store
 
-WINDOW_BYTES = 12 << 20
+WINDOW_BYTES = 8 << 20
 """Stored bytes that are planned together, about a pack: while one window is used, the next one is on its way."""
 WINDOW_CHUNKS_MAX = 8192
 """Of tiny files a window would hold more rows than bytes."""

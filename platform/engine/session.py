@@ -23,7 +23,7 @@ from engine.index import ENTRY_BYTES, pack_place
 from engine.index_set import IndexSet
 from engine.keys import Keyring
 from engine.pack import ID_BYTES, PackBuilder, encode_payload
-from engine.ports import Buffer, Store
+from engine.ports import Buffer, HashedParts, Store
 from engine.sealed import Kind
 
 T = TypeVar("T")
@@ -329,7 +329,7 @@ class Session:
     def _store_pack(self, kind: Kind, builder: PackBuilder) -> None:
         name, parts, size = builder.finish()
         folder = "data" if kind is Kind.DATA_PACK else "meta"
-        self._store.put(f"{self._prefix}{folder}/{name[:2]}/{name}", parts)
+        self._store.put(f"{self._prefix}{folder}/{name[:2]}/{name}", HashedParts(parts, sha256=name))
         kill_point("session.pack_stored")
         parts.clear()
         with self._lock:

@@ -30,6 +30,8 @@ BATCH_BYTES_MAX = 2 << 20
 FETCH_AHEAD = 4
 """Chunks of one large file decoded ahead of the thread that writes it."""
 LARGE_BYTES = 8 << 20
+LARGE_WINDOW_BYTES = 4 << 20
+"""Stored bytes of one large file that are read ahead at a time."""
 FLUSH_BYTES = 64 << 20
 """So much content waits for the disk when it is told to begin."""
 WARNINGS_MAX = 20
@@ -253,7 +255,9 @@ class TreeStage:
         """A large file's chunks in order, decoded ahead by other threads."""
         ahead: deque[Future[bytes]] = deque()
         reader = self._view.reader
-        wanted = reader.ahead(self._view.chunk_ids(entry), lambda chunk_id: (chunk_id,), window_bytes=LARGE_BYTES)
+        wanted = reader.ahead(
+            self._view.chunk_ids(entry), lambda chunk_id: (chunk_id,), window_bytes=LARGE_WINDOW_BYTES
+        )
         try:
             for chunk_id in wanted:
                 ahead.append(fetchers.submit(reader.get, chunk_id))
@@ -378,9 +382,9 @@ def _checked(ref: LeafRef, rows: list[Row], stats: list[Stat], *, top_modules: b
 
 
 def _ids_of(batch: list[Item]) -> Iterator[bytes]:
-    """The chunks that will be wanted for a batch; a file with lists of them asks for its own as it goes."""
-    for row, _ in batch:
-        if row.ids and not (row.extra and "lists" in row.extra):
+    """The chunks that will be wanted for a batch; a large file asks for its own as it goes."""
+    for row, stat in batch:
+        if row.ids and stat.size < LARGE_BYTES and not (row.extra and "lists" in row.extra):
             yield from split_ids(row.ids)
 
 

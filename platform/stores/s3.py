@@ -20,7 +20,7 @@ from stores._s3.config import S3Config, client_of
 from stores._s3.deleting import Deleter
 from stores._s3.errors import code_of, errors_of, status_of
 from stores._s3.locks import lock_of, lock_parameters, locked, version_of
-from stores._s3.upload import UPLOAD_AGE_MAX, Uploader, begin_sending
+from stores._s3.upload import UPLOAD_AGE_MAX, Uploader
 
 MARKER = ".lastro-store"
 MARKER_TEXT = b'{"format": "lastro-store", "version": 1}\n'
@@ -54,7 +54,6 @@ class S3Store:
             raise UsageError(
                 f"the SDK refuses these settings: {str(error)[:200]}", hint="store kinds explains them"
             ) from error
-        self._client.meta.events.register("before-send.s3", begin_sending)
         self._uploader = Uploader(self._client, self._bucket, self._kept_as)
         self._seen = -BUCKET_SEEN_SECONDS
         self._deleter = Deleter(config, self._client, self._head)

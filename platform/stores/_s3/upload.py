@@ -1,16 +1,14 @@
 """Bring an object into a bucket: in one request, or in parts side by side when it is large."""
 
-import base64
 import datetime
-import io
 import threading
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
 from engine.ports import Buffer
+from stores._s3.body import Carrier, SignedBody, teach
 
 SINGLE_BYTES_MAX = 64 << 20
 """Up to here one request is enough: the engine's packs are smaller, and several are on their way at once."""
@@ -25,6 +23,7 @@ class Uploader:
 
     def __init__(self, client: Any, bucket: str, kept_as: Callable[[], dict[str, Any]]) -> None:
         self._client, self._bucket, self._kept_as = client, bucket, kept_as
+        teach(client)
         self.pace: Callable[[int], None] | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
@@ -35,13 +34,13 @@ class Uploader:
         if size > SINGLE_BYTES_MAX:
             self._write_parts(key, parts, size, condition)
             return
-        body = b"".join(parts)
+        body = SignedBody(parts, pace=self.pace)
         # Given, the checksum goes in a header; left to the SDK it becomes a trailer that not every server takes.
         self._client.put_object(
             Bucket=self._bucket,
             Key=key,
-            Body=self._body(body),
-            ChecksumCRC32=checksum(body),
+            Body=Carrier(body),
+            ChecksumCRC32=body.crc32,
             **self._kept_as(),
             **condition,
         )
@@ -68,9 +67,6 @@ class Uploader:
 
     # ------------------------------------------------------------ inner parts
 
-    def _body(self, body: bytes) -> "bytes | PacedBody":
-        return body if self.pace is None else PacedBody(body, self.pace)
-
     def _write_parts(self, key: str, parts: Sequence[Buffer], size: int, condition: Mapping[str, str]) -> None:
         place = {"Bucket": self._bucket, "Key": key}
         began = self._client.create_multipart_upload(**place, ChecksumAlgorithm="CRC32", **self._kept_as())
@@ -89,11 +85,11 @@ class Uploader:
 
         def send(number: int, piece: bytes) -> dict[str, Any]:
             try:
-                digest = checksum(piece)
+                body = SignedBody([piece], pace=self.pace)
                 answer = self._client.upload_part(
-                    **place, PartNumber=number, Body=self._body(piece), ChecksumCRC32=digest
+                    **place, PartNumber=number, Body=Carrier(body), ChecksumCRC32=body.crc32
                 )
-                return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumCRC32": digest}
+                return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumCRC32": body.crc32}
             finally:
                 room.release()
 
@@ -117,34 +113,6 @@ class Uploader:
 
     def _abort(self, key: str, upload_id: str) -> None:
         self._client.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload_id)
-
-
-class PacedBody(io.BytesIO):
-    """A body that asks before every piece. `begin` is called when it has been signed and is to be sent."""
-
-    def __init__(self, body: bytes, pace: Callable[[int], None]) -> None:
-        super().__init__(body)
-        self._pace, self._sending = pace, False
-
-    def begin(self) -> None:
-        self._sending = True
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        piece = super().read(size)
-        if self._sending and piece:
-            self._pace(len(piece))
-        return piece
-
-
-def begin_sending(request: Any, **rest: Any) -> None:
-    """Handler of the SDK's event `before-send`: the reading until now was for the signature."""
-    if isinstance(request.body, PacedBody):
-        request.body.begin()
-
-
-def checksum(body: bytes) -> str:
-    """CRC-32 as the x-amz-checksum-crc32 header wants it: big-endian, base64."""
-    return base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()
 
 
 def _pieces(parts: Sequence[Buffer], size: int) -> Iterator[bytes]:
