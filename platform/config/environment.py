@@ -21,6 +21,8 @@ class Environment:
 
     data: Path
     database_url: str = field(repr=False)
+    redis_url: str = field(repr=False)
+    stop_seconds: int
     secret_key: str = field(repr=False)
     root_key: str = field(repr=False)
     root_key_old: str = field(repr=False)
@@ -141,6 +143,8 @@ def read(variables: Mapping[str, str] = os.environ) -> Environment:
     return Environment(
         data=Path(reader.text("LASTRO_DATA", "var")).expanduser().absolute(),
         database_url=reader.secret("LASTRO_DATABASE_URL"),
+        redis_url=_redis_url(reader),
+        stop_seconds=reader.number("LASTRO_STOP_SECONDS", 60, least=1, most=86_400),
         secret_key=reader.secret("LASTRO_SECRET_KEY"),
         root_key=reader.secret("LASTRO_ROOT_KEY"),
         root_key_old=reader.secret("LASTRO_ROOT_KEY_OLD"),
@@ -191,6 +195,13 @@ def read(variables: Mapping[str, str] = os.environ) -> Environment:
         },
         inherited_stores=_inherited_stores(reader),
     )
+
+
+def _redis_url(reader: _Reader) -> str:
+    url = reader.secret("LASTRO_REDIS_URL")
+    if url and not url.startswith(("redis://", "rediss://", "unix://")):
+        raise ImproperlyConfigured("LASTRO_REDIS_URL must begin with redis://, rediss:// or unix://")
+    return url
 
 
 def _inherited_stores(reader: _Reader) -> Mapping[str, Mapping[str, str]]:

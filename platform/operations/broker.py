@@ -19,6 +19,7 @@ from django_q.signing import SignedPackage
 from operations.dispatch import RUN_TASK, hand_back, operation_pick, reserved_by
 from operations.models import ACTIVE_STATES, Operation
 from operations.uptime import uptime
+from operations.waking import Waker
 from operations.workers import cluster_name
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class IdleBroker(ORM):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._deaf_since: float | None = None
+        self._waker = Waker()
 
     def dequeue(self) -> Any:
         """Fetch the next task; None after a pause while there is nothing to do or nobody to do it."""
@@ -62,7 +64,8 @@ class IdleBroker(ORM):
 
     def rest(self) -> None:
         """Wait until it is worth looking again."""
-        time.sleep(BUSY_SECONDS)
+        if not self._waker.wait():
+            time.sleep(BUSY_SECONDS)
 
     def acknowledge(self, task_id: Any) -> Any:
         """Done: the row of a tick goes; an operation says itself how it ended."""

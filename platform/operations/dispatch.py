@@ -15,6 +15,7 @@ from core import clock
 from core.models import Fact
 from operations.models import ACTIVE_STATES, Operation, OperationState
 from operations.quotas import Quotas
+from operations.waking import wake
 
 RESERVED = datetime.timedelta(seconds=30)
 """A picked operation is claimed within moments; after this its cluster is taken for dead."""
@@ -22,6 +23,12 @@ BUSY_DELAY = datetime.timedelta(seconds=60)
 LOCK_FACT = "dispatch"
 
 RUN_TASK = "operations.tasks.run"
+
+
+def announce() -> None:
+    """Tell a resting worker, when the caller's transaction commits, that something waits."""
+    # Robust: nobody depends on it, workers look for themselves a little later.
+    transaction.on_commit(wake, robust=True)
 
 
 def waiting() -> "QuerySet[Operation]":
@@ -82,7 +89,8 @@ def dispatch_next(resource: str) -> None:
     """Let what was put off because of this resource be picked at once: it has just become free."""
     if resource:
         queued = Operation.objects.filter(resource=resource, state=OperationState.QUEUED, here=False, worker="")
-        queued.update(dispatch_after=None)
+        if queued.update(dispatch_after=None):
+            announce()
 
 
 def put_off(operation_id: str) -> None:

@@ -11,6 +11,7 @@ from core import clock
 from core.errors import Conflict, StateConflict
 from core.tenancy import tenant_store
 from core.text import REASON_CHARS_MAX, reason_checked
+from operations.dispatch import announce
 from operations.handlers import handler_get
 from operations.models import ACTIVE_STATES, Operation, OperationState
 from operations.priorities import priority_of, priority_set
@@ -79,6 +80,8 @@ def operation_enqueue(
             tenant=tenant,
             data={"operation": operation.pk, "kind": kind, "subject": subject_id, "reason": reason},
         )
+        if not here:
+            announce()
     return operation
 
 

@@ -25,8 +25,6 @@ from operations.reaping import operations_reap
 
 log = logging.getLogger(__name__)
 
-STOP_SECONDS = 60
-"""After this the cluster is killed; what it still ran is then found lost and can be run again."""
 POLL_SECONDS = 0.2
 STARTS_MAX = 20
 """Then the command ends with an error, for the service manager to see."""
@@ -76,7 +74,7 @@ class Supervisor:
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         # A second signal means: now.
-        self._stop_at = time.monotonic() + STOP_SECONDS if self._stop_at is None else 0.0
+        self._stop_at = time.monotonic() + settings.LASTRO_STOP_SECONDS if self._stop_at is None else 0.0
 
     def _stand_by(self, child: "subprocess.Popen[bytes]") -> int:
         told, reap_at, tick_at = False, time.monotonic(), time.monotonic()
@@ -87,7 +85,7 @@ class Supervisor:
                     child.send_signal(signal.SIGTERM)
                     told = True
                 if now > self._stop_at:
-                    log.error("the workers did not stop within %d seconds and are killed", STOP_SECONDS)
+                    log.error("the workers did not stop within %d seconds and are killed", settings.LASTRO_STOP_SECONDS)
                     return 1
             elif now >= reap_at:
                 _reap()

@@ -3,20 +3,25 @@
 import datetime
 import threading
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 
 from audit.models import Entry
 from core import clock
 from core.errors import NotFound
 from engine.errors import UsageError
-from operations import priorities, services
+from operations import priorities, services, waking
 from operations.dispatch import RESERVED, hand_back, operation_pick, put_off
 from operations.models import Operation
 from operations.quotas import quota_list, quota_remove, quota_set
 from operations.transitions import operation_to
+from operations.uptime import uptime
 from tests.apps.work import handlers  # noqa: F401 - registers the made-up kinds
+from tests.services.absent import absent
+from tests.services.redis_server import redis_serving
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -156,3 +161,38 @@ def test_bad_quotas_are_refused() -> None:
     assert [(entry.type, entry.data["before"]) for entry in entries] == [
         ("quota.set", None), ("quota.set", 1), ("quota.removed", 2)
     ]  # fmt: skip
+
+
+def test_redis_wakes_and_may_be_lost(tmp_path: Path, settings: Any) -> None:
+    """Goal: a token comes at once, and a Redis that is lost and back costs no operation; queue, stop it, queue, start it."""
+    with redis_serving(tmp_path) as server:
+        if server is None:
+            absent("Redis", remedy="make services")
+        settings.LASTRO_REDIS_URL = server.url
+        waker = waking.Waker()
+        _ask("a")
+        began = uptime()
+        assert waker.wait() and uptime() - began < waking.PATIENCE_SECONDS, "a token lay there"
+        assert _take() == "a"
+        with transaction.atomic():
+            _ask("b")
+            transaction.set_rollback(True)
+        assert _tokens(server.url) == 0, "nothing is announced that was not committed"
+        server.stop()
+        _ask("c")
+        assert not waker.wait(), "away: the worker looks for itself"
+        assert _take() == "c"
+        server.start()
+        settings.LASTRO_REDIS_URL = f"redis://127.0.0.1:{server.port}/0"
+        waking._away_until = 0.0
+        _ask("d")
+        assert waking.Waker().wait() and _take() == "d"
+        for _ in range(3):
+            _ask("e")
+        assert _tokens(server.url) == 3
+
+
+def _tokens(url: str) -> int:
+    import redis
+
+    return int(redis.Redis.from_url(url).llen(waking.KEY))

@@ -70,6 +70,11 @@ def sshd() -> tuple[Path, dict[str, str]] | None:
     return _program("sshd", at="openssh")
 
 
+def redis() -> tuple[Path, dict[str, str]] | None:
+    """Redis' server and the environment it needs; None where there is none."""
+    return _program("redis-server", at="redis")
+
+
 def azurite() -> list[str] | None:
     """How Azure's emulator for blobs is started; None where it was not fetched or node is missing."""
     node, main = shutil.which("node"), _azurite_place() / "node_modules/azurite/dist/src/blob/main.js"
@@ -83,8 +88,8 @@ def _program(name: str, *, at: str) -> tuple[Path, dict[str, str]] | None:
         return Path(installed), {}
     place = folder() / at
     libraries = place.glob("usr/lib/*-linux-*")
-    program = place / "usr" / "sbin" / name
-    return (program, {"LD_LIBRARY_PATH": ":".join(map(str, libraries))}) if program.exists() else None
+    program = next((path for path in (place / "usr" / part / name for part in ("sbin", "bin")) if path.exists()), None)
+    return (program, {"LD_LIBRARY_PATH": ":".join(map(str, libraries))}) if program else None
 
 
 def _azurite_place() -> Path:
@@ -103,7 +108,9 @@ def fetch() -> None:
     if pooler() is None:
         _attempt("pgbouncer", _fetch_pooler)
     if sshd() is None:
-        _attempt("OpenSSH's server", _fetch_sshd)
+        _attempt("OpenSSH's server", partial(_fetch_package, "openssh-server", folder() / "openssh"))
+    if redis() is None:
+        _attempt("Redis", partial(_fetch_package, "redis-server", folder() / "redis"))
     if azurite() is None:
         _attempt("azurite", _fetch_azurite)
 
@@ -166,16 +173,15 @@ def _fetch_pooler() -> None:
         _install(at / "tree", place)
 
 
-def _fetch_sshd() -> None:
+def _fetch_package(name: str, place: Path) -> None:
     """As root, which is where a test needs it unpacked: apt-get finds out which libraries are missing."""
-    place = folder() / "openssh"
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent) as work:
         at = Path(work)
         (at / "debs" / "partial").mkdir(parents=True)
         download = (
             "apt-get", "install", "--yes", "--quiet", "--download-only", "--no-install-recommends",
-            "-o", f"Dir::Cache::archives={at}/debs", "openssh-server",
+            "-o", f"Dir::Cache::archives={at}/debs", name,
         )  # fmt: skip
         try:
             _run(*download, at=at)

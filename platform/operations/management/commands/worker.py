@@ -1,6 +1,7 @@
 """`worker`: run queued operations until told to stop."""
 
 import argparse
+import importlib.util
 import os
 import sys
 from typing import Any
@@ -10,6 +11,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import OperationalError, ProgrammingError
 
 from core import logs
+from engine.errors import LastroError
 from operations import schedules
 from operations.supervision import Supervisor, command_line, run_cluster
 
@@ -27,8 +29,12 @@ class Command(BaseCommand):
         if options["cluster"] is not None:
             run_cluster(options["cluster"])
             return
+        if settings.LASTRO_REDIS_URL and importlib.util.find_spec("redis") is None:
+            raise CommandError("LASTRO_REDIS_URL is set, and the client is missing; install the extra: lastro[redis]")
         try:
             schedules.ensure()
+        except LastroError as error:
+            raise CommandError(f"a schedule of the environment (BACKUP_SCHEDULE): {error}") from error
         except (OperationalError, ProgrammingError) as error:
             raise CommandError("the catalogue is not ready; run: manage.py migrate") from error
         if not options["quiet"]:
