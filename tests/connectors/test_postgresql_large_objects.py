@@ -14,7 +14,7 @@ from connectors.postgresql import PostgresqlConnector
 from engine.errors import StalePlan, TargetDenied, TargetError
 from engine.progress import NullProgress
 from tests.connectors.postgres_changes import MemoryImage, apply, preview, preview_undo, request_of, undo
-from tests.connectors.postgres_views import execute, query, take
+from tests.connectors.postgres_views import execute, put_back, query, take
 from tests.services.postgres import PostgresServer
 
 PAGES = "select loid::int, pageno, encode(data, 'hex') from pg_largeobject order by 1, 2"
@@ -327,3 +327,29 @@ def test_documents_of_older_backups_are_read(postgres: PostgresServer) -> None:
         found = query(place.dsn, "select oid::int, lomowner::regrole::text, lomacl::text, obj_description(oid, 'pg_largeobject')"
                       " from pg_largeobject_metadata order by 1")  # fmt: skip
         assert found == [(100, "postgres", None, "c"), (105, "lo_app", "{lo_app=rw/lo_app,=r/lo_app}", None)]
+
+
+@pytest.mark.parametrize(
+    ("modules", "objects", "rows"), [(("t",), [], 1), (("large objects",), [(1, b"a"), (2, b"")], 0)]
+)
+def test_a_part_of_a_backup_elsewhere(
+    postgres: PostgresServer, modules: tuple[str, ...], objects: list[tuple[int, bytes]], rows: int
+) -> None:
+    """Goal: whole large objects or none, and the preview says which. Method: selective into a new database, with and without them."""
+    with place_on(postgres) as place:
+        execute(
+            place.dsn,
+            "create table t(id int primary key); insert into t values (1); select lo_from_bytea(1, 'a'), lo_create(2)",
+        )
+        config = PostgresqlConfig(dsn=place.dsn)
+        view, there = take(config), postgres.dsn("lo_elsewhere")
+        said = preview(config, view, target={"dsn": there}, mode="selective", modules=modules)
+        try:
+            done = put_back(config, view, target={"dsn": there}, mode="selective", modules=modules)
+            assert query(there, "select oid::int, lo_get(oid) from pg_largeobject_metadata order by 1") == objects
+            assert query(there, "select count(*) from t") == [(rows,)]
+            counts = {change.name: change.insert for change in done.report.tables}
+            assert counts.get("large objects", 0) == len(objects)
+            assert counts == {change.name: change.insert for change in said.tables}
+        finally:
+            postgres.drop_database("lo_elsewhere")

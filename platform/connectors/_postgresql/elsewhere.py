@@ -7,6 +7,7 @@ from connectors._postgresql.config import PostgresqlConfig
 from connectors._postgresql.connection import errors, parse_dsn
 from connectors._postgresql.inplace import connect_target
 from connectors._postgresql.large_objects import NAME as LARGE_OBJECT_PAGES
+from connectors._postgresql.large_objects import insertion
 from connectors._postgresql.newdatabase import missing_database, occupants
 from connectors._postgresql.newschema import objects_inside
 from connectors._postgresql.partial import selected
@@ -31,7 +32,10 @@ def preview_elsewhere(
         samples = {table.name: _samples(table, request.samples) for table in tables}
         return Preview(
             digest=digest_of_views(chosen),
-            tables=tuple(TableChange(table.name, insert=table.row_count) for table in tables),
+            tables=(
+                *(TableChange(table.name, insert=table.row_count) for table in tables),
+                *(insertion(chosen) if way == "database" else ()),
+            ),
             samples={name: found for name, found in samples.items() if found},
             dependencies=getattr(chosen, "dependencies", ()),
             warnings=(*warnings, *getattr(chosen, "warnings", ())),

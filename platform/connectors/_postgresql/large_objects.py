@@ -21,7 +21,7 @@ from connectors._postgresql.connection import Connection, begin, run, value
 from connectors._postgresql.scope import Scope
 from connectors._postgresql.staging import copy_in
 from engine.errors import TargetDenied
-from engine.ports import TableView
+from engine.ports import SourceView, TableChange, TableView
 from engine.progress import Progress
 
 NAME = "pg_catalog.pg_largeobject"
@@ -113,6 +113,13 @@ def stage_backup(connection: Connection, pages: TableView | None, document: byte
     )
     run(connection, "DROP TABLE lastro_large_raw")
     finish_tables(connection)
+
+
+def insertion(view: SourceView) -> tuple[TableChange, ...]:
+    """All large objects of a backup as a table's change, where they are made anew; nothing where it has none."""
+    if DOCUMENT not in view.documents:
+        return ()
+    return (TableChange(MODULE, insert=sum(map(len, _document_lines(view.documents[DOCUMENT].read())))),)
 
 
 def make_tables(connection: Connection) -> None:

@@ -32,6 +32,7 @@ from connectors._postgresql.inplace import connect_target
 from connectors._postgresql.large_applying import make_large_objects
 from connectors._postgresql.large_objects import DOCUMENT as LARGE_OBJECTS
 from connectors._postgresql.large_objects import NAME as LARGE_OBJECT_PAGES
+from connectors._postgresql.large_objects import insertion
 from connectors._postgresql.loading import (
     CONNECTIONS,
     Comparison,
@@ -223,7 +224,8 @@ class _Building:
         self._runner(self.main).run_all(filter(_is_watching, items(self.view.documents[POST_DATA].read())))
         run(self.main, "COMMIT")
         kill_point("pg.build.committed")
-        return RestoreReport(changes_of(destinations), None, checks, None, tuple(self.warnings))
+        changes = (*changes_of(destinations), *insertion(self.view))
+        return RestoreReport(changes, None, checks, None, tuple(self.warnings))
 
     def _warn(self, message: str) -> None:
         self.warnings.append(message)

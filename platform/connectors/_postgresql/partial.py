@@ -201,10 +201,16 @@ class _Selecting:
         for number, table in enumerate(others):
             if any(self.wanted.batches(number)):
                 tables.append(PartialTable.of(table, partial(self.wanted.batches, number)))
-        tables.sort(key=lambda table: table.name)
         view = self.view
+        documents = dict(view.documents)
+        if large_objects.MODULE in self.request.modules:
+            tables += [table for table in view.tables if table.name == large_objects.NAME]
+        else:
+            # They would be made without a page.
+            documents.pop(large_objects.DOCUMENT, None)
+        tables.sort(key=lambda table: table.name)
         return PartialView(
-            view.name, view.kind, view.category, view.position, view.facts, tuple(tables), view.trees, view.documents,
+            view.name, view.kind, view.category, view.position, view.facts, tuple(tables), view.trees, documents,
             tuple(self._dependencies(others)), tuple(f"{text} ({count} rows)" for text, count in self.lacking.items()),
         )  # fmt: skip
 
