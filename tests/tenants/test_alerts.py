@@ -3,6 +3,7 @@
 import datetime
 import ipaddress
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from operations.alerting import evaluating
 from operations.alerting.channel_settings import ChannelWish, channel_add
 from operations.alerting.evaluating import alerts_look
 from operations.alerting.notices import report_due
+from operations.alerting.rules import rules
 from operations.alerting.telling import alerts_tell
 from operations.history import history_forget
 from operations.management.commands.alert import Command as Alerts
@@ -26,6 +28,7 @@ from tenants.freshness import freshness_now
 from tenants.management.commands.doctor import Command as Doctor
 from tenants.models import Backup, Baseline, Copy, DeletionFreeze, Drill, Source, StoreConfig, Tenant
 from tenants.services.clearing import catalogue_clear
+from tests.architecture.source import ROOT
 from tests.services.receiver import Receiver, receiver
 from tests.tenants.conftest import ACTOR, House
 from tests.tenants.killing import killed
@@ -503,3 +506,16 @@ def test_a_dead_man_s_switch_is_called_after_a_good_look(
     assert [each.path for each in target.heard] == ["/ping"]
     settings.LASTRO_PING_URL = "http://127.0.0.1:9/"
     assert run("run")[0] == 0
+
+
+def test_every_rule_is_documented() -> None:
+    """Goal: an operator can look up every message; compare the table in docs/alerts.md with the rules, number by number."""
+    page = (ROOT / "docs" / "alerts.md").read_text()
+    rows = {found[1]: found[0] for found in re.finditer(r"^\| `(\w+)` \|.*$", page, re.MULTILINE)}
+    for rule in rules():
+        row = rows.get(rule.code, "")
+        assert row, f"describe {rule.code} in docs/alerts.md"
+        assert rule.severity.value in row
+        assert rule.next_step.replace("|", "\\|") in row
+        for name, limit in rule.limits.items():
+            assert f"`{name}` {limit.default:g} {limit.unit}: {limit.help}" in row
