@@ -104,7 +104,10 @@ class Envelope:
 def _object_key(keyring: Keyring, epoch: int, salt: bytes, kind: int, name: str) -> tuple[bytes, bytes]:
     data_key = keyring.epochs.get(epoch)
     if data_key is None:
-        raise WrongKey(f"{name} needs key epoch {epoch}", hint="use a keyring that still holds this epoch")
+        raise WrongKey(
+            f"{name} needs key epoch {epoch}",
+            hint="newer keys may lie in a store: key repair; when none has them, somebody put it there: take it away by hand",
+        )
     both = derive(data_key, salt=salt, info=b"lastro/v1/object\0" + bytes([kind]), length=64)
     return both[:32], both[32:]
 

@@ -26,6 +26,7 @@ def numbers_close(context: OperationContext, tenant: Tenant, repository: Reposit
     its manifest is taken into the catalogue. Numbers that only the store knows (the catalogue lost its last
     writes in a power cut) are treated alike.
     """
+    repository.guard.check()  # What another owner has sealed since is not to be taken for damage.
     tenant.refresh_from_db()
     head = repository.head_from(tenant.number_reserved, most=NUMBERS_AHEAD_MAX + 1)
     if head > tenant.number_reserved:

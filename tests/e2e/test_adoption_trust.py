@@ -71,3 +71,26 @@ def _signs_by_its_own(made: Lost, new: Program) -> None:
     assert new("key", "verify", code=3)["status"] == "incomplete"  # The store that is gone.
     assert new.backup("aurora", "incremental")["state"] == "succeeded"
     assert new("restore", "run", made.backups["aurora"][0]["id"], "--target", f"path={made.top / 'out'}", "--here")
+
+
+def test_whoever_takes_a_store_back_reads_what_was_signed_meanwhile(tmp_path: Path) -> None:
+    """Goal: successors lock nobody out. Method: adopt elsewhere, back up there, take over again, restore that, back up, verify."""
+    lost = Lost(tmp_path)
+    lost.old("catalogue", "backup", "--here")
+    kit = lost.kit()
+    store = lost.old.data / "store"
+    lost.adopt(store, kit, name="default")
+    (lost.folders["aurora"] / "a.txt").write_text("meanwhile")
+    meanwhile = lost.new.backup("aurora", "incremental")
+    lost.new("catalogue", "backup", "--here")
+    assert lost.old.backup("aurora", "incremental", code=8)["error"]["code"] == "repository.taken_over"
+    done = lost.old("store", "reconcile", "default", "--take-over", "--confirm", "default")
+    assert (done["failed"], done["tenants"][0]["adopted"]) == ([], [meanwhile["id"]])
+    lost.old("restore", "run", meanwhile["id"], "--target", f"path={tmp_path / 'out'}", "--here")
+    assert (tmp_path / "out" / "a.txt").read_text() == "meanwhile"
+    after = lost.old.backup("aurora", "incremental")
+    assert lost.old("backup", "verify", after["id"], "--here")["findings"] == []
+    epochs = lost.old("key", "list", "aurora")["data"][0]["epochs"]
+    assert [each["epoch"] for each in epochs] == [1, 2, 3]
+    lost.old("catalogue", "backup", "--here")
+    assert lost.new.backup("aurora", "incremental", code=8)["error"]["code"] == "repository.taken_over"
