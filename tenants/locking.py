@@ -1,6 +1,7 @@
 """Locks in the stores follow retention: until when what a backup needs is locked, and who asks for it."""
 
 from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING
 
 from core import clock
 from engine.locking import Locker, lock_goal
@@ -10,8 +11,9 @@ from engine.repository import Repository
 from operations.context import OperationContext
 from tenants import wiring
 from tenants.models import Backup, BackupSource, Tenant
-from tenants.retention.decide import Point
-from tenants.retention_selectors import Keeping, expiry_of_new
+
+if TYPE_CHECKING:
+    from tenants.retention_selectors import Keeping
 
 
 def store_locks(repository: Repository) -> bool:
@@ -28,6 +30,9 @@ def locker_for(
     """
     if not store_locks(repository):
         return None
+    from tenants.retention.decide import Point  # Of no use to a backup whose store does not lock.
+    from tenants.retention_selectors import expiry_of_new
+
     held = BackupSource.objects.filter(backup=backup).values_list("source_id", flat=True)
     point = Point(
         id=backup.pk,
@@ -44,7 +49,7 @@ def locker_for(
     return Locker(repository, domain, until=until, covered=covered, progress=progress)
 
 
-def locks_follow(context: OperationContext, tenant: Tenant, repository: Repository, kept: Iterable[Keeping]) -> int:
+def locks_follow(context: OperationContext, tenant: Tenant, repository: Repository, kept: "Iterable[Keeping]") -> int:
     """Extend the locks of backups that stay longer than these last, as holds and changed policies have it; how many."""
     if not store_locks(repository):
         return 0

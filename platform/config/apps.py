@@ -1,8 +1,15 @@
 """The app of the settings: its checks, and the end of the start."""
 
 import gc
+import sys
 
 from django.apps import AppConfig
+
+UNWANTED = ("croniter", "prometheus_client")
+"""What django_q loads on its start where it is installed: for cron expressions in its own schedules and for another
+library's metrics. We have neither; the first even starts a program to find out how wide this machine's words are."""
+for _name in UNWANTED:
+    sys.modules.setdefault(_name, None)  # type: ignore[arg-type]
 
 
 class ConfigConfig(AppConfig):
@@ -11,6 +18,9 @@ class ConfigConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the checks (imported only by commands that run them); end the quiet of the start."""
+        for name in UNWANTED:
+            if sys.modules.get(name, self) is None:
+                del sys.modules[name]  # Whoever else wants it may have it.
         # What is loaded by now stays: it is never looked at again, and forked workers go on sharing its pages.
         gc.freeze()
         gc.enable()

@@ -4,14 +4,13 @@ An app registers in its `handlers` module, imported when a kind is first looked 
 which of its modules each kind registers, and only that one is imported. Commands do not pay for what they do not run.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 from django.apps import apps
-from django.utils.module_loading import autodiscover_modules
+from django.utils.module_loading import module_has_submodule
 
 from engine.errors import UsageError
 from operations.context import OperationContext
@@ -114,8 +113,8 @@ def _load(kind: str) -> None:
 
 def _listed() -> Iterator[tuple[str, Mapping[str, str]]]:
     """The apps' `handlers`, imported, and what those that are packages list."""
-    autodiscover_modules("handlers")
     for app in apps.get_app_configs():
-        package = sys.modules.get(f"{app.name}.handlers")
-        if package is not None:
+        # Django's own apps have modules of that name that are something else, and load its whole request handling.
+        if not app.name.startswith("django") and module_has_submodule(app.module, "handlers"):
+            package = import_module(f"{app.name}.handlers")
             yield package.__name__, getattr(package, "MODULES", {})
