@@ -194,6 +194,25 @@ def _refused(row: Approval, master: str, why: str) -> None:
     )
 
 
+def approvals_void(*, actor: str, why: str) -> int:
+    """Let every open request and agreement expire; how many there were. For a catalogue that came back from an older one.
+
+    Inside the caller's transaction: what was used, or taken back, may stand in it as agreed to.
+    """
+    open_ones = Approval.objects.filter(state__in=_OPEN, expires_at__gt=clock.now())
+    ids = list(open_ones.order_by("id").values_list("pk", flat=True))
+    if ids:
+        open_ones.update(expires_at=clock.now())
+        audit.services.record(
+            "approval.voided",
+            message=f"{len(ids)} requests and agreements have expired: {why}",
+            actor=actor,
+            level="warning",
+            data={"approvals": ids[:LIST_MAX]},
+        )
+    return len(ids)
+
+
 def approval_get(approval_id: str) -> Approval:
     """Find an approval. Raises NotFound."""
     row = Approval.objects.filter(pk=approval_id).first()

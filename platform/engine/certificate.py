@@ -29,9 +29,18 @@ def certificate_digest(document: Mapping[str, Any]) -> str:
 
 def certificate_sign(document: Mapping[str, Any], keyring: Keyring) -> dict[str, Any]:
     """The document with `format`, `version`, `public_key` and `signature`."""
-    complete = {**document, "format": FORMAT, "version": VERSION, "public_key": keyring.public_key.hex()}
+    public_key = keyring.public_key_of(keyring.epoch).hex()
+    complete = {**document, "format": FORMAT, "version": VERSION, "public_key": public_key}
     signature = keyring.sign(_SIGNED + bytes.fromhex(certificate_digest(complete)))
     return {**complete, "signature": signature.hex()}
+
+
+def certificate_claims(blob: bytes) -> str:
+    """The public key (hex) that a certificate names as its own; empty for what is none. Proves nothing."""
+    try:
+        return str(json.loads(blob)["public_key"]).lower()
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
 
 
 def certificate_check(blob: bytes, *, public_key: str) -> dict[str, Any]:

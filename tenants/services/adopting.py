@@ -6,7 +6,7 @@ from typing import Any
 
 from django.db import transaction
 
-from access.approvals import Action, approval_use
+from access.approvals import Action, approval_use, approvals_void
 from access.models import Approval, Token
 from audit.adopting import audit_sealed_again
 from audit.models import Head
@@ -257,6 +257,7 @@ def _filled(each: Kept, row: StoreConfig, done: Adopted, *, actor: str, note: No
         Token.objects.filter(revoked_at=None).update(revoked_at=clock.now())
         _mirrors_put()
         done.audit = _audit_taken(stored.header)
+        approvals_void(actor=actor, why="the catalogue was rebuilt from a backup")
         record(
             "catalogue.adopted",
             message=f"the catalogue was rebuilt from {each.id} of {each.taken_at} in store {row.name}",

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.db import transaction
 
-from access.approvals import Action, approval_use
+from access.approvals import Action, approval_use, approvals_void
 from access.models import Approval
 from audit.services import record
 from core.errors import Busy
@@ -119,6 +119,9 @@ def store_reconcile(
     rows = Tenant.objects.filter(store=row, repository_ready=True, shredded_at=None).order_by("slug")
     chosen = list(rows if tenant is None else rows.filter(pk=tenant.pk))
     behind = RepositoryMirror.objects.filter(tenant__in=chosen).exclude(behind_since=None).exists()
+    if behind:
+        with transaction.atomic():
+            approvals_void(actor=actor, why="the catalogue was restored")
     brought = Brought(row.name)
     place = CatalogueStore.objects.filter(store=row).first()
     if behind or take_over or known > installation.generation or (place is not None and place.behind):

@@ -13,8 +13,14 @@ from audit.services import record
 from core import clock
 from core.errors import ConfirmationNeeded, Conflict, NotFound
 from core.text import reason_checked
-from engine.certificate import CERTIFICATE_BYTES_MAX, certificate_check, certificate_digest, certificate_sign
-from engine.errors import UsageError
+from engine.certificate import (
+    CERTIFICATE_BYTES_MAX,
+    certificate_check,
+    certificate_claims,
+    certificate_digest,
+    certificate_sign,
+)
+from engine.errors import UsageError, WrongKey
 from engine.faults import kill_point
 from operations.context import OperationContext
 from operations.models import Operation, OperationState
@@ -299,12 +305,29 @@ def certificate_numbers(tenant: Tenant) -> int:
 
 
 def installation_public_key() -> str:
-    """The key by which this installation's certificates are checked, in hex."""
-    return catalogue_keyring(installation_get()).public_key.hex()
+    """The key by which this installation's certificates are checked, in hex; a new root key brings a new one."""
+    keyring = catalogue_keyring(installation_get())
+    return keyring.public_key_of(keyring.epoch).hex()
 
 
 def certificate_verify(blob: bytes, *, public_key: str = "") -> dict[str, Any]:
-    """Check a certificate by a public key (hex), or by this installation's own. Raises WrongKey, ObjectDamaged."""
+    """Check a certificate by a public key (hex), or by this installation's own. Raises WrongKey, ObjectDamaged.
+
+    Of a former key of this installation, which may be a thief's by now, only those that the catalogue knows are genuine.
+    """
     if len(blob) > CERTIFICATE_BYTES_MAX:
         raise UsageError("that is too large for a certificate")
-    return certificate_check(blob, public_key=public_key or installation_public_key())
+    if public_key:
+        return certificate_check(blob, public_key=public_key)
+    newest = installation_public_key()
+    former = {key.hex() for key in catalogue_keyring(installation_get()).public_keys.values()} - {newest}
+    claimed = certificate_claims(blob)
+    if claimed not in former:
+        return certificate_check(blob, public_key=newest)
+    document = certificate_check(blob, public_key=claimed)
+    if not ShredCertificate.objects.filter(sha256=certificate_digest(document)).exists():
+        raise WrongKey(
+            f"the certificate is signed by a former key of this installation ({claimed[:16]}…), and the catalogue does not know it",
+            hint="whoever has that key can have made it; key certificate show gives the genuine one",
+        )
+    return document

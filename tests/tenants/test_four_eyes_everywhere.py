@@ -15,11 +15,13 @@ from access.models import Account, Approval
 from access.services import master_add
 from audit.models import Entry
 from core import clock
-from core.errors import NotAllowed
+from core.errors import Conflict, NotAllowed
 from tenants.models import StoreConfig, Tenant
+from tenants.owning import behind_put
 from tenants.services.backups import backup_hold
 from tenants.services.catalogue_backups import catalogue_backup_start
 from tenants.services.kits import kit_make
+from tenants.services.ownership import store_reconcile
 from tenants.services.shredding import shred_action
 from tenants.services.stores import store_add, store_update
 from tests.tenants.conftest import ACTOR, House
@@ -194,3 +196,19 @@ def test_accounts_that_come_and_go_agree_to_nothing(house: House, ana: list[str]
             approval_use(row, action, actor="ana")
         Account.objects.filter(username=name).update(is_active=True)
     approval_use(row, action, actor="ana")
+
+
+def test_a_catalogue_that_came_back_brings_no_agreement_along(house: House, ana: list[str]) -> None:
+    """Goal: no old yes is used twice. Method: agree, put the catalogue back (the store knows more), reconcile, use it."""
+    tenant = house.tenant()
+    house.files(tenant)
+    house.backup(tenant)
+    action = shred_action(tenant, "over")
+    with pytest.raises(ApprovalNeeded):
+        approval_ask(action, requested_by="ana")
+    row = approval_decide(Approval.objects.get(), approve=True, master="bruno")
+    behind_put(tenant, "the catalogue was restored")
+    store_reconcile(StoreConfig.objects.get(name="default"), tenant=None, take_over=False, actor=ACTOR)
+    with pytest.raises(Conflict, match="expired"):
+        approval_use(approval_get(row.pk), action, actor="ana")
+    assert Entry.objects.filter(type="approval.voided").count() == 1

@@ -8,11 +8,15 @@ import pytest
 from django.core.management import load_command_class
 
 from audit.models import Entry
+from engine.certificate import certificate_sign
+from engine.errors import WrongKey
 from tenants.diagnosis import diagnose
 from tenants.models import GivenUpStore, StoreConfig, Tenant
+from tenants.owning import catalogue_keyring, installation_get
+from tenants.services.key_rotation import root_rotate_start
 from tenants.services.keys import keys_settle
 from tenants.services.lost_stores import store_give_up
-from tenants.services.shredding import certificate_verify
+from tenants.services.shredding import certificate_verify, installation_public_key
 from tenants.services.stores import store_add
 from tests.tenants.conftest import ACTOR, House
 
@@ -98,3 +102,22 @@ def test_a_tenant_that_never_had_anything_there_waits_for_nothing(house: House, 
     assert (code, done["state"]) == (0, "complete")
     (sign,) = (each for each in diagnose() if each.name == "given-up stores")
     assert sign.status == "ok" and "never declared destroyed" in sign.message
+
+
+def test_a_certificate_of_a_former_key_is_genuine_only_where_it_is_known(house: House, hotel: Tenant, run: Run) -> None:
+    """Goal: who has a former root key forges no certificate. Method: shred, rotate the root key, forge by the old key, verify."""
+    (house.data / "somewhere").rename(house.data / "second")
+    document = shred(run)
+    former = catalogue_keyring(installation_get())
+    house.run(root_rotate_start(actor=ACTOR, here=True)[1])
+    assert certificate_verify(json.dumps(document).encode())["id"] == document["id"]
+    forged = certificate_sign({**document, "reason": "another"}, former)
+    with pytest.raises(WrongKey, match="former key"):
+        certificate_verify(json.dumps(forged).encode())
+    other = house.tenant("boreal")
+    house.files(other)
+    house.backup(other)
+    run("key", "shred", "boreal", "--confirm", "boreal", "--reason", "over", "--here")
+    newer = run("key", "certificate", "show", "boreal")[1]
+    assert newer["public_key"] == installation_public_key() != document["public_key"]
+    assert certificate_verify(json.dumps(newer).encode())["id"] == newer["id"]
