@@ -312,6 +312,24 @@ def test_writers_meanwhile_are_not_overwritten(postgres: PostgresServer) -> None
         assert query(place.dsn, "select lo_get(1)") == [(b"a" * 5000,)]
 
 
+def test_an_object_made_meanwhile_is_met_by_another_attempt(postgres: PostgresServer) -> None:
+    """Goal: the outcome is the backup's. Method: somebody makes the lost object, and unlinks one that stays, after the comparison."""
+    with place_on(postgres) as place:
+        execute(place.dsn, "select lo_from_bytea(1, 'one'), lo_from_bytea(2, 'two')")
+        view, whole = take(place.config), place.state()
+        execute(place.dsn, "select lo_unlink(1)")
+        meanwhile = ["select lo_unlink(2)", "select lo_from_bytea(1, 'theirs')"]
+
+        class Busy(NullProgress):
+            def phase(self, name: str) -> None:
+                if name == "apply" and meanwhile:
+                    execute(place.dsn, meanwhile.pop())
+
+        with PostgresqlConnector(place.config).prepare(cast(Any, view), request_of(), Busy()) as prepared:
+            prepared.commit()
+        assert (place.state(), meanwhile) == (whole, [])
+
+
 def test_documents_of_older_backups_are_read(postgres: PostgresServer) -> None:
     """Goal: rights from a document without grantors. Method: the document as older versions wrote it."""
     with place_on(postgres) as place:

@@ -111,7 +111,7 @@ class LargeApplier:
             compare(self._connection)
         try:
             self._apply()
-        except psycopg.errors.UniqueViolation as error:
+        except (psycopg.errors.UniqueViolation, psycopg.errors.UndefinedObject) as error:
             raise ConcurrentChange(f"large objects: {error.diag.message_primary}") from None
         except psycopg.errors.InternalError_ as error:
             if "concurrently" not in str(error):

@@ -141,9 +141,11 @@ def _digest(connection: Connection) -> str:
 
 def _changed_since(connection: Connection) -> tuple[str, ...]:
     found = rows(
-        connection, f"SELECT loid::text FROM lastro_large_plan WHERE since ORDER BY loid LIMIT {NAMES_SHOWN_MAX}"
+        connection,
+        f"SELECT p.loid::text FROM lastro_large_plan AS p WHERE p.since ORDER BY p.loid LIMIT {NAMES_SHOWN_MAX + 1}",
     )
-    return tuple(name for (name,) in found)
+    names = [name for (name,) in found]
+    return (*names[:NAMES_SHOWN_MAX], *(["…"] if len(names) > NAMES_SHOWN_MAX else []))
 
 
 def _refuse_strangers(connection: Connection) -> None:
