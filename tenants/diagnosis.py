@@ -116,13 +116,13 @@ def _store(row: StoreConfig) -> Sign:
     try:
         probe, gone = store_test(row), _repositories_missing(row)
     except LastroError as error:
-        return Sign(f"store {row.name}", CRITICAL, f"{error.message}{_kept_there(row)}", error.hint)
+        return Sign(f"store {row.name}", CRITICAL, f"{error.message}{_kept_there(row)}", "; ".join(filter(None, (error.hint, _given_up(row)))))
     figures = {"free_bytes": probe.free_bytes}
     if not probe.conditional and row.tenants.exists():
         return Sign(f"store {row.name}", CRITICAL, "two writers can create one object", "use another store", figures)
     if gone:
         named = _some(gone, len(gone))
-        hint = "is it mounted, and is it the right one? Until then these tenants have no backup"
+        hint = f"is it mounted, and is it the right one? Until then these tenants have no backup; {_given_up(row)}"
         return Sign(f"store {row.name}", CRITICAL, f"it does not hold the repository of {named}", hint, figures)
     if probe.free_bytes is not None and probe.free_bytes < FREE_BYTES_MIN:
         return Sign(f"store {row.name}", WARNING, "less than 1 GB is free", "free space there", figures)
@@ -138,6 +138,10 @@ def _store(row: StoreConfig) -> Sign:
 def _some(names: list[str], count: int) -> str:
     more = f" and {count - NAMED_MAX} more" if count > NAMED_MAX else ""
     return ", ".join(names[:NAMED_MAX]) + more
+
+
+def _given_up(row: StoreConfig) -> str:
+    return f"if it is gone for good: store remove {row.name} --lost --to NAME"
 
 
 def _kept_there(row: StoreConfig) -> str:

@@ -204,7 +204,7 @@ class LocalStore:
 
     def _gone(self, message: str) -> StoreUnreachable:
         self._durable.clear()
-        return StoreUnreachable(message, hint="is its disk mounted? nothing was written; store add makes a new store")
+        return StoreUnreachable(message, hint="is its disk mounted? nothing was written")
 
     @contextmanager
     def _errors(self, doing: str, *, key: str | None = None) -> Iterator[None]:

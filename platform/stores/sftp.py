@@ -341,7 +341,7 @@ class SftpStore:
 
     def _gone(self, message: str) -> StoreUnreachable:
         self._durable.clear()
-        return StoreUnreachable(message, hint="is its disk mounted? nothing was written; store add makes a new store")
+        return StoreUnreachable(message, hint="is its disk mounted? nothing was written")
 
     def _make_root(self, wire: Wire) -> None:
         """Make the store's folder and the missing ones above it, and the marker in it, each durable."""
