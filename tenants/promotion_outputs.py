@@ -46,9 +46,10 @@ def _loss(tenant: "Tenant", store: "StoreConfig") -> str:
 
     alone = alone_in_primary(tenant)
     named = f" ({', '.join(alone[:_NAMED_MAX])}{' …' if len(alone) > _NAMED_MAX else ''})" if alone else ""
+    holds = f"alone holds {counted(len(alone), 'backup')}{named}" if alone else "holds nothing that no copy has"
     return (
-        f"let the backups of {tenant.slug} go on in store {store.name} without {tenant.store.name}, which alone holds "
-        f"{counted(len(alone), 'backup')}{named}"
+        f"let the backups of {tenant.slug} go on in store {store.name} without {tenant.store.name}, which {holds}; what it "
+        "alone holds stays listed until that store is given up"
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.db import transaction
 
+from core import clock
 from core.errors import Busy, Conflict
 from engine.copy import CopyReport
 from engine.erasures import ledger_losses_put
@@ -177,6 +178,9 @@ def _looked_through(
     context: OperationContext, tenant: Tenant, target: Repository, expected: Mapping[int, str]
 ) -> StoreReport:
     report = store_verify_structure(target, expected, erasures=tenant.erasures_number, progress=context)
+    Copy.objects.filter(tenant=tenant, store=context.params["store_id"]).update(
+        structure_verified_at=clock.now(), objects_count=report.packs, stored_bytes=report.stored_bytes
+    )
     if context.params.get("deep") and not report.findings:
         read = store_verify_bytes(target, Share(0, CIRCLE), deep=True, progress=context)
         report.findings += read.findings

@@ -9,6 +9,7 @@ from access.approvals import Action, approval_use
 from access.models import Approval
 from audit.services import record
 from core.errors import Conflict
+from core.text import counted
 from engine.errors import StoreError, UsageError
 from engine.repository import keyring_key
 from operations.models import Operation, OperationState
@@ -54,12 +55,17 @@ class StoreLoss:
 
     def words(self) -> str:
         """As one clause for a question or an answer."""
-        said = [f"the primary of {self.primaries} tenants"] if self.primaries else []
-        said += [f"copies of {self.copies} tenants with {self.backups} backups", f"{self.keyrings} keyrings"]
+        said = [f"the primary of {counted(self.primaries, 'tenant')}"] if self.primaries else []
+        if self.copies:
+            said.append(f"copies of {counted(self.copies, 'tenant')} with {counted(self.backups, 'backup')}")
+        said.append(counted(self.keyrings, "keyring"))
         if self.catalogues:
-            said.append(f"{self.catalogues} backups of the catalogue")
+            said.append(f"{counted(self.catalogues, 'backup')} of the catalogue")
         if self.alone:
-            said.append(f"{len(self.alone)} backups that no other store holds: {', '.join(self.alone[:5])}")
+            more = " …" if len(self.alone) > 5 else ""
+            said.append(
+                f"{counted(len(self.alone), 'backup')} that no other store holds: {', '.join(self.alone[:5])}{more}"
+            )
         if self.shredded:
             said.append(
                 f"the proof that no keyring of {', '.join(self.shredded[:5])} is left in it (key rotate-root makes such "

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from core.cli import Answer, Call, NounCommand, Verb, argument, count
 from core.cli_output import size_text, table
 from core.errors import Exit
+from core.text import counted
 from tenants.promotion_outputs import PROMOTION
 
 _TENANT = argument("tenant", metavar="TENANT")
@@ -130,11 +131,11 @@ def _together(answers: list[Answer]) -> Answer:
 
 def _ran(data: Mapping[str, Any]) -> list[str]:
     rate = size_text(data["bytes_per_second"])
-    held = f"{data['held']} backups, {data['copied']} of them new"
-    moved = f"{data['objects']} objects, {size_text(data['bytes'])} moved ({rate}/s)"
+    held = f"{counted(data['held'], 'backup')}, {data['copied']} of them new"
+    moved = f"{counted(data['objects'], 'object')}, {size_text(data['bytes'])} moved ({rate}/s)"
     lines = [f"{data['store']} is {data['health']}: {held}; {moved}"]
     if data["dropped"]:
-        lines.append(f"{data['dropped']} backups were dropped, {size_text(data['dropped_bytes'])} freed")
+        lines.append(f"dropped: {counted(data['dropped'], 'backup')}, {size_text(data['dropped_bytes'])} freed")
     if data["not_dropped_because"]:
         lines.append(f"nothing was dropped: {data['not_dropped_because']}")
     return [*lines, *(f"{each['store']}: {each['code']}: {each['message']}" for each in data["findings"])]
