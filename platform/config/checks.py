@@ -20,7 +20,7 @@ _LOCAL_HOSTS = {"localhost", "127.0.0.1", "[::1]"}
 
 def run() -> list[CheckMessage]:
     """Everything that is wrong or unwise in any installation."""
-    return [*_data_folder(), *_keys(), *_hook_commands()]
+    return [*_data_folder(), *_keys(), *_hook_commands(), *_outgoing()]
 
 
 def run_deployment() -> list[CheckMessage]:
@@ -51,6 +51,26 @@ def _hook_commands() -> list[CheckMessage]:
     except LastroError as error:
         return [Error(error.message, hint=error.hint, id="lastro.E002")]
     return []
+
+
+def _outgoing() -> list[CheckMessage]:
+    """Addresses that are used at night, judged by day."""
+    from core.outgoing import Reach, url_checked
+    from operations.alerting.channels.mail import smtp_url_read
+
+    found: list[CheckMessage] = []
+    try:
+        if settings.LASTRO_SMTP_URL:
+            smtp_url_read(settings.LASTRO_SMTP_URL)
+    except LastroError as error:
+        found.append(Error(error.message, hint=error.hint, id="lastro.E004"))
+    for name in ("LASTRO_PING_URL", "LASTRO_PUBLIC_URL"):
+        try:
+            if text := getattr(settings, name):
+                url_checked(text, reach=Reach.HOUSE)
+        except LastroError as error:
+            found.append(Error(f"{name}: {error.message}", hint=error.hint, id="lastro.E005"))
+    return found
 
 
 def _keys() -> list[CheckMessage]:

@@ -153,8 +153,11 @@ def test_checks_find_what_is_unwise(tmp_path: Path) -> None:
         LASTRO_ROOT_KEY="rubbish",
         LASTRO_DEBUG="1",
         LASTRO_ALLOWED_HOSTS="backup.example",
+        LASTRO_SMTP_URL="smtp+plain://user:hunter2@relay",
+        LASTRO_PING_URL="ftp://x",
     )
-    for found in ("lastro.W001", "lastro.E001", "lastro.E002", "lastro.W004"):
+    assert "hunter2" not in said.err
+    for found in ("lastro.W001", "lastro.E001", "lastro.E002", "lastro.E004", "lastro.E005", "lastro.W004"):
         assert found in said.err
     assert said.code != 0
 

@@ -219,8 +219,10 @@ def letter(config: EmailConfig, words: Words, stamp: Stamp) -> EmailMessage:
     message["X-Lastro-Kind"] = words.kind
     about = {"words": words, "report": words.report}
     template = "report" if words.report else "alert"
-    message.set_content(render_to_string("email/report.txt", about) if words.report else words.text)
-    message.add_alternative(render_to_string(f"email/{template}.html", about), subtype="html")
+    text = render_to_string("email/report.txt", about) if words.report else words.text
+    # Quoted-printable passes through servers that know no eight bits.
+    message.set_content(text, cte="quoted-printable")
+    message.add_alternative(render_to_string(f"email/{template}.html", about), subtype="html", cte="quoted-printable")
     return message
 
 
