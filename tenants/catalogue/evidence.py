@@ -15,7 +15,7 @@ from typing import Any
 from core import clock, sealing
 from core.errors import Conflict
 from core.rootkey import root_key
-from engine.errors import BackupMissing, LastroError, ManifestDamaged, WrongKey
+from engine.errors import BackupMissing, LastroError, ManifestDamaged, ObjectDamaged, WrongKey
 from engine.keys import Keyring
 from engine.owner import owner_records
 from engine.ports import Store
@@ -84,7 +84,10 @@ class Judge:
 
     def backup(self, each: Kept, note: Callable[[str], None]) -> None:
         """Raise Contradicted for a backup of the catalogue that is not the newest there was, DamageError as reading it does."""
-        found = list(contradictions(each, each.opened(), self.known))
+        try:
+            found = list(contradictions(each, each.opened(), self.known))
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise ObjectDamaged(f"the backup {each.id} of the catalogue has rows that cannot be read") from error
         self._settle(found, f"the backup {each.id} of the catalogue, of {each.taken_at},", note)
 
     def none(self, catalogue: Repository | None, note: Callable[[str], None]) -> None:
@@ -144,6 +147,8 @@ def contradictions(each: Kept, stored: StoredCatalogue, known: KitKnown | None) 
         yield f"the store has had owner {max(owners)} since, the backup knows owner {stored.header['generation']}"
     if taken > clock.now() + CADENCE:
         yield f"it says that it was taken at {each.taken_at}, which is still to come"
+    if keyring.epoch > each.epoch:
+        return  # Whose rows these are is not known: nothing that they name is asked.
     yield from _of_tenants(each.repository.store, stored, taken)
     yield from _of_stores(each, stored, taken)
 
@@ -227,9 +232,15 @@ def _of_stores(each: Kept, stored: StoredCatalogue, taken: datetime.datetime) ->
         try:
             sealing.unseal(row.sealed, owner=f"store:{row.pk}")
             with wiring.store_open(row) as store:
-                kept = kept_list(repository_found(store, each.repository.repository_id))
+                repository = repository_found(store, each.repository.repository_id)
+                kept, owners = kept_list(repository), owner_records(repository)
         except LastroError:
             continue
+        if repository.keyring.epoch > each.epoch:
+            yield f"store {row.name} has later keys of the catalogue's backups (epoch {repository.keyring.epoch})"
+        owner = max((record.number for record in owners if record.readable), default=0)
+        if owner > int(stored.header["generation"]):
+            yield f"store {row.name} has had owner {owner} since"
         newest = max((datetime.datetime.fromisoformat(other.taken_at) for other in kept), default=taken)
         if newest > taken + CADENCE:
             yield f"store {row.name} has one of {newest:%Y-%m-%d %H:%M} UTC: adopt that store"

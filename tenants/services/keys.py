@@ -15,7 +15,7 @@ from core import clock
 from core.models import Fact
 from core.rootkey import FORMER_FACT, ROOT_KEY_FACT, root_key
 from engine.errors import DamageError, ForeignKeyring, LastroError, ObjectMissing, StoreError, WrongKey
-from engine.keys import Keyring, keyring_root_id
+from engine.keys import Keyring, RootKey, keyring_root_id
 from engine.ports import Store
 from engine.repository import keyring_key
 from tenants import wiring
@@ -246,7 +246,9 @@ def _store_cleared(row: StoreConfig, store: Store, tenant: Tenant | None) -> int
 def keyring_take_back(tenant: Tenant, failed: list[str]) -> bool:
     """Give the catalogue the keyring with the most keys that lies in a store; True when it was changed.
 
-    One counts only when it opens as this very repository's and has every key that the catalogue has.
+    One counts only when it opens as this very repository's and has every key that the catalogue has. While the root key is
+    being replaced, one that the former key wraps counts only when the catalogue has none: a thief of that could have
+    added keys of his own.
     """
     root = root_key()
     try:
@@ -258,7 +260,8 @@ def keyring_take_back(tenant: Tenant, failed: list[str]) -> bool:
         try:
             with wiring.store_open(row) as store:
                 blob = store.get(keyring_key(tenant.repository_id), 0, KEYRING_BYTES_MAX)
-            found = Keyring.of(blob, root, tenant_id=tenant.pk, repository_id=tenant.repository_id)
+            opens = root if before is None else RootKey(root.secret_bytes())
+            found = Keyring.of(blob, opens, tenant_id=tenant.pk, repository_id=tenant.repository_id)
         except LastroError:
             continue
         if best is None or found.includes(best):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from audit.models import Entry
+from core.rootkey import root_key
 from engine.keys import Keyring
 from engine.manifest import Manifest
 from tenants.copy_selectors import copy_primary
@@ -14,7 +15,8 @@ from tenants.models import Backup, KeyEpoch, Tenant
 from tenants.selectors import tenant_get
 from tenants.services.backups import BackupWish, backup_start, prune_start
 from tenants.services.erasures import erasure_add
-from tenants.services.key_rotation import tenant_rotate_start
+from tenants.services.key_rotation import root_rotate_start, tenant_rotate_start
+from tenants.services.keys import keys_repair
 from tenants.services.ownership import store_reconcile
 from tenants.services.stores import store_add
 from tenants.services.strangers import strangers_start
@@ -146,3 +148,18 @@ def test_the_ledger_is_restated_after_a_break(house: House) -> None:
     assert house.restore(backup, targets=(f"path={out}/db.sqlite3",)).state == "succeeded"
     with sqlite3.connect(out / "db.sqlite3") as database:
         assert database.execute("SELECT count(*) FROM users WHERE id = 3").fetchone() == (0,)
+
+
+def test_a_thief_of_the_former_root_key_adds_no_keys_while_it_is_replaced(stolen: Stolen) -> None:
+    """Goal: an unfinished rotation is no door. Method: begin one that waits, put a keyring with a key of ours in a store, repair."""
+    former, keys = root_key(), keyring_of(stolen.now)
+    (stolen.house.data / "second").rename(stolen.house.data / "away")
+    stolen.house.run(root_rotate_start(actor=ACTOR, here=True)[1])
+    assert root_key().former is not None
+    mine = keys.rotated().succeeded(since=1, at="2026-11-22T00:00:00+00:00", reason="adopted").to_bytes(former)
+    place = stolen.path(1).parent.parent / "keyring"
+    place.write_bytes(mine)
+    keys_repair(stolen.now, actor=ACTOR)
+    stolen.reconcile()
+    assert keyring_of(stolen.now) == keys and place.read_bytes() != mine
+    (stolen.house.data / "away").rename(stolen.house.data / "second")
