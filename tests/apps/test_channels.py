@@ -370,7 +370,7 @@ def test_the_rule_s_next_step_and_the_number_of_all_are_told() -> None:
     assert "900 at once" in text
     assert "and 895 more" in text
     assert "What to do: mend it" in text
-    assert f"alert ack {rows[0].pk}" in text
+    assert f"alert ack {rows[0].pk} --group" in text
 
 
 # ---------------------------------------------------------------- mail
@@ -454,6 +454,32 @@ def test_refused_recipients_are_told(run: Run) -> None:
         with clock.held(clock.now() + datetime.timedelta(minutes=5)):
             assert deliveries_send().failed == 1
     assert len(box.letters) == 1
+
+
+def test_the_weekly_report_is_a_letter_that_people_read(run: Run) -> None:
+    """Goal: figures and the worst tenants in text and HTML; a report with a hostile slug to a real server."""
+    from operations.alerting.notices import report_send
+
+    with mail_server() as box:
+        _mail(run, box, "security=none")
+        run(Channels, "set", "mail", "--reports", "yes")
+        Alert.objects.create(
+            rule="backup_failed",
+            fingerprint="x",
+            tenant="<b>x</b>",
+            severity="critical",
+            message="m",
+            last_seen_at=clock.now(),
+        )
+        assert report_send(actor="ana") == 1
+        assert deliveries_send().delivered == 1
+    read = message_from_bytes(box.letters[0].content, policy=policy.default)
+    assert read["Subject"].startswith("Lastro: report ")
+    plain, html = read.get_body(("plain",)).get_content(), read.get_body(("html",)).get_content()
+    assert "tenants with critical alerts: 1" in plain
+    assert "<b>x</b> (critical): backup_failed" in plain
+    assert "&lt;b&gt;x&lt;/b&gt;" in html
+    assert "<b>x" not in html
 
 
 def test_a_slow_mail_server_is_given_up(run: Run, monkeypatch: Any) -> None:

@@ -200,6 +200,20 @@ def test_nobody_at_it_means_the_next_channel_hears(house: House, run: Run, targe
     assert Entry.objects.filter(type="alert.acknowledged").count() == 1
 
 
+def test_a_group_is_acknowledged_and_muted_as_one(house: House, run: Run, target: Receiver) -> None:
+    """Goal: nobody acknowledges nine hundred by hand; three alike and one of another rule."""
+    sources = _tenants(house, 3)
+    _channel(target)
+    Source.objects.filter(pk__in=[each.pk for each in sources]).update(last_good_at=clock.now() - 30 * HOUR)
+    run("run")
+    first, *_ = _live(run, "backup_age")
+    assert run("mute", first["id"], "--group", "--hours", "1")[1]["muted"] == 3
+    assert run("ack", first["id"], "--group", "--reason", "the store")[1]["acknowledged"] == 3
+    assert {each["state"] for each in _live(run, "backup_age")} == {"acknowledged"}
+    assert {each["state"] for each in _live(run, "objective_breached")} == {"open"}
+    assert run("ack", first["id"], "--group")[1]["acknowledged"] == 0
+
+
 def test_what_is_muted_is_silent_until_its_time(house: House, run: Run, target: Receiver) -> None:
     """Goal: a known trouble makes no noise, and is not forgotten; mute, let it go and come back, wait."""
     (source,) = _tenants(house, 1)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.db import transaction
+from django.db.models import QuerySet
 
 from audit.services import record
 from core import clock
@@ -13,7 +14,7 @@ from core.tenancy import tenant_checked
 from core.text import reason_checked
 from engine.errors import UsageError
 from operations.alerting.rules import rule_find, rule_get
-from operations.alerting.transitions import alert_to
+from operations.alerting.transitions import alert_to, alerts_acknowledge
 from operations.models import LIVE_STATES, Alert, AlertDelivery, AlertState
 
 LIST_MAX = 500
@@ -69,8 +70,37 @@ def alert_acknowledge(alert_id: str, *, actor: str, note: str = "") -> Alert:
     return row
 
 
-def alert_mute(alert_id: str, *, until: datetime.datetime, actor: str, note: str = "") -> Alert:
-    """Say nothing of it until then, also when it goes and comes back meanwhile."""
+def group_acknowledge(alert_id: str, *, actor: str, note: str = "") -> tuple[Alert, int]:
+    """Acknowledge an alert and all open ones of its rule and cause; how many."""
+    row = alert_get(alert_id)
+    note = reason_checked(note)
+    alike = _group(row).filter(state=AlertState.OPEN)
+    with transaction.atomic():
+        done = alerts_acknowledge(
+            list(alike.values_list("pk", flat=True)),
+            actor=actor,
+            reason=note,
+            acknowledged_at=clock.now(),
+            acknowledged_by=actor[:200],
+            note=note,
+            escalate_at=None,
+        )
+        _audit("alert.acknowledged", row, actor, note=note, count=len(done), cause=row.cause)
+    row.refresh_from_db()
+    return row, len(done)
+
+
+def _group(row: Alert) -> "QuerySet[Alert]":
+    return Alert.objects.filter(rule=row.rule, cause=row.cause, state__in=LIVE_STATES)
+
+
+def alert_mute(
+    alert_id: str, *, until: datetime.datetime, actor: str, note: str = "", group: bool = False
+) -> tuple[Alert, int]:
+    """Say nothing of it until then, also when it goes and comes back meanwhile; with `group` of all of its rule and cause.
+
+    How many are muted.
+    """
     row = alert_get(alert_id)
     note = reason_checked(note)
     now = clock.now()
@@ -82,10 +112,11 @@ def alert_mute(alert_id: str, *, until: datetime.datetime, actor: str, note: str
         raise Conflict(f"alert {row.pk} is over", hint="a rule that is not wanted: alert rule set RULE --disable")
     with transaction.atomic():
         # Told again when the time is over and it still stands.
-        Alert.objects.filter(pk=row.pk).update(muted_until=until, told_at=None, note=note or row.note)
-        _audit("alert.muted", row, actor, until=f"{until:%Y-%m-%dT%H:%M:%SZ}", note=note)
+        wanted = _group(row) if group else Alert.objects.filter(pk=row.pk)
+        count = wanted.update(muted_until=until, told_at=None, note=note or row.note)
+        _audit("alert.muted", row, actor, until=f"{until:%Y-%m-%dT%H:%M:%SZ}", note=note, count=count)
     row.refresh_from_db()
-    return row
+    return row, count
 
 
 def alert_unmute(alert_id: str, *, actor: str) -> Alert:

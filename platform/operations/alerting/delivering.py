@@ -87,8 +87,10 @@ def _begin(
 ) -> None:
     now = clock.now()
     busy = {each.delivery.channel_id for each in under_way.values()} | resting
-    free = Q(claimed_until=None) | Q(claimed_until__lte=now)
-    due = AlertDelivery.objects.filter(free, state=DeliveryState.QUEUED, due_at__lte=now, channel__isnull=False)
+    # What lies further ahead than we ever put anything was written by a clock that has been set back since.
+    free = Q(claimed_until=None) | Q(claimed_until__lte=now) | Q(claimed_until__gt=now + 2 * CLAIM)
+    ready = Q(due_at__lte=now) | Q(due_at__gt=now + datetime.timedelta(seconds=2 * BACKOFF_SECONDS_MAX))
+    due = AlertDelivery.objects.filter(free, ready, state=DeliveryState.QUEUED, channel__isnull=False)
     due = due.filter(pk=only) if only else due.filter(channel__enabled=True)
     first = due.exclude(channel__in=busy).values("channel").annotate(first=Min("pk")).values_list("first", flat=True)
     for pk in sorted(first)[: THREADS - len(under_way)]:

@@ -21,6 +21,11 @@ def alert_to(alert: Alert, to: AlertState, *, actor: str, reason: str = "", **fi
     transition(alert, to=to, allowed=_ALERT, actor=actor, reason=reason, **fields)
 
 
+def alerts_acknowledge(ids: Sequence[str], *, actor: str, reason: str, **fields: Any) -> list[str]:
+    """Acknowledge many alerts; the ids of those that were open."""
+    return transition_many(Alert, ids, to=_A.ACKNOWLEDGED, allowed=_ALERT, actor=actor, reason=reason, **fields)
+
+
 def alerts_resolve(ids: Sequence[str], *, actor: str, reason: str, **fields: Any) -> list[str]:
     """End many alerts; the ids of those that still lived."""
     return transition_many(Alert, ids, to=_A.RESOLVED, allowed=_ALERT, actor=actor, reason=reason, **fields)

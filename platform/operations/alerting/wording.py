@@ -98,7 +98,8 @@ def _alerts(message: AlertMessage) -> Words:
         footer.append(f"What to do: {steps[0]}")
     if message.kind != MessageKind.RESOLVED and found:
         footer.append(f"All of them: lastro alert list --rule {message.rule}")
-        footer.append(f"Somebody is at it: lastro alert ack {found[0].pk}")
+        group = " --group" if message.count > 1 else ""
+        footer.append(f"Somebody is at it: lastro alert ack {found[0].pk}{group}")
     return Words(
         kind=message.kind,
         severity=message.severity,

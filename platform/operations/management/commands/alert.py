@@ -9,6 +9,7 @@ from core.errors import Exit
 
 _ID = argument("alert", metavar="ALERT", help="id of the alert (alt_…)")
 _NOTE = argument("--reason", default="", help="why, for the record")
+_GROUP = argument("--group", action="store_true", help="with all others of its rule and cause")
 _TENANT = argument("--tenant", default="", metavar="SLUG")
 _LIST_MAX = 500
 
@@ -53,10 +54,15 @@ def show(call: Call) -> Mapping[str, Any]:
 
 def ack(call: Call) -> Answer:
     """Somebody is at it."""
-    from operations.alerting.alerts import alert_acknowledge, alert_output
+    from operations.alerting.alerts import alert_acknowledge, alert_output, group_acknowledge
 
-    row = alert_acknowledge(call.options.alert, actor=call.actor, note=call.options.reason)
-    return Answer(alert_output(row), [f"Alert {row.pk} is yours: it is neither repeated nor escalated."])
+    options = call.options
+    if options.group:
+        row, acknowledged = group_acknowledge(options.alert, actor=call.actor, note=options.reason)
+    else:
+        row, acknowledged = alert_acknowledge(options.alert, actor=call.actor, note=options.reason), 1
+    data = {**alert_output(row), "acknowledged": acknowledged}
+    return Answer(data, [f"{acknowledged} acknowledged: neither repeated nor escalated."])
 
 
 def mute(call: Call) -> Answer:
@@ -69,8 +75,8 @@ def mute(call: Call) -> Answer:
     if (options.until is None) == (options.hours is None):
         raise UsageError("until when?", hint="--until TIME or --hours N")
     until = options.until or clock.now() + datetime.timedelta(hours=options.hours)
-    row = alert_mute(options.alert, until=until, actor=call.actor, note=options.reason)
-    return Answer(alert_output(row), [f"Nothing is said of {row.pk} until {until:%Y-%m-%d %H:%M} UTC."])
+    row, muted = alert_mute(options.alert, until=until, actor=call.actor, note=options.reason, group=options.group)
+    return Answer({**alert_output(row), "muted": muted}, [f"{muted} muted until {until:%Y-%m-%d %H:%M} UTC."])
 
 
 def unmute(call: Call) -> Answer:
@@ -273,13 +279,14 @@ class Command(NounCommand):
             ),
         ),
         Verb("show", show, "one alert", (_ID,)),
-        Verb("ack", ack, "say that somebody is at it", (_ID, _NOTE)),
+        Verb("ack", ack, "say that somebody is at it", (_ID, _GROUP, _NOTE)),
         Verb(
             "mute",
             mute,
             "say nothing of it for a while, also when it comes back",
             (
                 _ID,
+                _GROUP,
                 argument("--until", type=moment, metavar="TIME"),
                 argument("--hours", type=count(8_760), metavar="N"),
                 _NOTE,
