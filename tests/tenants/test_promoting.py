@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import subprocess
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +30,7 @@ from tenants.services.copies import copy_add, copy_run_start, copy_verify_start
 from tenants.services.erasures import erasure_add
 from tenants.services.promoting import promote_start
 from tenants.services.stores import store_add, store_get
+from tenants.services.tenants import tenant_add
 from tests.tenants.conftest import ACTOR, House
 from tests.tenants.killing import killed
 
@@ -198,17 +200,18 @@ def _stopped(work: Callable[[], object], label: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("kind", "label"),
+    ("kind", "label", "lost"),
     [
-        ("backup", "backup.chunks_stored"),
-        ("backup", "backup.before_manifest"),
-        ("prune", "index.generation_claimed"),
-        ("prune", "prune.index_rewritten"),
-        ("copy", "copy.before_manifests"),
-        ("copy", "copy.indexed"),
+        ("backup", "backup.chunks_stored", False),
+        ("backup", "backup.before_manifest", False),
+        ("backup", "backup.before_manifest", True),
+        ("prune", "index.generation_claimed", False),
+        ("prune", "prune.index_rewritten", False),
+        ("prune", "prune.index_rewritten", True),
+        ("copy", "copy.before_manifests", False),
+        ("copy", "copy.indexed", True),
     ],
 )
-@pytest.mark.parametrize("lost", [False, True])
 def test_workers_of_before_do_nothing_late(moving: Moving, kind: str, label: str, lost: bool) -> None:
     """Goal: no worker of the former primary commits or sweeps, none of the copy promises, after the move; stop it (SIGSTOP),
     move the primary with the former one at hand or away, go on there, wake the worker up, and look at both stores."""
@@ -340,3 +343,25 @@ def test_lost_erasures_come_back_with_the_store_that_held_them(moving: Moving) -
     shutil.rmtree(moving.data / "store")
     moving.house.restore(backup, sources=("db",))
     assert "u7" not in names(), "and was brought to where it was missing"
+
+
+def test_a_primary_that_is_full_is_left(house: House, run: Run) -> None:
+    """Goal: the usual reason to move works although the old place takes no byte; fill a file system of its own."""
+    small = house.data / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", small], capture_output=True).returncode:
+        pytest.skip("only root may mount")
+    try:
+        store_add("small", kind="local", values={"path": str(small / "store")}, actor=ACTOR)
+        tenant = tenant_add("aurora", name="Aurora", actor=ACTOR, store_name="small")
+        files = house.files(tenant, a="one")
+        backup = house.backup(tenant)
+        (small / "ballast").write_bytes(b"x" * (shutil.disk_usage(small).free - 4096))
+        (house.folder(files) / "b").write_bytes(os.urandom(500_000))
+        assert house.backup(tenant, ok=False).state == "failed"
+        code, done = run("tenant", "set", "aurora", "--store", "default", "--end-old", "--here")
+        assert (code in (Exit.OK, Exit.WARNED), done["brought"]) == (True, 1), done
+        assert house.backup(tenant_get("aurora"), "incremental").state == "succeeded"
+        house.restore(backup)
+    finally:
+        subprocess.run(["umount", small], check=True)
