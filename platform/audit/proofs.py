@@ -26,7 +26,7 @@ FILL_TILES_MAX = 20_000
 class ProofImpossible(DamageError):
     """The hashes that are kept do not lead to the root: the log was altered."""
 
-    code = "audit.altered"
+    code = "audit.proof_impossible"
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,8 @@ SECTIONS = (
     "remote",
     "copies",
     "store",
+    "schedules",
+    "audit",
 )
 SCALE_VARIABLE = "LASTRO_BENCH_SCALE"
 
