@@ -7,9 +7,10 @@ from django.db.models import Q
 
 from audit.services import record
 from core import clock
+from core.errors import Unreconciled
 from core.rootkey import root_key
 from engine.erasures import ledger_restate
-from engine.errors import LastroError, StoreError
+from engine.errors import BackupMissing, DamageError, LastroError, ManifestDamaged, StoreError, WrongKey
 from engine.faults import kill_point
 from engine.keys import Keyring
 from engine.repository import Repository
@@ -37,19 +38,34 @@ _SETTLED = ("succeeded", "warned", "expired", "deleted")
 def numbers_settle(context: OperationContext, tenant: Tenant) -> None:
     """Take into the catalogue what killed sessions had committed: what is not known at a break is no backup after it.
 
-    Raises StoreError when a number is open and the primary cannot be asked.
+    Raises StoreError or DamageError when a number is open and the primary cannot be asked, Unreconciled when it holds a
+    number that was never given out here: whether that is ours, or a thief's, a person has to know.
     """
     if not tenant.repository_ready:
         return
     try:
         with wiring.repository_open(tenant) as repository:
             repository.guard.check()
+            _none_ahead(tenant, repository)
             numbers_close(context, tenant, repository)
-    except StoreError:
+    except (StoreError, DamageError):
         tenant.refresh_from_db()
         if _numbers_open(tenant):
             raise
     tenant.refresh_from_db()
+
+
+def _none_ahead(tenant: Tenant, repository: Repository) -> None:
+    number = tenant.number_reserved + 1
+    try:
+        repository.manifest(number)
+    except (BackupMissing, ManifestDamaged, WrongKey):
+        return  # Nothing, or nothing that opens: that is no backup before a break, and none after it.
+    raise Unreconciled(
+        f"the store of {tenant.slug} holds backup number {number}, which this catalogue never gave out; nothing was changed",
+        hint=f"was the catalogue restored? store reconcile {tenant.store.name} --tenant {tenant.slug}; if not, somebody made it with "
+        f"the keys that got out: take r/{tenant.repository_id}/manifests/{number:010d} away by hand; then again",
+    )
 
 
 def _numbers_open(tenant: Tenant) -> bool:

@@ -163,3 +163,12 @@ def test_a_thief_of_the_former_root_key_adds_no_keys_while_it_is_replaced(stolen
     stolen.reconcile()
     assert keyring_of(stolen.now) == keys and place.read_bytes() != mine
     (stolen.house.data / "away").rename(stolen.house.data / "second")
+
+
+def test_what_was_never_given_out_is_not_made_ours_by_a_break(stolen: Stolen) -> None:
+    """Goal: a backup forged before the rotation gets no blessing from it. Method: forge ahead, rotate, take it away, rotate; rubbish."""
+    stolen.forge(3)
+    assert stolen.rotate(ok=False)["code"] == "catalogue.unreconciled"
+    assert not Backup.objects.filter(pk="bkp_forged").exists()
+    stolen.path(3).write_bytes(b"rubbish keeps nobody from replacing keys")
+    assert stolen.rotate()["epoch"] == 2
