@@ -59,6 +59,7 @@ def _fill(count: int) -> None:
 
 def _measure(advance: Any) -> dict[str, Any]:
     from operations.models import ExpectedRun, Operation
+    from tenants.objective_selectors import objectives_breached
 
     found: dict[str, Any] = {}
 
@@ -68,27 +69,44 @@ def _measure(advance: Any) -> dict[str, Any]:
         began = time.perf_counter()
         ticked = scheduler_tick()
         found.setdefault(name, []).append(
-            {"s": time.perf_counter() - began, "planned": ticked.planned, "missed": ticked.missed, "released": ticked.released}
+            {
+                "s": time.perf_counter() - began,
+                "planned": ticked.planned,
+                "missed": ticked.missed,
+                "released": ticked.released,
+            }
         )
 
     tick("first")
     for _ in range(5):
         advance(datetime.timedelta(minutes=1))
         tick("nothing to do")
+    for hours in (3, 7):  # The databases' times before midnight are planned, and begin, as they come.
+        advance(SATURDAY + hours * HOUR - _now())
+        tick("one schedule planned for all")
     advance(SATURDAY + 11 * HOUR - _now())
-    tick("every tenant planned by three schedules at once")
-    advance(HOUR + datetime.timedelta(minutes=16))
-    tick("all are due, as many begin as may")
-    for _ in range(5):
+    for _ in range(4):
+        tick("three schedules to be planned for all")
         advance(datetime.timedelta(minutes=1))
-        tick("all are due, none may begin")
+    advance(HOUR + datetime.timedelta(minutes=16))
+    for _ in range(6):
+        tick("all due, the unserved of before given up")
+        advance(datetime.timedelta(minutes=1))
+    for _ in range(5):
+        tick("all due, none may begin")
+        advance(datetime.timedelta(minutes=1))
     ended = Operation.objects.filter(state="queued").update(state="succeeded", finished_at=_now())
     tick("as many end, as many begin")
     Operation.objects.filter(state="queued").update(state="succeeded", finished_at=_now())
     advance(3 * DAY)
-    tick("three days without a planner")
-    tick("the minute after")
-    return {"ticks": found, "ended": ended, "rows": ExpectedRun.objects.count()}
+    for _ in range(5):
+        tick("after three days without a planner")
+        advance(datetime.timedelta(minutes=1))
+    rows = ExpectedRun.objects.count()
+    began = time.perf_counter()
+    breached = len(objectives_breached(now=_now()))
+    took = time.perf_counter() - began
+    return {"ticks": found, "ended": ended, "rows": rows, "sources": breached, "breached_s": took}
 
 
 def _now() -> datetime.datetime:

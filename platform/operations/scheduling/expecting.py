@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from django.db import DatabaseError, transaction
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import Count, Max, Q, QuerySet
 
 from audit.services import record
 from core import clock
@@ -180,11 +180,7 @@ def _top_up(schedule: Schedule, work: Work, now: datetime.datetime) -> int:
 def runs_miss(*, now: datetime.datetime, ticked_at: datetime.datetime | None) -> int:
     """Give up every run whose schedule's next time has come for the same tenant, and what begins too late; how many."""
     waiting = ExpectedRun.objects.filter(state=RunState.EXPECTED, due_at__lte=now)
-    newer = waiting.filter(
-        schedule=OuterRef("schedule"), tenant=OuterRef("tenant"), planned_for__gt=OuterRef("planned_for")
-    )
-    told = ("pk", "schedule_id", "tenant", "due_at", "full", "schedule_name")
-    passed = list(waiting.filter(Exists(newer)).only(*told)[:MISSED_MAX])
+    passed = _passed(waiting)
     _pass_on_full(passed, now)
     unseen = [run for run in passed if ticked_at is not None and run.due_at > ticked_at]
     crowded = [run for run in passed if ticked_at is None or run.due_at <= ticked_at]
@@ -195,6 +191,24 @@ def runs_miss(*, now: datetime.datetime, ticked_at: datetime.datetime | None) ->
         late = waiting.filter(schedule=schedule, due_at__lt=limit)
         count += runs_missed(list(late[:MISSED_MAX]), LATE, "schedule.late", now=now)
     return count
+
+
+def _passed(waiting: "QuerySet[ExpectedRun]") -> list[ExpectedRun]:
+    """Runs that wait although the next time of the same schedule for the same tenant waits, too."""
+    several = (
+        waiting.order_by().values_list("schedule_id", "tenant").annotate(newest=Max("planned_for"), count=Count("pk"))
+    )
+    tenants: dict[tuple[str, datetime.datetime], list[str]] = defaultdict(list)
+    for schedule_id, tenant, newest, _ in several.filter(count__gt=1)[:MISSED_MAX]:
+        tenants[schedule_id, newest].append(tenant)
+    found: list[ExpectedRun] = []
+    for (schedule_id, newest), slugs in tenants.items():
+        for begin in range(0, len(slugs), MANY_MAX):
+            older = waiting.filter(
+                schedule=schedule_id, planned_for__lt=newest, tenant__in=slugs[begin : begin + MANY_MAX]
+            )
+            found += older.only("pk", "schedule_id", "tenant", "due_at", "full", "schedule_name")
+    return found[:MISSED_MAX]
 
 
 def _pass_on_full(passed: Sequence[ExpectedRun], now: datetime.datetime) -> None:

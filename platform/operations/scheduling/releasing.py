@@ -2,12 +2,12 @@
 
 import datetime
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from django.conf import settings
 from django.db import DatabaseError, transaction
-from django.db.models import Exists, OuterRef, QuerySet
 
 from audit.services import record
 from core import clock
@@ -50,19 +50,23 @@ class _Room:
     schedules: Counter[str]
     full: set[str]
     """Schedules that run as many as they may."""
+    running: Mapping[str, set[str]]
+    """Tenants that each schedule runs for."""
     put_off: set[str] = field(default_factory=set)
     """Runs whose work said that it is busy; asked again at the next tick."""
 
     @classmethod
     def now(cls) -> "_Room":
         quotas, schedules, full = Quotas.load(), Counter[str](), set[str]()
+        tenants: dict[str, set[str]] = defaultdict(set)
         running = ExpectedRun.objects.filter(state=RunState.RUNNING).order_by()
         for schedule, most, tenant, lane in running.values_list("schedule", "schedule__concurrency", "tenant", "lane"):
             quotas.count(tenant=tenant, lane=lane)
             schedules[schedule] += 1
+            tenants[schedule].add(tenant)
             if most and schedules[schedule] >= most:
                 full.add(schedule)
-        return cls(settings.LASTRO_SCHEDULE_RUNS_MAX - schedules.total(), quotas, schedules, full)
+        return cls(settings.LASTRO_SCHEDULE_RUNS_MAX - schedules.total(), quotas, schedules, full, tenants)
 
     def takes(self, run: ExpectedRun) -> bool:
         most = run.schedule.concurrency
@@ -104,18 +108,29 @@ def _batch(now: datetime.datetime, put_off: set[str]) -> int:
     return begun
 
 
-def _candidates(now: datetime.datetime, room: _Room) -> "QuerySet[ExpectedRun]":
-    """Who waits, in order; without those that a limit stops already, so that they hide nobody behind them."""
-    same = ExpectedRun.objects.filter(schedule=OuterRef("schedule"), tenant=OuterRef("tenant"))
-    newer = same.filter(state=RunState.EXPECTED, due_at__lte=now, planned_for__gt=OuterRef("planned_for"))
-    rows = ExpectedRun.objects.filter(state=RunState.EXPECTED, due_at__lte=now)
-    # One whose next time has come is the next tick's to give up, one that still runs is not doubled.
-    rows = rows.filter(~Exists(same.filter(state=RunState.RUNNING)), ~Exists(newer))
-    rows = rows.exclude(schedule__in=room.full) if room.full else rows
+def _candidates(now: datetime.datetime, room: _Room) -> list[ExpectedRun]:
+    """Who waits, in order; without those that a limit stops already, so that they hide nobody behind them.
+
+    Of several times that wait for one tenant the newest; the others are given up when it begins.
+    """
+    waiting = ExpectedRun.objects.filter(state=RunState.EXPECTED, due_at__lte=now)
+    rows = waiting.exclude(schedule__in=room.full) if room.full else waiting
+    # Plain lists instead of subqueries: a database that does not know yet how its tables have grown plans these well, too.
+    for schedule_id, tenants in room.running.items():
+        rows = rows.exclude(schedule=schedule_id, tenant__in=tenants)
     rows = rows.exclude(lane__in=lanes) if (lanes := room.quotas.full_lanes()) else rows
-    rows = rows.exclude(tenant__in=tenants) if (tenants := room.quotas.full_tenants()) else rows
+    rows = rows.exclude(tenant__in=tenants) if (tenants := set(room.quotas.full_tenants())) else rows
     rows = rows.exclude(pk__in=room.put_off) if room.put_off else rows
-    return rows.select_related("schedule").order_by("priority", "rank_at", "due_at", "pk")[:LOOKED_AT_MAX]
+    found = rows.select_related("schedule").order_by("priority", "rank_at", "due_at", "pk")[:LOOKED_AT_MAX]
+    first: dict[tuple[str, str], ExpectedRun] = {}
+    for run in found:
+        first.setdefault((run.schedule_id, run.tenant), run)
+    same = waiting.filter(tenant__in={tenant for _, tenant in first}, schedule__in={schedule for schedule, _ in first})
+    for run in same.select_related("schedule"):
+        known = first.get((run.schedule_id, run.tenant))
+        if known is not None and run.planned_for > known.planned_for:
+            first[run.schedule_id, run.tenant] = run
+    return list(first.values())
 
 
 def _begin(run: ExpectedRun, now: datetime.datetime, room: _Room) -> bool:
