@@ -26,6 +26,9 @@ CACHE_BYTES_MAX = {Kind.DATA_PACK: 16 << 20, Kind.META_PACK: 8 << 20}
 """Decoded frames, of content and of metadata by themselves: the one must not crowd out the other."""
 ALONE_BYTES = 128 << 10
 """A chunk of this size that has a frame of its own is hardly ever wanted twice, and would crowd out bundles that are."""
+META_WINDOW_BYTES, META_GAP_BYTES = 1 << 20, 256 << 10
+"""Who reads on in a pack of metadata mostly goes on: leaves lie in the order of the tree."""
+META_WINDOWS_MAX = 4
 _ENVELOPES_MAX = 256
 _PACKS_MAX = 16
 _FRAME = slice(32, 44)
@@ -84,6 +87,7 @@ class ChunkReader:
         self.whole_packs: Callable[[str], bool] = _none
         """Which packs of metadata are small enough to be read whole at once; asked by name."""
         self._packs: OrderedDict[str, bytes] = OrderedDict()
+        self._windows: OrderedDict[str, tuple[int, memoryview]] = OrderedDict()
         self._noted: tuple[Segment, bytes, Place] | None = None
 
     def ahead(
@@ -236,7 +240,7 @@ class ChunkReader:
             return read_frame(self._envelope(place, name), place.frame_offset, self._fetched(place, name), name)
         return read_frame(self._envelope(place, name), place.frame_offset, sealed, name)
 
-    def _fetched(self, place: Place, name: str) -> bytes:
+    def _fetched(self, place: Place, name: str) -> Buffer:
         # The header tells the folder, so that a store is not asked twice; it proves nothing yet, hence the other.
         folders = ("meta", "data") if place.header[KIND_AT] == Kind.META_PACK else ("data", "meta")
         for folder in folders:
@@ -251,10 +255,12 @@ class ChunkReader:
             raise ObjectDamaged(f"{name}: truncated", hint="another copy may still hold it")
         return sealed
 
-    def _sealed(self, key: str, place: Place) -> bytes:
-        """The stored bytes of a frame; of a small pack of metadata all frames come along."""
-        if place.header[KIND_AT] != Kind.META_PACK or not self.whole_packs(place.pack):
+    def _sealed(self, key: str, place: Place) -> Buffer:
+        """The stored bytes of a frame; of a small pack of metadata all frames come along, of any the next ones where that pays."""
+        if place.header[KIND_AT] != Kind.META_PACK:
             return self._store.get(key, place.frame_offset, place.frame_length)
+        if not self.whole_packs(place.pack):
+            return self._read_on(key, place)
         with self._lock:
             pack = self._packs.get(place.pack)
         if pack is None:
@@ -264,6 +270,22 @@ class ChunkReader:
                 while len(self._packs) > _PACKS_MAX:
                     self._packs.popitem(last=False)
         return pack[place.frame_offset : place.frame_offset + place.frame_length]
+
+    def _read_on(self, key: str, place: Place) -> Buffer:
+        """A frame of metadata; with those behind it when it follows one that was read, and a request is dear."""
+        begin, length = place.frame_offset, place.frame_length
+        with self._lock:
+            at, window = self._windows.get(place.pack, (begin, memoryview(b"")))
+        if at <= begin and begin + length <= at + len(window):
+            return window[begin - at : begin - at + length]
+        follows = at < begin <= at + len(window) + META_GAP_BYTES and is_dear(self._store)
+        data = memoryview(self._store.get(key, begin, max(length, META_WINDOW_BYTES) if follows else length))
+        with self._lock:
+            self._windows[place.pack] = begin, data
+            self._windows.move_to_end(place.pack)
+            while len(self._windows) > META_WINDOWS_MAX:
+                self._windows.popitem(last=False)
+        return data[:length]
 
     def _envelope(self, place: Place, name: str) -> Envelope:
         with self._lock:

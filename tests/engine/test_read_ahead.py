@@ -179,3 +179,20 @@ def test_one_thread_reads_for_all(tmp_path: Path, stored: Stored) -> None:
         thread.join()
     assert set(found) == {(stored.tree / "d1" / "small1").read_bytes()} and len(found) == 8
     assert far.reads["data"] == before + 1
+
+
+def test_metadata_is_read_on(tmp_path: Path, stored: Stored) -> None:
+    """Goal: leaf after leaf without reading ahead takes a few requests a pack; a look at one path brings no more than it needs."""
+    far, distant = stored.far()
+    view = TreeView(distant.sealed.reader(), stored.node)
+    chunks = [ref.chunk for ref in view.refs()]
+    for chunk in chunks:
+        view.reader.get(chunk)
+    frames = {view.reader.locate(chunk).frame_offset for chunk in chunks}
+    assert far.reads["meta"] <= 3 + len(frames) // 2
+    near = TreeView(stored.repository.sealed.reader(), stored.node)
+    assert [near.reader.get(chunk) for chunk in chunks] == [view.reader.get(chunk) for chunk in chunks]
+    looked, distant = stored.far()
+    view = TreeView(distant.sealed.reader(), stored.node)
+    assert view.find(b"d1/small1") is not None
+    assert looked.reads["meta"] <= 3 and looked.read_bytes["meta"] <= far.read_bytes["meta"]
