@@ -13,10 +13,12 @@ from tenants.catalogue.evidence import KitKnown, contradictions, none_contradict
 from tenants.catalogue.places import catalogue_repository, kept_list
 from tenants.models import Tenant
 from tenants.owning import catalogue_keyring, installation_get
+from tenants.services.adopting_places import keyrings_put_back, keyrings_take
 from tenants.services.catalogue_backups import catalogue_backup_start
 from tenants.services.key_rotation import root_rotate_start, tenant_rotate_start
 from tenants.services.kits import kit_knows, kit_make, kit_printed
 from tenants.services.stores import store_add, store_get
+from tenants.tenant_sealing import keyring_of
 from tests.tenants.conftest import ACTOR, House
 
 PASSPHRASE = "five words that nobody guesses"
@@ -158,3 +160,27 @@ def test_keys_of_another_owner_are_not_overwritten(kept: Kept) -> None:
     kept.keep()
     assert catalogue_keyring(installation_get()) == newer
     assert '"2"' in (kept.house.data / "second" / "r" / kept.repository_id / "keyring").read_text()
+
+
+def test_a_former_keyring_that_was_put_back_is_passed_over_or_named(kept: Kept) -> None:
+    """Goal: a replayed keyring gains nothing. Method: rotate, put the former keyring back into one store, then into both; adopt."""
+    (store, second) = (
+        kept.house.data / name / "r" / kept.tenant.repository_id / "keyring" for name in ("store", "second")
+    )
+    former = store.read_bytes()
+    kept.house.run(tenant_rotate_start(kept.tenant, compromised=True, actor=ACTOR, here=True))
+    tenant = Tenant.objects.get(pk=kept.tenant.pk)
+    newer = keyring_of(tenant)
+
+    def taken() -> list[str]:
+        Tenant.objects.filter(pk=tenant.pk).update(keyring=b"")  # As an adoption finds it.
+        with wiring.store_open(store_get("default")) as place:
+            assert keyrings_take(store_get("default"), place, notes.append) == []
+        return keyrings_put_back(notes.append)
+
+    notes: list[str] = []
+    store.write_bytes(former)
+    assert (taken(), keyring_of(Tenant.objects.get(pk=tenant.pk))) == ([], newer)
+    second.write_bytes(former)
+    assert taken() == ["aurora"]
+    assert "every store holds a former keyring" in notes[-1]
