@@ -146,7 +146,7 @@ def _oldest_first() -> "Iterator[Checkpoint]":
     return Checkpoint.objects.order_by("size").iterator(chunk_size=1_000)
 
 
-def proof(call: Call) -> Mapping[str, Any]:
+def proof(call: Call) -> Answer:
     from audit.checkpoints import checkpoint_get
     from audit.proofs import consistency_prove, inclusion_prove
     from audit.services import head_get
@@ -166,7 +166,9 @@ def proof(call: Call) -> Mapping[str, Any]:
         said = inclusion_prove(entry, size=size).output()
     else:
         said = consistency_prove(getattr(options, "from"), size).output()
-    return {**said, "checkpoint": checkpoint_get(size).note}
+    note = checkpoint_get(size).note
+    text = [f"{name}: {value}" for name, value in said.items()]
+    return Answer({**said, "checkpoint": note}, [*text, "checkpoint:", *note.rstrip("\n").split("\n")])
 
 
 # ---------------------------------------------------------------- truncation
