@@ -122,6 +122,8 @@ class _Side:
             self._lane.flush()
             self._session.finish()
             kill_point("repair.chunks_stored")
+            index, before = self._domain.index, {segment.name for segment in self._segments}
+            index.put_first({segment.name for segment in index.segments} - before)
 
     def abort(self) -> None:
         """Drop what is not stored."""

@@ -20,6 +20,7 @@ from engine.errors import (
 from engine.faults import kill_point
 from engine.index import ENTRIES_MAX, Place, Segment, cached_segment, encode_segment, merge_segments
 from engine.keys import Keyring
+from engine.pack import ID_BYTES
 from engine.ports import Store
 from engine.sealed import Kind, open_object, seal_object
 
@@ -290,6 +291,22 @@ class IndexSet:
             chosen.append(segment)
             total += segment.count
         return self._replace(chosen, merge_segments(chosen, generation=self.generation))
+
+    def put_first(self, names: Container[str]) -> int:
+        """Have the places in the segments of these names be those that count, also after later merges; bytes stored anew.
+
+        For chunks that were stored anew because their old place is lost.
+        """
+        first = [s for s in self.segments if s.name in names]
+
+        def known(segment: Segment) -> bool:
+            return any(segment.ordinal(entry[:ID_BYTES]) >= 0 for each in first for entry in each.entries())
+
+        others = [s for s in self.segments if s.name not in names and known(s)]
+        if not others:
+            return 0
+        merged = [*first, *others]
+        return self._replace(merged, merge_segments(merged, generation=self.generation))
 
     def rewrite(self, *, drop: Container[str], generation: int, claimed: int) -> int:
         """Leave out the entries of these packs and raise the generation to the claimed one; prune does it before deleting.

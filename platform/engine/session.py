@@ -380,7 +380,10 @@ class Session:
         self._raise_error()
         self._write_index()
         self.check_generation()
-        self._bytes += self._index.compact()
+        if not self._rewriting:
+            # What is stored anew stands in the index twice, and of two places a merge keeps either: it might be the
+            # one in a pack that is about to be dropped. Who rewrites decides which of them stays.
+            self._bytes += self._index.compact()
         self._raise_error()
 
     def check_generation(self) -> None:
