@@ -20,7 +20,7 @@ _LOCAL_HOSTS = {"localhost", "127.0.0.1", "[::1]"}
 
 def run() -> list[CheckMessage]:
     """Everything that is wrong or unwise in any installation."""
-    return [*_data_folder(), *_keys(), *_hook_commands(), *_outgoing()]
+    return [*_data_folder(), *_keys(), *_hook_commands(), *_outgoing(), *_audit()]
 
 
 def run_deployment() -> list[CheckMessage]:
@@ -39,6 +39,22 @@ def _data_folder() -> list[CheckMessage]:
             )
         ]
     return []
+
+
+def _audit() -> list[CheckMessage]:
+    from audit.syslog import receiver_read
+
+    found: list[CheckMessage] = []
+    try:
+        if settings.LASTRO_AUDIT_SYSLOG:
+            receiver_read(settings.LASTRO_AUDIT_SYSLOG)
+    except LastroError as error:
+        found.append(Error(error.message, hint=error.hint, id="lastro.E010"))
+    for name in settings.LASTRO_AUDIT_WITNESS:
+        if not name.startswith(("store:", "https://", "http://")):
+            said = f"LASTRO_AUDIT_WITNESS: {name[:80]!r} is no witness: nobody receives the checkpoints"
+            found.append(Error(said, hint="store:NAME or https://…", id="lastro.E011"))
+    return found
 
 
 def _hook_commands() -> list[CheckMessage]:
