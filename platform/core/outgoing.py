@@ -13,6 +13,7 @@ import enum
 import http.client
 import ipaddress
 import queue
+import re
 import socket
 import ssl
 import threading
@@ -63,7 +64,7 @@ class Reach(enum.Enum):
 
 def url_checked(text: str, *, reach: Reach) -> SplitResult:
     """Take an address apart. Raises UsageError for what is none, and for an address literal that is refused."""
-    shown = f"{text[:80]!r}"
+    shown = _shown(text)
     if len(text) > URL_CHARS_MAX or not text.isprintable() or not text.isascii() or " " in text:
         raise UsageError("the address is too long or holds characters that no address may have")
     try:
@@ -81,6 +82,12 @@ def url_checked(text: str, *, reach: Reach) -> SplitResult:
         if why := refusal(literal, reach=reach):
             raise UsageError(f"{url.hostname} {why}", hint=_hint(reach))
     return url
+
+
+def _shown(text: str) -> str:
+    """Scheme and host alone: what comes behind them is a secret in many an address."""
+    head = re.match(r"[A-Za-z][A-Za-z0-9+.-]*:(?://)?[^/?#@\s]*(?=[/?#\s]|$)", text[:100])
+    return repr(head[0][:80] if head else text.partition("/")[0].rpartition("@")[2][:40])
 
 
 def refusal(address: Address, *, reach: Reach) -> str:

@@ -79,6 +79,25 @@ def test_literals_are_refused_before_anything_is_saved(settings: Any) -> None:
             url_checked(url, reach=Reach.INTERNET)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "htp://hooks.example/TOKENS/x",
+        "file:///TOKENS",
+        "https://me:TOKENS@x/",
+        "TOKENS@x/y",
+        "x/TOKENS",
+        "ftp:x?TOKENS",
+    ],
+)
+def test_a_refusal_repeats_no_secret(url: str, settings: Any) -> None:
+    """Goal: tokens stand in addresses, and refusals in logs; refuse addresses with one in every place."""
+    settings.LASTRO_OUTGOING_ALLOW = ()
+    with pytest.raises(UsageError) as refused:
+        url_checked(url, reach=Reach.INTERNET)
+    assert "TOKENS" not in str(refused.value)
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]"])
 def test_whatever_leads_to_this_host_is_refused(settings: Any, host: str) -> None:
     """Goal: spellings do not help; call a receiver here by many names without an allow-list."""
