@@ -248,7 +248,9 @@ class _Run:
                 read_back=self._wish.read_back,
                 workers=self._wish.workers,
             )
-            self._sides[encrypted] = _Side(Needs(self._source.domain(encrypted=encrypted), held), held, copier)
+            needs = Needs(self._source.domain(encrypted=encrypted), held)
+            needs.found = copier.begin  # The stores work while the backups are looked through.
+            self._sides[encrypted] = _Side(needs, held, copier)
         return self._sides[encrypted]
 
     # ------------------------------------------------------------ one batch
@@ -279,12 +281,17 @@ class _Run:
     def _walk(self, numbers: Iterator[int], todo: list[int] | None) -> _Batch:
         """Look through backups until enough packs are needed; with `todo` what was not looked at stays in it."""
         batch = _Batch()
-        for number in numbers:
-            self._progress.check()
-            self._look_through(number, batch)
-            needed = sum(len(side.needs.packs) for side in self._sides.values())
-            if todo is not None and (needed >= BATCH_PACKS or len(batch.names) >= BATCH_BACKUPS):
-                break
+        try:
+            for number in numbers:
+                self._progress.check()
+                self._look_through(number, batch)
+                needed = sum(len(side.needs.packs) for side in self._sides.values())
+                if todo is not None and (needed >= BATCH_PACKS or len(batch.names) >= BATCH_BACKUPS):
+                    break
+        except BaseException:
+            for side in self._sides.values():
+                side.copier.abandon()
+            raise
         return batch
 
     def _look_through(self, number: int, batch: _Batch) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
@@ -93,6 +93,8 @@ class Needs:
         self.packs: dict[str, str] = {}
         """Name -> folder, in the order in which the backups need them."""
         self.reader = domain.reader()
+        self.found: Callable[[str, str], None] = lambda name, folder: None
+        """Told of each pack (name, folder) when it is first needed."""
 
     def visit(self, chunk_id: bytes, is_meta: bool) -> bool:
         """Note one chunk; True when what it names has to be walked. Raises ChunkMissing."""
@@ -110,7 +112,9 @@ class Needs:
         bits[ordinal] = 1
         if not self.held.has(chunk_id):
             place = segment.place(ordinal)
-            self.packs[place.pack] = folder_of(place)
+            if place.pack not in self.packs:
+                self.packs[place.pack] = folder_of(place)
+                self.found(place.pack, self.packs[place.pack])
         return is_meta
 
     def restart(self) -> None:
@@ -162,6 +166,29 @@ class PackCopier:
         self._pending: list[tuple[str, bytes, bytes]] = []
         self._pending_entries = 0
         self._stop = threading.Event()
+        self._pool: ThreadPoolExecutor | None = None
+        self._begun: dict[str, Future[_Arrived]] = {}
+
+    def begin(self, name: str, folder: str) -> None:
+        """Begin to move a pack while others are still looked for; `copy` takes it from there, or `abandon` ends it."""
+        if name not in self._begun:
+            self._begun[name] = self._threads().submit(self._transfer, name, folder)
+
+    def abandon(self) -> None:
+        """Begin no more packs and wait for those under way. What has arrived is no part of the copy: no index names it."""
+        self._stop.set()
+        pool, self._pool, self._begun = self._pool, None, {}
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
+
+    def _threads(self) -> ThreadPoolExecutor:
+        if self._pool is None:
+            self._stop.clear()
+            self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="copy")
+        return self._pool
+
+    def _submit(self, item: tuple[str, str]) -> "Future[_Arrived]":
+        return self._begun.pop(item[0], None) or self._threads().submit(self._transfer, *item)
 
     def check_generation(self) -> None:
         """Raise SessionFenced when packs were dropped from the copy since this run began."""
@@ -173,15 +200,14 @@ class PackCopier:
         A pack that is gone from the source, or damaged there, is named in the result and stops nothing.
         """
         result = Copied()
-        self._stop.clear()
-        with ThreadPoolExecutor(self._workers, thread_name_prefix="copy") as pool:
-            try:
-                for name, future in _as_completed(pool, self._transfer, packs.items(), self._workers, progress):
-                    self._take(name, future, result, progress)
-            except BaseException:
-                self._stop.set()
-                self._index_quietly()
-                raise
+        try:
+            for name, future in _as_completed(self._submit, packs.items(), self._workers, progress):
+                self._take(name, future, result, progress)
+        except BaseException:
+            self.abandon()
+            self._index_quietly()
+            raise
+        self.abandon()
         self._write_index()
         return result
 
@@ -270,20 +296,18 @@ class PackCopier:
 
 
 def _as_completed(
-    pool: ThreadPoolExecutor,
-    work: object,
+    submit: Callable[[tuple[str, str]], "Future[_Arrived]"],
     items: Iterable[tuple[str, str]],
     workers: int,
     progress: Progress,
 ) -> Iterator[tuple[str, Future[_Arrived]]]:
-    """Keep twice as many under way as there are workers, and give each as it is done; stopped between any two."""
-    assert callable(work)
+    """Keep a few more under way than there are workers, and give each as it is done; stopped between any two."""
     source = iter(items)
     running: dict[Future[_Arrived], str] = {}
     try:
         while True:
-            for name, folder in islice(source, workers + 2 - len(running)):
-                running[pool.submit(work, name, folder)] = name
+            for item in islice(source, workers + 2 - len(running)):
+                running[submit(item)] = item[0]
             if not running:
                 return
             done, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
