@@ -110,7 +110,7 @@ def refuse(found: list[str], *, what: str) -> None:
     raise Contradicted(
         f"{what} is contradicted by what lies in the stores: {'; '.join(found[:NAMED_MAX])}{more}. Nothing was changed. Newer ones "
         "may have been deleted, and this one may be forged by somebody with former keys",
-        hint=f"adopt from another store, if there is one; if you know why: {ACCEPT}, which takes accounts, holds, retention and "
+        hint=f"adopt from another store, if there is one; if you know why: {ACCEPT} --confirm NAME, which takes accounts, holds, retention and "
         "settings as that backup has them, whoever wrote it",
         found=found,
     )

@@ -146,7 +146,11 @@ def _rotate_root_text(data: Mapping[str, Any]) -> list[str]:
     wrapped = ", ".join(f"{count} {label}" for label, count in data["rewrapped"].items() if count) or "nothing"
     lines = [f"Root key {data['new_key_id']} is in the place of {data['old_key_id']}; wrapped anew: {wrapped}."]
     if data["finished"]:
-        return [*lines, "The old key opens nothing any more. Next: kit export, the kits made before are outdated."]
+        return [
+            *lines,
+            "The old key opens nothing any more. Next: kit export, the kits made before are outdated;",
+            "and catalogue backup --here, as the backups before are under the former keys (a worker does it by itself).",
+        ]
     lines += [f"waiting: {each}" for each in data["waiting"]]
     return [*lines, f"The old key {data['old_key_id']} is still needed. Next: key rotate-root, when that is mended."]
 
