@@ -41,9 +41,7 @@ class Entry(Record):
             models.Index(fields=["tenant", "-sequence"], name="audit_entry_tenant"),
             models.Index(fields=["type", "-sequence"], name="audit_entry_type"),
             models.Index(fields=["user_id", "-sequence"], name="audit_entry_user"),
-            models.Index(
-                fields=["level", "-sequence"], name="audit_entry_level", condition=~models.Q(level=Level.INFO)
-            ),
+            models.Index(fields=["level", "-sequence"], name="audit_entry_level"),
             models.Index(fields=["timestamp", "sequence"], name="audit_entry_time"),
         ]
 

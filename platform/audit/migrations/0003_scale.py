@@ -21,12 +21,7 @@ class Migration(migrations.Migration):
         migrations.RunPython(drop, install),
         migrations.AddField("entry", "origin", models.JSONField(default=dict)),
         migrations.AddIndex("entry", models.Index(fields=["user_id", "-sequence"], name="audit_entry_user")),
-        migrations.AddIndex(
-            "entry",
-            models.Index(
-                fields=["level", "-sequence"], name="audit_entry_level", condition=~models.Q(level="info")
-            ),
-        ),
+        migrations.AddIndex("entry", models.Index(fields=["level", "-sequence"], name="audit_entry_level")),
         migrations.AddIndex("entry", models.Index(fields=["timestamp", "sequence"], name="audit_entry_time")),
         migrations.AddField("head", "log_id", models.CharField(blank=True, default="", max_length=32), preserve_default=False),
         migrations.AddField("head", "lineage", models.JSONField(default=list)),
