@@ -41,6 +41,9 @@ def _figures(section: Section, name: str, found: list[dict[str, Any]]) -> None:
         rows = max(tick["planned"] + tick["missed"] + tick["released"] for tick in ticks)
         what = f"{name}: {situation}" + (f" ({rows:,} rows)" if rows else "")
         section.add(Figure(what, values, target=TICK_SECONDS_MAX))
+        if name == "SQLite":  # The database runs within the process.
+            used = [tick["cpu_s"] for one in found for tick in one["ticks"][situation]]
+            section.add(Figure(f"{what}, CPU of the worst", [max(used)], target=TICK_SECONDS_MAX))
     section.add(
         Figure(
             f"{name}: what is breached now, of {found[0]['sources']:,} sources", [one["breached_s"] for one in found]

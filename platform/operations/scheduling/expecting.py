@@ -180,11 +180,11 @@ def _top_up(schedule: Schedule, work: Work, now: datetime.datetime) -> int:
 def runs_miss(*, now: datetime.datetime, ticked_at: datetime.datetime | None) -> int:
     """Give up every run whose schedule's next time has come for the same tenant, and what begins too late; how many."""
     waiting = ExpectedRun.objects.filter(state=RunState.EXPECTED, due_at__lte=now)
-    passed = _passed(waiting)
+    passed, made_up = _passed(waiting)
     _pass_on_full(passed, now)
-    unseen = [run for run in passed if ticked_at is not None and run.due_at > ticked_at]
-    crowded = [run for run in passed if ticked_at is None or run.due_at <= ticked_at]
-    count = runs_missed(unseen, OUTAGE, "schedule.outage", now=now)
+    unseen = {run.pk for run in passed if run.pk in made_up or (ticked_at is not None and run.due_at > ticked_at)}
+    outage, crowded = ([run for run in passed if (run.pk in unseen) is wanted] for wanted in (True, False))
+    count = runs_missed(outage, OUTAGE, "schedule.outage", now=now)
     count += runs_missed(crowded, SUPERSEDED, "schedule.superseded", now=now)
     for schedule in Schedule.objects.filter(catch_up=CatchUp.SKIP, removed_at=None):
         limit = now - datetime.timedelta(seconds=schedule.late_seconds)
@@ -193,8 +193,9 @@ def runs_miss(*, now: datetime.datetime, ticked_at: datetime.datetime | None) ->
     return count
 
 
-def _passed(waiting: "QuerySet[ExpectedRun]") -> list[ExpectedRun]:
-    """Runs that wait although the next time of the same schedule for the same tenant waits, too."""
+def _passed(waiting: "QuerySet[ExpectedRun]") -> tuple[list[ExpectedRun], set[str]]:
+    """Runs that wait although the next time of the same schedule for the same tenant waits, too; and which of them make
+    way for one that makes up for an outage."""
     several = (
         waiting.order_by().values_list("schedule_id", "tenant").annotate(newest=Max("planned_for"), count=Count("pk"))
     )
@@ -202,13 +203,16 @@ def _passed(waiting: "QuerySet[ExpectedRun]") -> list[ExpectedRun]:
     for schedule_id, tenant, newest, _ in several.filter(count__gt=1)[:MISSED_MAX]:
         tenants[schedule_id, newest].append(tenant)
     found: list[ExpectedRun] = []
+    made_up: set[str] = set()
     for (schedule_id, newest), slugs in tenants.items():
+        same = waiting.filter(schedule=schedule_id)
+        catches_up = same.filter(planned_for=newest, catch_up=True).exists()
         for begin in range(0, len(slugs), MANY_MAX):
-            older = waiting.filter(
-                schedule=schedule_id, planned_for__lt=newest, tenant__in=slugs[begin : begin + MANY_MAX]
-            )
-            found += older.only("pk", "schedule_id", "tenant", "due_at", "full", "schedule_name")
-    return found[:MISSED_MAX]
+            older = same.filter(planned_for__lt=newest, tenant__in=slugs[begin : begin + MANY_MAX])
+            some = list(older.only("pk", "schedule_id", "tenant", "due_at", "full", "schedule_name"))
+            found += some
+            made_up |= {run.pk for run in some} if catches_up else set()
+    return found[:MISSED_MAX], made_up
 
 
 def _pass_on_full(passed: Sequence[ExpectedRun], now: datetime.datetime) -> None:
@@ -229,7 +233,8 @@ def older_missed(run: ExpectedRun, *, now: datetime.datetime) -> None:
     run.full = run.full or any(each.full for each in older)
     if older:
         ExpectedRun.objects.filter(pk=run.pk).update(full=run.full)
-        runs_missed(older, SUPERSEDED, "schedule.superseded", now=now)
+        why, code = (OUTAGE, "schedule.outage") if run.catch_up else (SUPERSEDED, "schedule.superseded")
+        runs_missed(older, why, code, now=now)
 
 
 def runs_missed(runs: Sequence[ExpectedRun], why: str, code: str, *, now: datetime.datetime, actor: str = ACTOR) -> int:
