@@ -50,7 +50,7 @@ class Looked:
 @dataclass(slots=True)
 class _Changes:
     new: list[Finding] = field(default_factory=list)
-    again: list[tuple[str, Finding]] = field(default_factory=list)
+    again: list[tuple[Mapping[str, Any], Finding]] = field(default_factory=list)
     back: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
     over: list[str] = field(default_factory=list)
@@ -173,7 +173,7 @@ def _compared(
             changes.back.append(row["pk"])
         was = (row["occurrence"], row["severity"], row["message"], row["hint"])
         if was != (finding.occurrence, finding.severity, finding.message, finding.hint):
-            changes.again.append((row["pk"], finding))
+            changes.again.append((row, finding))
     for fingerprint, row in live.items():
         if fingerprint in found:
             continue
@@ -194,21 +194,32 @@ def _seen(rule: Rule, changes: _Changes, now: datetime.datetime) -> None:
     for ids in _batches(changes.back):
         living.filter(pk__in=ids).update(absent_since=None, last_seen_at=now)
     for pairs in _batches(changes.again):
-        rows = living.in_bulk([pk for pk, _ in pairs])
-        for pk, finding in pairs:
-            if pk in rows:
-                _again(rows[pk], finding, now)
-        fields = ["occurrence", "occurrences", "severity", "message", "hint", "cause", "told_at", "last_seen_at"]
-        Alert.objects.bulk_update(rows.values(), fields, batch_size=BATCH_ROWS)
+        _again(pairs)
 
 
-def _again(row: Alert, finding: Finding, now: datetime.datetime) -> None:
-    if finding.occurrence != row.occurrence:
-        row.occurrences += 1
-    if _rank(finding.severity) > _rank(row.severity):
-        row.told_at = None  # It got worse: that is said at once.
-    row.occurrence, row.severity, row.cause = finding.occurrence, finding.severity, finding.cause
-    row.message, row.hint, row.last_seen_at = finding.message, finding.hint, now
+def _again(pairs: list[tuple[Mapping[str, Any], Finding]]) -> None:
+    """Put new words and occurrences into rows. By `executemany`: a bulk_update of 10,000 took twenty times as long."""
+    columns = ", ".join(f"{connection.ops.quote_name(name)} = %s" for name in _TOLD_COLUMNS)
+    table, count = (connection.ops.quote_name(name) for name in (Alert._meta.db_table, "occurrences"))
+    statement = f"UPDATE {table} SET {columns}, {count} = {count} + %s WHERE id = %s"  # noqa: S608 - names of ours
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            statement,
+            [
+                (
+                    *(getattr(finding, name) for name in _TOLD_COLUMNS),
+                    int(finding.occurrence != row["occurrence"]),
+                    row["pk"],
+                )
+                for row, finding in pairs
+            ],
+        )
+    worse = [row["pk"] for row, finding in pairs if _rank(finding.severity) > _rank(row["severity"])]
+    if worse:
+        Alert.objects.filter(pk__in=worse).update(told_at=None)  # It got worse: that is said at once.
+
+
+_TOLD_COLUMNS = ("occurrence", "severity", "message", "hint", "cause")
 
 
 def _opened(rule: Rule, findings: list[Finding], now: datetime.datetime) -> int:
