@@ -252,6 +252,19 @@ def test_what_stays_open_is_said_again_after_a_day(house: House, run: Run, targe
     assert [each["type"] for each in _heard(target)] == ["alert.opened", "alert.reminder"]
 
 
+def test_what_gets_worse_is_said_at_once(house: House, run: Run, target: Receiver) -> None:
+    """Goal: the window holds back more of the same, not worse; a warning that becomes critical a minute later."""
+    (source,) = _tenants(house, 1)
+    _channel(target)
+    run("rule", "set", "backup_age", "--severity", "warning")
+    Source.objects.filter(pk=source.pk).update(last_good_at=clock.now() - 30 * HOUR)
+    run("run")
+    run("rule", "set", "backup_age", "--severity", "critical")
+    run("run")
+    run("run")
+    assert [each["data"]["severity"] for each in _heard(target)] == ["warning", "critical"]
+
+
 def test_channels_hear_what_they_asked_for(house: House, run: Run) -> None:
     """Goal: a tenant's own channel hears of that tenant, a strict one of critical alerts only; three channels, two tenants."""
     sources = _tenants(house, 2)
