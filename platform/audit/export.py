@@ -4,11 +4,14 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from audit.canonical import entry_fields
 from audit.models import Entry
+from audit.reading import stored_entries
+from audit.selectors import Filter, entries
+from audit.services import head_get
 
 FORMATS = ("json", "ndjson", "csv")
 CSV_COLUMNS = (
@@ -26,30 +29,44 @@ def entry_json(entry: Entry) -> dict[str, Any]:
     return {**entry_fields(entry), "leaf_hash": entry.leaf_hash, "root_hash": entry.root_hash}
 
 
-def export(entries: Iterable[Entry], *, format: str) -> Iterator[str]:
+Row = Entry | Mapping[str, Any]
+"""An entry, or what `entry_json` gives for it."""
+
+
+def export(entries: Iterable[Row], *, format: str) -> Iterator[str]:
     """Give the export in pieces; `format` is one of FORMATS."""
-    return {"json": _as_json, "ndjson": _as_ndjson, "csv": _as_csv}[format](entries)
+    rows = (entry_json(each) if isinstance(each, Entry) else each for each in entries)
+    return {"json": _as_json, "ndjson": _as_ndjson, "csv": _as_csv}[format](rows)
 
 
-def _as_json(entries: Iterable[Entry]) -> Iterator[str]:
+def log_rows(wanted: Filter) -> Iterator[Row]:
+    """What is to be exported, oldest first; the whole log without the price of rows as objects."""
+    head = head_get()
+    if wanted != Filter() or head is None:
+        yield from entries(wanted)
+        return
+    for fields, leaf, root in stored_entries(head.first, head.size):
+        yield {**fields, "leaf_hash": leaf, "root_hash": root}
+
+
+def _as_json(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     separator = '{"data": [\n'
-    for entry in entries:
-        yield separator + json.dumps(entry_json(entry))
+    for row in rows:
+        yield separator + json.dumps(row)
         separator = ",\n"
     yield ('{"data": [' if separator.startswith("{") else "\n") + "]}\n"
 
 
-def _as_ndjson(entries: Iterable[Entry]) -> Iterator[str]:
-    for entry in entries:
-        yield json.dumps(entry_json(entry)) + "\n"
+def _as_ndjson(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    for row in rows:
+        yield json.dumps(row) + "\n"
 
 
-def _as_csv(entries: Iterable[Entry]) -> Iterator[str]:
+def _as_csv(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     buffer = io.StringIO()
     writer = csv.writer(buffer, quoting=csv.QUOTE_ALL, lineterminator="\r\n")
     writer.writerow(CSV_COLUMNS)
-    for entry in entries:
-        fields = entry_json(entry)
+    for fields in rows:
         writer.writerow([csv_cell(fields.get(column, {})) for column in CSV_COLUMNS])
         yield buffer.getvalue()
         buffer.seek(0)

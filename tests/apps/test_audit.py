@@ -11,7 +11,7 @@ import pytest
 from django.db import DatabaseError, connection, transaction
 
 from audit import merkle, triggers
-from audit.export import CSV_COLUMNS, csv_cell, export
+from audit.export import CSV_COLUMNS, csv_cell, export, log_rows
 from audit.models import Entry, Head
 from audit.selectors import Filter, entries, entry_list
 from audit.services import record
@@ -202,6 +202,7 @@ def test_exports_hold_the_same_entries() -> None:
     as_lines = [json.loads(line) for line in "".join(export(entries(Filter()), format="ndjson")).splitlines()]
     rows = list(csv.reader(io.StringIO("".join(export(entries(Filter()), format="csv")))))
     assert as_json == as_lines
+    assert as_json == [json.loads(line) for line in "".join(export(log_rows(Filter()), format="ndjson")).splitlines()]
     assert [entry["message"] for entry in as_json] == EVIL
     assert rows[0] == list(CSV_COLUMNS)
     assert [row[0] for row in rows[1:]] == [entry["id"] for entry in as_json]

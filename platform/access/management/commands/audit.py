@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from access.management.commands.approval import MASTER_ARGUMENTS, master_of
-from audit.export import FORMATS, entry_json, export
+from audit.export import FORMATS, entry_json, export, log_rows
 from audit.models import Level
-from audit.selectors import LIST_MAX, Filter, entries, entry_get, entry_list
+from audit.selectors import LIST_MAX, Filter, entry_get, entry_list
 from audit.services import record
 from core.cli import Answer, Argument, Call, NounCommand, Verb, argument, count, moment
 from core.errors import Exit, NotFound
@@ -100,7 +100,7 @@ def export_(call: Call) -> None:
     asked = {name: str(value) for name, value in vars(call.options).items() if name in _NAMES and value}
     # Before the first line: who stops reading in the middle has read, too.
     record("audit.exported", message=f"audit log exported as {call.options.format}", actor=call.actor, data=asked)
-    for piece in export(entries(wanted), format=call.options.format):
+    for piece in export(log_rows(wanted), format=call.options.format):
         call.terminal.raw(piece)
 
 
