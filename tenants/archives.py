@@ -7,8 +7,10 @@ import datetime
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tarfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +18,12 @@ from django.conf import settings
 
 from core import clock
 from core.durable import private_folder
+from engine.errors import TargetFull
 from tenants.models import Backup, Tenant
 
 KEPT = datetime.timedelta(hours=24)
-_READ_BYTES = 1 << 20
+FREE_BYTES_MIN, FREE_SHARE_MIN = 10 << 30, 0.1
+"""The smaller of the two stays free: the catalogue and many a store lie on the same disk, and fetching must stop neither."""
 
 
 @dataclass(frozen=True)
@@ -40,32 +44,51 @@ def archive_find(backup: Backup) -> Archive | None:
     except (OSError, ValueError):
         return None
     made = datetime.datetime.fromtimestamp(found.st_mtime, datetime.UTC)
-    if found.st_size != told["size"] or clock.now() - made > KEPT:
+    # Of two who made it at once, one put the file there and the other what is said of it.
+    if (told["size"], told.get("inode")) != (found.st_size, found.st_ino) or clock.now() - made > KEPT:
         return None
     return Archive(path, found.st_size, told["sha256"])
+
+
+def archive_room_checked(backup: Backup) -> None:
+    """Raise TargetFull when the files, and the archive that is made of them, would leave too little of the disk."""
+    disk = shutil.disk_usage(_path(backup).parent)
+    kept = min(FREE_BYTES_MIN, int(disk.total * FREE_SHARE_MIN))
+    if disk.free - 2 * (backup.size_bytes or 0) < kept:
+        raise TargetFull(
+            f"an archive of backup {backup.pk} would leave less than {kept} bytes of the disk free",
+            hint="archives go a day after they were made; or write the files elsewhere: backup export",
+        )
 
 
 def archive_put(backup: Backup, folder: Path) -> Archive:
     """Put the files of an export into the backup's archive; names in order, so that the same files give the same bytes."""
     path = _path(backup)
-    draft = path.with_suffix(".draft")
-    with tarfile.open(draft, "w", format=tarfile.PAX_FORMAT) as tar:
-        for each in sorted(folder.rglob("*")):
-            tar.add(each, f"{backup.pk}/{each.relative_to(folder)}", recursive=False, filter=_plain)
-    digest = hashlib.sha256()
-    with draft.open("rb") as file:
-        os.fchmod(file.fileno(), 0o600)
-        while piece := file.read(_READ_BYTES):
-            digest.update(piece)
-    size = draft.stat().st_size
-    path.with_suffix(".json").unlink(missing_ok=True)
-    draft.replace(path)
-    path.with_suffix(".json").write_text(json.dumps({"size": size, "sha256": digest.hexdigest()}))
-    return Archive(path, size, digest.hexdigest())
+    told = path.with_suffix(".json")
+    # A name of its own: who has lost the lease may still be writing.
+    draft = path.with_suffix(f".{secrets.token_hex(8)}.draft")
+    try:
+        with os.fdopen(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w+b") as file:
+            with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+                for each in sorted(folder.rglob("*")):
+                    tar.add(each, f"{backup.pk}/{each.relative_to(folder)}", recursive=False, filter=_plain)
+            file.flush()
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            found = os.fstat(file.fileno())
+        told.unlink(missing_ok=True)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    told.write_text(json.dumps({"size": found.st_size, "sha256": digest, "inode": found.st_ino}))
+    return Archive(path, found.st_size, digest)
 
 
 def archives_clear(tenant: Tenant | None = None) -> int:
-    """Remove the archives of one tenant, or all that are older than a day; how many."""
+    """Remove the archives of one tenant, or all that are older than a day; how many.
+
+    What a killed worker left goes by the same term: files of an export and drafts hold the same data in clear.
+    """
     top = Path(settings.LASTRO_DATA) / "downloads"
     if tenant is not None:
         count = len(list((top / tenant.pk).glob("*.tar")))
@@ -73,15 +96,35 @@ def archives_clear(tenant: Tenant | None = None) -> int:
         return count
     oldest, count = (clock.now() - KEPT).timestamp(), 0
     for path in top.glob("*/*"):
-        if path.stat().st_mtime < oldest:
-            path.unlink(missing_ok=True)
-            count += path.suffix == ".tar"
+        with suppress(FileNotFoundError):  # Another worker clears, too.
+            if _touched(path) < oldest:
+                _remove(path)
+                count += path.suffix == ".tar"
     return count
 
 
-def archive_workplace(backup: Backup) -> Path:
-    """A folder beside the archive for the export that it is made of; not there yet."""
-    return _path(backup).with_suffix(".files")
+def archive_workplace(backup: Backup, operation_id: str) -> Path:
+    """A folder beside the archive for the export that it is made of; not there yet. Those of former tries are removed.
+
+    Call it under the lease of the tenant.
+    """
+    path = _path(backup)
+    for left in path.parent.glob(f"*{backup.pk}.*.files*"):
+        _remove(left)
+    return path.with_suffix(f".{operation_id}.files")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _touched(path: Path) -> float:
+    """When it, or anything in it, was written last."""
+    within = path.rglob("*") if path.is_dir() and not path.is_symlink() else ()
+    return max(each.lstat().st_mtime for each in (path, *within))
 
 
 def _path(backup: Backup) -> Path:

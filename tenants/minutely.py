@@ -8,3 +8,10 @@ def _figures() -> None:
     from tenants.figures.counting import changes_fold
 
     changes_fold()
+
+
+@minutely("archives'")
+def _archives() -> None:
+    from tenants.archives import archives_clear
+
+    archives_clear()

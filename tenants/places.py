@@ -9,7 +9,7 @@ from engine.errors import UsageError
 from tenants import wiring
 from tenants.models import Source, StoreConfig
 
-_OWN_FOLDERS = ("keys", "cache", "log", "static")
+_OWN_FOLDERS = ("keys", "cache", "log", "static", "downloads")
 
 
 def forbidden_folders() -> dict[Path, str]:

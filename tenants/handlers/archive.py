@@ -6,7 +6,7 @@ from typing import Any
 
 from operations.context import OperationContext
 from operations.handlers import register
-from tenants.archives import archive_find, archive_put, archive_workplace, archives_clear
+from tenants.archives import archive_find, archive_put, archive_room_checked, archive_workplace, archives_clear
 from tenants.handlers.backup import tenant_resource
 from tenants.handlers.export import export_into
 from tenants.selectors import backup_usable
@@ -19,8 +19,8 @@ def run(context: OperationContext) -> Mapping[str, Any]:
     backup = backup_usable(context.operation.subject_id)
     found = archive_find(backup)
     if found is None:
-        folder = archive_workplace(backup)
-        shutil.rmtree(folder, ignore_errors=True)
+        folder = archive_workplace(backup, context.operation.pk)
+        archive_room_checked(backup)
         try:
             export_into(context, backup, folder)
             context.phase("archive")

@@ -14,7 +14,7 @@ from core import clock
 from core.errors import Conflict
 from core.text import reason_checked
 from engine.errors import UsageError
-from operations.models import Operation
+from operations.models import ACTIVE_STATES, Operation, OperationState
 from operations.services import operation_enqueue
 from tenants.models import Backup, BackupSource, BackupState, BackupType, Origin, Source, Tenant
 from tenants.models.backup import GOOD_STATES
@@ -220,6 +220,13 @@ def backup_export_start(backup: Backup, folder: str, *, actor: str, here: bool =
 def backup_archive_start(backup: Backup, *, actor: str, here: bool = False) -> Operation:
     """Queue the making of a portable archive for download (tenants.archives)."""
     return _subject_start("archive", backup, {}, actor=actor, here=here)
+
+
+def backup_archive_pending(backup: Backup) -> Operation | None:
+    """The making of the backup's archive that is queued or runs already, if there is one."""
+    states = (OperationState.QUEUED, *ACTIVE_STATES)
+    rows = Operation.objects.filter(tenant=backup.tenant.slug, state__in=states, kind="archive", subject_id=backup.pk)
+    return rows.order_by("id").first()
 
 
 def backups_all_start(*, slugs: Sequence[str] | None, type: str, actor: str, reason: str = "") -> Operation:

@@ -23,7 +23,7 @@ from operations.services import operation_run
 from tenants.archives import Archive, archive_find
 from tenants.models import Backup
 from tenants.models.backup import ENDED_STATES
-from tenants.services.backups import backup_archive_start
+from tenants.services.backups import backup_archive_pending, backup_archive_start
 
 AT_ONCE_BYTES = 64 * 1024 * 1024
 """Up to this size an archive is made while the client waits; larger ones by a worker."""
@@ -50,7 +50,10 @@ class DownloadView(View):
             return _gone(backup)
         archive = archive_find(backup)
         if archive is None:
-            here = (backup.size_bytes or 0) <= AT_ONCE_BYTES
+            pending = backup_archive_pending(backup)
+            if pending is not None:
+                return accepted(pending)
+            here = backup.size_bytes <= AT_ONCE_BYTES
             operation = backup_archive_start(backup, actor=actor_of(request), here=here)
             if not here:
                 return accepted(operation)
@@ -90,7 +93,7 @@ def _sent(request: Request, backup: Backup, archive: Archive) -> StreamingHttpRe
             begin = max(0, archive.size - int(last))
         status = 206 if begin < end else 416
     response = StreamingHttpResponse(
-        _pieces(archive.path, begin, end) if status != 416 else iter(()),
+        _Pieces(archive.path, begin, end) if status != 416 else iter(()),
         status=status,
         content_type="application/x-tar",
     )
@@ -106,9 +109,24 @@ def _sent(request: Request, backup: Backup, archive: Archive) -> StreamingHttpRe
     return response
 
 
-def _pieces(path: Path, begin: int, end: int) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        file.seek(begin)
-        while begin < end and (piece := file.read(min(_PIECE_BYTES, end - begin))):
-            begin += len(piece)
-            yield piece
+class _Pieces:
+    """The bytes of a file from `begin` to before `end`; open from now on, so that nobody takes it away meanwhile."""
+
+    def __init__(self, path: Path, begin: int, end: int) -> None:
+        self._file = path.open("rb")
+        self._file.seek(begin)
+        self._left = end - begin
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        piece = self._file.read(min(_PIECE_BYTES, self._left))
+        if not piece:
+            raise StopIteration
+        self._left -= len(piece)
+        return piece
+
+    def close(self) -> None:
+        """Called by the server when the answer has gone out, or nobody waits for it any more."""
+        self._file.close()
