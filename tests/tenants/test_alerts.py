@@ -238,6 +238,9 @@ def test_what_is_muted_is_silent_until_its_time(house: House, run: Run, target: 
         assert [each["type"] for each in _heard(target)] == ["alert.opened", "alert.opened"]
         run("mute", again["id"], "--hours", "5")
         assert run("unmute", again["id"])[1]["muted_until"] is None
+        advance(16 * MINUTE)
+        run("run")
+        assert len(_heard(target, "opened")) == 3
 
 
 def test_what_stays_open_is_said_again_after_a_day(house: House, run: Run, target: Receiver) -> None:

@@ -108,7 +108,8 @@ def _tell_open(
 ) -> int:
     waiting = Alert.objects.filter(_unmuted(now), state=AlertState.OPEN, told_at=None)
     count = 0
-    for group in _grouped(_rows(waiting)):
+    # From the first channels on, also what was told before: it got worse, or its mute is over.
+    for group in _grouped({**row, "step": 0} for row in _rows(waiting)):
         before = told.get((group.rule, group.cause, False))
         if before is not None and _RANKS[before] >= _RANKS[group.severity]:
             continue
