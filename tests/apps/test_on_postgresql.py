@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = (
-    "test_core.py", "test_operations.py", "test_audit.py", "test_audit_proofs.py", "test_access.py", "../tenants/test_figures.py",
+    "test_core.py", "test_operations.py", "test_dispatch.py", "test_audit.py", "test_audit_proofs.py", "test_access.py", "../tenants/test_figures.py",
 )  # fmt: skip
 SECONDS_MAX = 300
 
