@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from django.db import connection, transaction
+from django.db import connection
 
 from audit import merkle
 from audit.models import Entry, Head
@@ -71,28 +71,14 @@ def _read() -> tuple[Any, dict[str, str]]:
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             # One round trip; each statement of it sees what was committed when its turn came.
-            cursor.execute(f"SET LOCAL synchronous_commit = off; {_HEAD} FOR UPDATE; {_FACTS}")
-            cursor.nextset()
+            cursor.execute(f"{_HEAD} FOR UPDATE; {_FACTS}")
             head = cursor.fetchone()
             cursor.nextset()
-            if all(each[1] is not durable_wait for each in connection.run_on_commit):
-                transaction.on_commit(durable_wait, robust=True)
         else:
             cursor.execute(_HEAD)
             head = cursor.fetchone()
             cursor.execute(_FACTS)
         return head, dict(cursor.fetchall())
-
-
-def durable_wait() -> None:
-    """Wait, after a commit that did not, until it is on disk; in PostgreSQL, where the head's lock is shared by hosts.
-
-    A commit that waits for the disk holds the head's lock meanwhile, and appends of all processes would follow one
-    another at the pace of the disk. So the transaction commits in memory (what a crash of the server takes then is the
-    deed with its entry, before anybody was told), and the wait is a commit of its own, which many share.
-    """
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_logical_emit_message(true, 'lastro', '')")
 
 
 def entries_write(entries: Sequence[Entry], tip: Tip) -> None:
