@@ -1,5 +1,6 @@
 """Errors as `application/problem+json` (RFC 9457), whoever raised them."""
 
+import itertools
 import logging
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,8 @@ CONTENT_TYPE = "application/problem+json"
 TYPE = "urn:lastro:problem:"
 
 log = logging.getLogger(__name__)
+
+ERRORS_MAX, DETAIL_CHARS_MAX = 100, 500
 
 _HINTS = {
     401: "send a live token: Authorization: Bearer <token>",
@@ -109,7 +112,7 @@ def _of_framework(error: exceptions.APIException) -> Response:
 
 
 def _invalid(error: exceptions.ValidationError) -> Response:
-    errors = list(_pointers(error.detail, ""))
+    errors = list(itertools.islice(_pointers(error.detail, ""), ERRORS_MAX))
     detail = errors[0]["detail"] if len(errors) == 1 else f"{len(errors)} things are wrong with the request"
     body = problem_json(
         status=422, code="request.invalid", title="Invalid request", detail=detail, errors=errors, hint="see errors"
@@ -129,7 +132,7 @@ def _pointers(detail: Any, pointer: str) -> Iterator[dict[str, str]]:
             yield from _pointers(value, f"{pointer}/{number}")
     else:
         for text in detail if isinstance(detail, list | tuple) else [detail]:
-            yield {"pointer": pointer, "detail": str(text)}
+            yield {"pointer": pointer, "detail": str(text)[:DETAIL_CHARS_MAX]}
 
 
 def _unforeseen(error: Exception) -> Response:

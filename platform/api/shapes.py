@@ -18,7 +18,16 @@ Text, Number, Flag, Moment = (
     serializers.BooleanField,
     serializers.DateTimeField,
 )
-Anything, Texts, Choice = serializers.JSONField, serializers.ListField, serializers.ChoiceField
+Anything, Choice = serializers.JSONField, serializers.ChoiceField
+
+
+class Texts(serializers.ListField):
+    """A list that is counted before its members are looked at: a mebibyte of wrong ones would keep a server busy."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if self.max_length is not None and isinstance(data, list) and len(data) > self.max_length:
+            self.fail("max_length", max_length=self.max_length)
+        return super().to_internal_value(data)
 
 
 def texts() -> Any:
