@@ -1,17 +1,21 @@
 """What a token may do: its scopes by method, and the tenants that it is limited to."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeVar
 
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
-import audit.services
 from access.models import Scope, Token
 from api.authentication import token_of
+from audit.refusals import token_refused
 from core.errors import NotAllowed, NotFound
+from engine.errors import LastroError
 
 READING = {"GET": Scope.READ, "HEAD": Scope.READ, "OPTIONS": Scope.READ}
+
+
+Row = TypeVar("Row")
 
 
 class ScopeMissing(NotAllowed):
@@ -30,14 +34,18 @@ class Scoped(BasePermission):
         held = set(request.auth.scopes)
         if scope in held or Scope.ADMIN in held or (scope == Scope.READ and held):
             return True
-        audit.services.record(
-            "api.refused",
-            message=f"{request.method} {request.path[:200]} needs the scope {scope}",
-            actor=f"token:{request.auth.prefix}",
-            level="warning",
-            data={"token": request.auth.pk, "scope": str(scope), "held": sorted(held)},
-        )
-        raise ScopeMissing(f"this needs the scope {scope}", hint="token add --scope … makes a token that has it")
+        hint = "token add --scope … makes a token that has it"
+        raise refused(request, ScopeMissing(f"this needs the scope {scope}", hint=hint), scope=str(scope))
+
+
+def refused(request: Request, error: LastroError, *, tenant: str = "", **data: Any) -> LastroError:
+    """Give the error back to be raised, with an entry in the audit log. The route is told, never the path."""
+    match = request.resolver_match
+    token = token_of(request)
+    held = {"token": token.pk, "held": sorted(token.scopes), "tenants": len(token.tenants)}
+    route = f"/{match.route}" if match is not None else ""
+    token_refused(token.prefix, str(request.method), route, error.code, tenant=tenant, **held, **data)
+    return error
 
 
 class WholeInstallation:
@@ -48,7 +56,8 @@ class WholeInstallation:
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)  # type: ignore[misc]
         if token_of(request).tenants:
-            raise NotAllowed("this token is limited to some tenants", hint="use one for the whole installation")
+            error = NotAllowed("this token is limited to some tenants", hint="use one for the whole installation")
+            raise refused(request, error)
 
 
 def tenants_permitted(request: Request) -> list[str] | None:
@@ -60,4 +69,19 @@ def tenant_permitted(request: Request, slug: str, *, what: str) -> None:
     """Raise NotFound, as if it were not there, for what belongs to a tenant that the token may not touch."""
     limited = tenants_permitted(request)
     if limited is not None and slug not in limited:
-        raise NotFound(what)
+        raise refused(request, NotFound(what), tenant=slug)
+
+
+def permitted(request: Request, find: Callable[[], Row], slug: Callable[[Row], str], *, what: str) -> Row:
+    """What is found, if the token may touch its tenant. Raises NotFound.
+
+    To a limited token what is not there and what it may not touch read the same, to the letter.
+    """
+    try:
+        row = find()
+    except NotFound:
+        if tenants_permitted(request) is None:
+            raise
+        raise NotFound(what) from None
+    tenant_permitted(request, slug(row), what=what)
+    return row

@@ -3,11 +3,13 @@
 from contextlib import ExitStack
 from typing import Any, ClassVar
 
+from rest_framework.exceptions import NotFound, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from api.authentication import BearerAuthentication, token_of
+import audit.services
+from api.authentication import BearerAuthentication, actor_of, token_of
 from api.bodies import Body
 from api.problems import answer
 from core.origin import acting
@@ -34,7 +36,20 @@ class View(APIView):
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
+        # PostgreSQL takes no NUL, not even to say that there is no such name.
+        if "\0" in request.path_info:
+            raise NotFound("there is nothing at this address")
+        if bad := [name for name, values in request.query_params.lists() if "\0" in "".join((name, *values))]:
+            raise ValidationError({bad[0].replace("\0", ""): ["holds a NUL"]})
         self._origin.enter_context(acting(token=token_of(request).prefix, behalf=token_of(request).account.username))
+
+    def check_permissions(self, request: Request) -> None:
+        """What is refused counts, too: it costs an entry in the audit log."""
+        super().check_throttles(request)
+        super().check_permissions(request)
+
+    def check_throttles(self, request: Request) -> None:
+        """Done, before the permissions."""
 
     def finalize_response(self, request: Any, response: Any, *args: Any, **kwargs: Any) -> Any:
         done = super().finalize_response(request, response, *args, **kwargs)
@@ -49,6 +64,18 @@ class View(APIView):
         given = kind(data=self.request.data)
         given.is_valid(raise_exception=True)
         return dict(given.validated_data)
+
+
+def read_recorded(request: Request, noun: str, subject: Any) -> None:
+    """Put on record that somebody read what tells of a tenant's data: `<noun>.read`."""
+    tenant = subject.tenant.slug
+    audit.services.record(
+        f"{noun}.read",
+        message=f"{noun} {subject.pk} of {tenant} read",
+        actor=actor_of(request),
+        tenant=tenant,
+        data={noun: subject.pk},
+    )
 
 
 def operation_shown(operation: Operation) -> dict[str, Any]:

@@ -66,6 +66,14 @@ def request_refused(method: str, route: str, status: int, *, actor: str) -> None
     )  # fmt: skip
 
 
+def token_refused(prefix: str, method: str, route: str, why: str, *, tenant: str = "", **data: Any) -> None:
+    """Record that a token asked for what it may not have; `why` is a code or our own words, `tenant` whose it is."""
+    _record(
+        "api.refused", f"{method} {route}: {why}", actor=f"token:{prefix}", tenant=_known(tenant),
+        data={"method": method, "route": route, **data},
+    )  # fmt: skip
+
+
 def _record(type_: str, message: str, *, actor: str, tenant: str, data: dict[str, Any]) -> None:
     passed_over = _allowance.take()
     if passed_over is None:

@@ -1,7 +1,6 @@
 """The API, asked over Django's client or a real server."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,6 +8,7 @@ from django.core.cache import cache
 from django.test import Client
 
 from access.services import master_add, token_add
+from audit import refusals
 from tests.tenants.conftest import House, house
 
 __all__ = ["house"]
@@ -49,6 +49,7 @@ class Desk:
 
 
 @pytest.fixture
-def desk(house: House) -> Iterator[Desk]:
+def desk(house: House, monkeypatch: pytest.MonkeyPatch) -> Desk:
     cache.clear()
+    monkeypatch.setattr(refusals, "_allowance", refusals._Allowance())
     return Desk(house)

@@ -8,14 +8,14 @@ from rest_framework.response import Response
 
 from access.models import Scope
 from api import shapes
-from api.authentication import actor_of
+from api.authentication import actor_of, token_of
 from api.bodies import Body
 from api.cursors import between, chosen, page_answer
 from api.idempotency import repeatable
-from api.permissions import tenant_permitted, tenants_permitted
+from api.permissions import ScopeMissing, permitted, refused, tenants_permitted
 from api.resources.tenants import tenant_of
 from api.schema import BETWEEN, LISTED, OBJECT, REPEATABLE, TENANT, accepts, answers, states
-from api.views import View, accepted
+from api.views import View, accepted, read_recorded
 from tenants import outputs, reading, wiring
 from tenants.models import Backup, BackupState, BackupType
 from tenants.selectors import backup_get, backup_usable
@@ -31,7 +31,7 @@ class BackupBody(Body):
     sources = shapes.Texts(child=shapes.Text(max_length=63), max_length=NAMES_MAX, default=list)
     since = shapes.Moment(required=False, help_text="compare with the newest backup at or before this time")
     tags = shapes.Texts(child=shapes.Text(max_length=100), max_length=NAMES_MAX, default=list)
-    encrypt = shapes.Flag(default=True)
+    encrypt = shapes.Flag(default=True, help_text="false leaves the data readable in the store, and needs `admin`")
     compress = shapes.Flag(default=True)
     reason = shapes.Text(max_length=500, allow_blank=True, default="")
 
@@ -47,13 +47,17 @@ class ProtectBody(Body):
 
 def backup_of(request: Request, backup_id: str, *, usable: bool = False) -> Backup:
     """The backup, if the token may touch its tenant. Raises NotFound."""
-    backup = (backup_usable if usable else backup_get)(backup_id)
-    tenant_permitted(request, backup.tenant.slug, what=f"there is no backup {backup_id[:60]!r}")
-    return backup
+    what = f"there is no backup {backup_id[:60]!r}"
+    backup = permitted(request, lambda: backup_get(backup_id), lambda row: row.tenant.slug, what=what)
+    # Only then: how a backup stands is told to those who may touch it.
+    return backup_usable(backup_id) if usable else backup
 
 
 def backup_begin(request: Request, slug: str, given: dict[str, Any]) -> tuple[Backup, Any]:
     """Queue a backup as a body asks."""
+    if not given["encrypt"] and Scope.ADMIN not in token_of(request).scopes:
+        error = ScopeMissing("a backup in clear needs the scope admin", hint="leave out encrypt: it is on")
+        raise refused(request, error, tenant=slug, scope=Scope.ADMIN.value)
     wish = BackupWish(
         type=given["type"],
         sources=tuple(given["sources"]),
@@ -154,13 +158,18 @@ class ManifestView(View):
         """The signed manifest, as it lies in the store."""
         backup = backup_of(request, backup_id, usable=True)
         with reading.backups_open(backup.tenant, [backup]) as repository:
-            return Response(wiring.manifest_of(repository, backup).document)
+            document = wiring.manifest_of(repository, backup).document
+        read_recorded(request, "manifest", backup)
+        return Response(document)
 
 
 class DiffView(View):
+    scopes = {"GET": Scope.RESTORE_WRITE, "HEAD": Scope.RESTORE_WRITE}
+
     @extend_schema(responses=answers(OBJECT))
     def get(self, request: Request, backup_id: str, other_id: str) -> Response:
-        """What changed from one backup of a tenant to another: counts of all, samples of rows and paths."""
+        """What changed from one backup of a tenant to another: counts of all, samples of rows and paths, which are the
+        tenant's data: it needs `restore:write`, and the audit log has it."""
         old = backup_of(request, backup_id, usable=True)
         new = backup_of(request, other_id, usable=True)
         return Response(backups_compare(old, new, actor=actor_of(request)))

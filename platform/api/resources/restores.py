@@ -7,18 +7,17 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-import audit.services
 from access.models import Scope
 from api import shapes
 from api.authentication import actor_of, token_of
 from api.bodies import Body
 from api.cursors import between, page_answer
 from api.idempotency import repeatable
-from api.permissions import ScopeMissing, tenant_permitted, tenants_permitted
+from api.permissions import ScopeMissing, permitted, refused, tenants_permitted
 from api.resources.backups import NAMES_MAX, backup_of
 from api.resources.tenants import tenant_of
 from api.schema import BETWEEN, LISTED, REPEATABLE, REPEATABLE_REQUIRED, TENANT, accepts, answers
-from api.views import View, accepted
+from api.views import View, accepted, read_recorded
 from engine.plans import MODES
 from tenants import outputs, plan_outputs, restore_outputs
 from tenants.models import Drill, Restore, RestorePlan
@@ -77,16 +76,14 @@ class DrillBody(Body):
 
 def restore_of(request: Request, restore_id: str) -> Restore:
     """The restore, if the token may touch its tenant. Raises NotFound."""
-    restore = restore_get(restore_id)
-    tenant_permitted(request, restore.tenant.slug, what=f"there is no restore {restore_id[:60]!r}")
-    return restore
+    what = f"there is no restore {restore_id[:60]!r}"
+    return permitted(request, lambda: restore_get(restore_id), lambda row: row.tenant.slug, what=what)
 
 
 def plan_of(request: Request, plan_id: str) -> RestorePlan:
     """The plan, if the token may touch its tenant. Raises NotFound."""
-    plan = plan_get(plan_id)
-    tenant_permitted(request, plan.tenant.slug, what=f"there is no plan {plan_id[:60]!r}")
-    return plan
+    what = f"there is no plan {plan_id[:60]!r}"
+    return permitted(request, lambda: plan_get(plan_id), lambda row: row.tenant.slug, what=what)
 
 
 def restore_begin(request: Request, given: dict[str, Any]) -> tuple[Restore, Any]:
@@ -95,6 +92,8 @@ def restore_begin(request: Request, given: dict[str, Any]) -> tuple[Restore, Any
         raise ValidationError({"plan": ["give a plan or a backup, and not both"]})
     if given.get("plan"):
         plan = plan_of(request, given["plan"])
+        if not plan.in_place:
+            elsewhere_checked(request)
         wish = _wish(request, {**given, "mode": ""}, confirmed=plan.tenant.slug)
         return restore_start_planned(plan, wish, actor=actor_of(request), reason=given["reason"])
     backup = backup_of(request, given["backup"], usable=True)
@@ -102,12 +101,19 @@ def restore_begin(request: Request, given: dict[str, Any]) -> tuple[Restore, Any
     return restore_start(backup, wish, actor=actor_of(request), reason=given["reason"])
 
 
-def _wish(request: Request, given: dict[str, Any], *, confirmed: str | None) -> RestoreWish:
-    if given["targets"] and (Scope.ADMIN not in token_of(request).scopes or tenants_permitted(request) is not None):
-        raise ScopeMissing(
-            "a restore to another place writes where the body says, on this host or in any database",
+def elsewhere_checked(request: Request) -> None:
+    """Raise ScopeMissing unless the token may have something restored to another place, whoever named that."""
+    if Scope.ADMIN not in token_of(request).scopes or tenants_permitted(request) is not None:
+        error = ScopeMissing(
+            "a restore to another place writes on this host or in any database",
             hint="it needs the scope admin, without a limit to tenants",
         )
+        raise refused(request, error, scope=Scope.ADMIN.value)
+
+
+def _wish(request: Request, given: dict[str, Any], *, confirmed: str | None) -> RestoreWish:
+    if given["targets"]:
+        elsewhere_checked(request)
     return RestoreWish(
         mode=given["mode"],
         sources=tuple(given["sources"]),
@@ -159,13 +165,7 @@ class PlanView(View):
         """One plan with its samples, which are the tenant's data: it needs `restore:write`, and the audit log has it."""
         plan = plan_of(request, plan_id)
         shown = plan_outputs.plan(plan)
-        audit.services.record(
-            "plan.read",
-            message=f"plan {plan.pk} of {plan.tenant.slug} read",
-            actor=actor_of(request),
-            tenant=plan.tenant.slug,
-            data={"plan": plan.pk},
-        )
+        read_recorded(request, "plan", plan)
         return Response(shown)
 
 
@@ -190,7 +190,10 @@ class RestoreView(View):
     @extend_schema(responses=answers(shapes.RestoreWholeShape))
     def get(self, request: Request, restore_id: str) -> Response:
         """One restore with its checks and what became of each source."""
-        return Response(restore_outputs.restore(restore_of(request, restore_id)))
+        restore = restore_of(request, restore_id)
+        shown = restore_outputs.restore(restore)
+        read_recorded(request, "restore", restore)
+        return Response(shown)
 
 
 class UndoView(View):
@@ -239,9 +242,11 @@ class DrillView(View):
     @extend_schema(responses=answers(shapes.DrillWholeShape))
     def get(self, request: Request, drill_id: str) -> Response:
         """One drill with its evidence."""
-        drill = drill_get(drill_id)
-        tenant_permitted(request, drill.tenant.slug, what=f"there is no drill {drill_id[:60]!r}")
-        return Response(outputs.drill(drill))
+        what = f"there is no drill {drill_id[:60]!r}"
+        drill = permitted(request, lambda: drill_get(drill_id), lambda row: row.tenant.slug, what=what)
+        shown = outputs.drill(drill)
+        read_recorded(request, "drill", drill)
+        return Response(shown)
 
 
 def _listed(request: Request, rows: Any, prefix: str) -> Any:

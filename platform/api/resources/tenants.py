@@ -11,7 +11,7 @@ from api import shapes
 from api.authentication import actor_of
 from api.bodies import Body
 from api.cursors import page_answer
-from api.permissions import tenant_permitted, tenants_permitted
+from api.permissions import permitted, refused, tenant_permitted, tenants_permitted
 from api.schema import LISTED, SEARCHED, answers
 from api.views import View
 from core.errors import NotAllowed, NotFound
@@ -36,8 +36,10 @@ class TenantNewBody(TenantBody):
 
 def tenant_of(request: Request, slug: str) -> Tenant:
     """The tenant, if the token may touch it. Raises NotFound."""
-    tenant_permitted(request, slug, what=f"there is no tenant {slug[:60]!r}")
-    return tenant_get(slug)
+    what = f"there is no tenant {slug[:60]!r}"
+    # Judged by the name alone, so that it is the same whether there is such a tenant.
+    tenant_permitted(request, slug, what=what)
+    return permitted(request, lambda: tenant_get(slug), lambda row: row.slug, what=what)
 
 
 class TenantsView(View):
@@ -109,7 +111,7 @@ class ProtectionView(View):
 
 def _unlimited(request: Request) -> None:
     if tenants_permitted(request) is not None:
-        raise NotAllowed("a token that is limited to some tenants adds none")
+        raise refused(request, NotAllowed("a token that is limited to some tenants adds none"))
 
 
 def _added(request: Request, slug: str, given: dict[str, str]) -> Response:
