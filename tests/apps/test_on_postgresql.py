@@ -19,7 +19,7 @@ def test_the_catalogue_may_be_postgresql(postgres_database: str) -> None:
     environment = {**os.environ, "LASTRO_TEST_DATABASE_URL": postgres_database}
     for inherited in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_ADDOPTS"):
         environment.pop(inherited, None)
-    paths = [str(Path(__file__).with_name(name)) for name in FILES]
+    paths = [str((Path(__file__).parent / name).resolve()) for name in FILES]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *paths],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=SECONDS_MAX,
