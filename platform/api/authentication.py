@@ -9,8 +9,10 @@ from rest_framework.request import Request
 
 from access.models import Account, Token
 from access.services import token_check
+from audit.refusals import token_refused
 
 HEADER_BYTES_MAX = 512
+PREFIX_CHARS_MAX = 24
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+")
 REALM = 'Bearer realm="lastro"'
 
@@ -30,11 +32,20 @@ class BearerAuthentication(BaseAuthentication):
         # No catalogue is asked for what no token looks like: some fail at a NUL.
         token = token_check(said) if _TOKEN.fullmatch(said) else None
         if token is None:
+            _record(request, said)
             raise AuthenticationFailed("this token is unknown, expired or revoked")
         return token.account, token
 
     def authenticate_header(self, request: Request) -> str:
         return REALM
+
+
+def _record(request: Request, said: str) -> None:
+    """Put on record that a token was used that ended, or whose secret is another; what nobody ever gave out is noise."""
+    prefix = said.partition("_")[0][:PREFIX_CHARS_MAX]
+    if _TOKEN.fullmatch(said) and Token.objects.filter(prefix=prefix).exists():
+        match = request.resolver_match
+        token_refused(prefix, str(request.method), f"/{match.route}" if match else "", "access.token_dead")
 
 
 def token_of(request: Request) -> Token:
