@@ -28,6 +28,7 @@ TERM_SECONDS = 2
 _POLL_SECONDS = 0.2
 _RETRY_SECONDS = 1.0
 _METHODS = ("POST", "GET", "PUT")
+_FRAMING = ("content-length", "transfer-encoding", "connection")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +99,15 @@ def perform(config: Any, about: Mapping[str, str], *, seconds: float, check: Che
 
 
 def header_lines(text: str) -> dict[str, str]:
-    """Parse `Name: value` lines. Raises UsageError."""
+    """Parse `Name: value` lines. Raises UsageError, also for those that say where a request ends: we say that."""
     headers = {}
     for line in filter(None, (line.strip() for line in text.splitlines())):
-        name, colon, value = line.partition(":")
-        if not colon or not name.strip().replace("-", "").isalnum() or not value.strip().isprintable():
-            raise UsageError("a header is `Name: value`", hint="one a line")
-        headers[name.strip()] = value.strip()
+        name, colon, value = (part.strip() for part in line.partition(":"))
+        if not (colon and line.isascii() and name.replace("-", "").replace("_", "").isalnum() and value.isprintable()):
+            raise UsageError("a header is `Name: value` in ASCII", hint="one a line")
+        if name.lower() in _FRAMING:
+            raise UsageError(f"the header {name} is ours to give", hint="leave it out")
+        headers[name] = value
     return headers
 
 

@@ -19,6 +19,7 @@ from core.rootkey import root_key
 from core.tenancy import tenancy_get, tenants_known_by
 from engine.errors import UsageError
 from operations import services
+from operations.hook_actions import header_lines
 from operations.hook_runs import hook_runs, output_of
 from operations.hook_settings import hook_add, hook_enable, hook_list, hook_remove, hook_update
 from operations.hooks import hook_test
@@ -356,3 +357,12 @@ def test_a_hook_can_be_changed_and_left_out(commands: Path, application: _Applic
     assert hook_list().get().config["url"] == url
     noted = Entry.objects.filter(type__in=("hook.changed", "hook.enabled", "hook.disabled")).order_by("sequence")
     assert [entry.type for entry in noted] == ["hook.disabled", "hook.changed", "hook.enabled"]
+
+
+@pytest.mark.parametrize(
+    "line", ["X-Name: Ж", "Ж: x", "Transfer-Encoding: chunked", "content-length: 3", "X\x00: a", "X: a\x7f", ": a", "X"]
+)
+def test_a_header_that_no_request_can_hold_is_refused_by_day(line: str) -> None:
+    """Goal: no hook breaks down at night, no request is cut where somebody else says; headers that cannot be sent."""
+    with pytest.raises(UsageError, match="header"):
+        header_lines(f"X-Good: fine\n{line}")
