@@ -8,6 +8,9 @@ from django.http import HttpRequest, HttpResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
+_FORWARDED = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP")
+"""What a proxy adds: then the peer's address is the proxy's own, and says nothing of who asks."""
+
 
 @never_cache
 @require_safe
@@ -35,6 +38,6 @@ def _address_allowed(request: HttpRequest) -> bool:
         address = ipaddress.ip_address(request.META.get("REMOTE_ADDR", ""))
     except ValueError:
         return False
-    if request.headers.get("X-Forwarded-For"):
+    if any(name in request.headers for name in _FORWARDED):
         return False
     return any(address in network for network in settings.LASTRO_METRICS_ALLOW if network.version == address.version)

@@ -28,6 +28,8 @@ _operation: contextvars.ContextVar[str] = contextvars.ContextVar("operation", de
 _SECRETS = (
     (re.compile(r"(://[^/\s:@]*):[^/\s@]+@"), r"\1:***@"),
     (re.compile(r"lastro-root-v1:[0-9a-fA-F:]+"), "lastro-root-v1:***"),
+    (re.compile(r"\b(lst[0-9a-f]{10}_|whsec_)[A-Za-z0-9_+/=-]{8,}"), r"\1***"),
+    (re.compile(r"(?i)\b(bearer)\s+[A-Za-z0-9._~+/=-]{16,}"), r"\1 ***"),
     (re.compile(r"(?i)\b(password|passwd|secret|token|api_key|access_key)(\s*[=:]\s*)[^\s,;&)]+"), r"\1\2***"),
 )
 

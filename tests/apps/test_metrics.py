@@ -120,7 +120,8 @@ def test_who_may_read_it(client: Client, settings: Any) -> None:
     settings.LASTRO_METRICS_ALLOW = (ipaddress.ip_network("192.0.2.0/24"),)
     assert client.get("/metrics", REMOTE_ADDR="192.0.2.9").status_code == 200
     assert client.get("/metrics", REMOTE_ADDR="192.0.3.9").status_code == 401
-    assert client.get("/metrics", REMOTE_ADDR="192.0.2.9", headers={"X-Forwarded-For": "192.0.2.1"}).status_code == 401
+    for proxied in ("X-Forwarded-For", "X-Real-IP", "Forwarded", "Via"):
+        assert client.get("/metrics", REMOTE_ADDR="192.0.2.9", headers={proxied: "192.0.2.1"}).status_code == 401
     assert client.post("/metrics").status_code == 405
 
 
@@ -221,6 +222,14 @@ def test_log_lines_name_their_operation_and_request() -> None:
     assert entry.origin["operation"] == "opr_1"
 
 
+def test_tokens_in_foreign_texts_reach_no_log() -> None:
+    """Goal: the last fence knows what we give out; texts with an API token, a webhook's secret, a header."""
+    canary = "kanarie7f3a9ckanarie7f3a9c"
+    for text in (f"GET /api/v1/lst0123456789_{canary}", f"whsec_{canary}=", f"Authorization: Bearer {canary}"):
+        assert canary not in logs.redact(f"failed: {text}, sorry")
+        assert logs.redact(f"failed: {text}, sorry").endswith("***, sorry")
+
+
 def test_no_secret_of_the_settings_reaches_the_log(tmp_path: Path) -> None:
     """Goal: a log can be handed on; give every secret setting a canary, go wrong ways at the lowest level, read all."""
     source = (Path(__file__).resolve().parents[2] / "platform" / "config" / "environment.py").read_text()
@@ -232,6 +241,7 @@ def test_no_secret_of_the_settings_reaches_the_log(tmp_path: Path) -> None:
         "LASTRO_DRILL_DSN": f"postgresql://u:{canary}@127.0.0.1:1/x",
         "LASTRO_SMTP_URL": f"smtp://u:{canary}@127.0.0.1:1",
         "LASTRO_PING_URL": f"https://127.0.0.1:1/{canary}",
+        "LASTRO_REDIS_URL": f"redis://u:{canary}@127.0.0.1:1/0",
         "LASTRO_ROOT_KEY": f"lastro-root-v1:{canary}",
     }
     root = RootKey.generate().to_text()
