@@ -89,7 +89,8 @@ def _parameter(text: str) -> str:
 
 
 def _extension(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("=", "\\=").replace("\r", "").replace("\n", "\\n")
+    lines = "\n".join(_one_line(line) for line in text.replace("\r\n", "\n").split("\n"))
+    return lines.replace("\\", "\\\\").replace("=", "\\=").replace("\n", "\\n")
 
 
 def _cef_header(text: str) -> str:
