@@ -140,6 +140,17 @@ def test_refusals_count_and_do_not_fill_the_log(desk: Desk, backup: Backup, monk
     assert 60 <= Entry.objects.filter(type="api.refused").count() < 70
 
 
+def test_what_a_drill_saw_stays_sealed(desk: Desk, backup: Backup) -> None:
+    """Goal: its operation, which any token may read, has no evidence; rehearse, and look for names of checks."""
+    begun = desk.asker("restore:write").post("/api/v1/drills", {"tenant": "aurora"}).json()
+    operation = operation_run(begun["id"])
+    assert (operation.state, (operation.result or {})["status"]) == ("succeeded", "passed")
+    evidence = desk.asker("restore:write").get(begun["links"]["subject"]).json()["checks"]
+    told = json.dumps(desk.asker("read").get(begun["links"]["self"]).json())
+    assert evidence
+    assert [each["name"] for each in evidence if each["name"] in told] == []
+
+
 # ---------------------------------------------------------------- repeats
 
 
@@ -199,6 +210,15 @@ def test_large_bodies_are_read_in_a_moment(desk: Desk, backup: Backup) -> None:
         assert answer.status_code == status
         assert len(answer.content) < 64 << 10
         assert time.process_time() - began < 10, "minutes, were it the square"
+
+
+def test_nobody_waits_for_a_comparison_of_hours(desk: Desk, backup: Backup) -> None:
+    """Goal: one request does not keep a thread for hours; ask for backups that are too large."""
+    address = f"/api/v1/backups/{backup.pk}/diff/{backup.pk}"
+    Backup.objects.filter(pk=backup.pk).update(size_bytes=3 << 30)
+    answer = desk.asker("restore:write").get(address)
+    assert (answer.status_code, answer.json()["code"]) == (409, "backup.too_large_to_compare")
+    assert f"backup diff {backup.pk}" in answer.json()["hint"]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from api.permissions import ScopeMissing, permitted, refused, tenants_permitted
 from api.resources.tenants import tenant_of
 from api.schema import BETWEEN, LISTED, OBJECT, REPEATABLE, TENANT, accepts, answers, states
 from api.views import View, accepted, read_recorded
+from core.errors import Conflict
 from tenants import outputs, reading, wiring
 from tenants.models import Backup, BackupState, BackupType
 from tenants.selectors import backup_get, backup_usable
@@ -23,6 +24,12 @@ from tenants.services.backups import BackupWish, backup_delete_start, backup_hol
 from tenants.services.comparing import backups_compare
 
 NAMES_MAX = 100
+COMPARED_BYTES_MAX = 2 << 30
+"""A comparison may have to read both backups, and keeps one of the server's few threads as long."""
+
+
+class TooLargeToCompare(Conflict):
+    code = "backup.too_large_to_compare"
 
 
 class BackupBody(Body):
@@ -172,4 +179,9 @@ class DiffView(View):
         tenant's data: it needs `restore:write`, and the audit log has it."""
         old = backup_of(request, backup_id, usable=True)
         new = backup_of(request, other_id, usable=True)
+        if max(old.size_bytes, new.size_bytes) > COMPARED_BYTES_MAX:
+            raise TooLargeToCompare(
+                f"backups of more than {COMPARED_BYTES_MAX} bytes are not compared while a client waits",
+                hint=f"on the host: backup diff {old.pk} {new.pk}",
+            )
         return Response(backups_compare(old, new, actor=actor_of(request)))
