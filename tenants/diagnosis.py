@@ -116,7 +116,12 @@ def _store(row: StoreConfig) -> Sign:
     try:
         probe, gone = store_test(row), _repositories_missing(row)
     except LastroError as error:
-        return Sign(f"store {row.name}", CRITICAL, f"{error.message}{_kept_there(row)}", "; ".join(filter(None, (error.hint, _given_up(row)))))
+        return Sign(
+            f"store {row.name}",
+            CRITICAL,
+            f"{error.message}{_kept_there(row)}",
+            "; ".join(filter(None, (error.hint, _given_up(row)))),
+        )
     figures = {"free_bytes": probe.free_bytes}
     if not probe.conditional and row.tenants.exists():
         return Sign(f"store {row.name}", CRITICAL, "two writers can create one object", "use another store", figures)
