@@ -1,5 +1,6 @@
 """Free text of people, as the catalogue, the audit log and a terminal can hold it."""
 
+import re
 import unicodedata
 
 from engine.errors import UsageError
@@ -16,6 +17,11 @@ def reason_checked(reason: str) -> str:
     if any(unicodedata.category(c) in ("Cc", "Cs") and c not in _LAYOUT for c in reason):
         raise UsageError("the reason holds control characters", hint="write it in plain text")
     return reason
+
+
+def url_without_secrets(text: str) -> str:
+    """An address for a record: what stands behind the question mark, or before the @, is a secret in many a one."""
+    return re.sub(r"//[^/@]*@", "//", re.split(r"[?#]", text, maxsplit=1)[0])
 
 
 def counted(count: int, noun: str, verb: str = "") -> str:

@@ -9,6 +9,7 @@ from audit.services import record
 from core import sealing
 from core.errors import Conflict, NotFound
 from core.tenancy import tenant_checked
+from core.text import url_without_secrets
 from engine.adapters import parse_config
 from engine.errors import UsageError
 from operations.handlers import hooked_kinds
@@ -166,5 +167,10 @@ def _audit(event: str, row: Hook, actor: str, **data: Any) -> None:
         actor=actor,
         tenant=row.tenant,
         level="warning",
-        data={"hook": row.pk, "name": row.name, "config": row.config, **data},
+        data={"hook": row.pk, "name": row.name, "config": _told(row.config), **data},
     )
+
+
+def _told(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings as the audit log, which is sent on and forgets nothing, has them."""
+    return {**config, **({"url": url_without_secrets(str(config["url"]))} if config.get("url") else {})}

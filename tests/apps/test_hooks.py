@@ -19,6 +19,7 @@ from core.rootkey import root_key
 from core.tenancy import tenancy_get, tenants_known_by
 from engine.errors import UsageError
 from operations import services
+from operations.alerting.channel_settings import channel_add
 from operations.hook_actions import header_lines
 from operations.hook_runs import hook_runs, output_of
 from operations.hook_settings import hook_add, hook_enable, hook_list, hook_remove, hook_update
@@ -366,3 +367,13 @@ def test_a_header_that_no_request_can_hold_is_refused_by_day(line: str) -> None:
     """Goal: no hook breaks down at night, no request is cut where somebody else says; headers that cannot be sent."""
     with pytest.raises(UsageError, match="header"):
         header_lines(f"X-Good: fine\n{line}")
+
+
+def test_the_audit_log_has_no_token_of_an_address(commands: Path) -> None:
+    """Goal: the log is sent on and forgets nothing; add a hook and a channel whose addresses end in tokens."""
+    url = "https://app.example/on?token=kanarie7f3a9c"
+    _hook("on", kind="http", url=url)
+    channel_add("ops", kind="webhook", values={"url": url}, actor="ana")
+    told = Entry.objects.filter(type__in=("hook.added", "channel.added"))
+    assert [each.data["config"]["url"] for each in told] == ["https://app.example/on"] * 2
+    assert hook_list()[0].config["url"] == url

@@ -13,6 +13,7 @@ from core import clock, sealing
 from core.errors import Conflict, NotFound
 from core.models import Fact
 from core.tenancy import tenants_unknown
+from core.text import url_without_secrets
 from engine.adapters import parse_config
 from engine.errors import LastroError, UsageError
 from operations.alerting.channels import channel_kind
@@ -244,5 +245,10 @@ def _audit(event: str, row: Channel, actor: str, **data: Any) -> None:
         actor=actor,
         tenant=row.tenant,
         level="warning",
-        data={"channel": row.pk, "name": row.name, "config": row.config, **data},
+        data={"channel": row.pk, "name": row.name, "config": _told(row.config), **data},
     )
+
+
+def _told(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings as the audit log, which is sent on and forgets nothing, has them."""
+    return {**config, **({"url": url_without_secrets(str(config["url"]))} if config.get("url") else {})}
