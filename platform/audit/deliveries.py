@@ -4,6 +4,7 @@ A claim is a row with an end, not a lock: sending takes as long as the network d
 """
 
 import datetime
+import hashlib
 
 from django.db import models
 
@@ -14,6 +15,15 @@ CLAIM = datetime.timedelta(minutes=5)
 BACK_OFF_MIN = datetime.timedelta(seconds=30)
 BACK_OFF_MAX = datetime.timedelta(hours=1)
 ERROR_CHARS_MAX = 500
+NAME_CHARS_MAX = 200
+
+
+def delivery_name(text: str) -> str:
+    """The key of a receiver: its address, of a long one the beginning and a hash. PostgreSQL takes no longer key."""
+    if len(text) <= NAME_CHARS_MAX:
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return f"{text[: NAME_CHARS_MAX - len(digest) - 1]} {digest}"
 
 
 def delivery_claim(name: str, *, log_id: str, urgent: bool = False) -> Delivery | None:

@@ -13,7 +13,7 @@ from django.conf import settings
 from django.utils.module_loading import import_string
 
 from audit.checkpoints import Note, NoteDamaged, note_check, note_read, verifier_key
-from audit.deliveries import delivery_claim, delivery_done, delivery_failed, delivery_moved
+from audit.deliveries import delivery_claim, delivery_done, delivery_failed, delivery_moved, delivery_name
 from audit.models import Checkpoint, CheckpointKey, Delivery, Head
 from audit.services import head_get, record
 from audit.witness_kinds import witness_opener
@@ -85,7 +85,7 @@ def witnesses_send(*, urgent: bool = False) -> list[Sent]:
 
 
 def _send(name: str, head: Head, *, urgent: bool) -> Sent:
-    delivery = delivery_claim(name, log_id=head.log_id, urgent=urgent)
+    delivery = delivery_claim(delivery_name(name), log_id=head.log_id, urgent=urgent)
     if delivery is None:
         return Sent(name, position=_position(name), error="" if not urgent else "somebody else is sending")
     begun = delivery.position
@@ -126,7 +126,7 @@ def _said(name: str, error: LastroError, *, first: bool) -> None:
 
 
 def _position(name: str) -> int:
-    return Delivery.objects.filter(pk=name).values_list("position", flat=True).first() or 0
+    return Delivery.objects.filter(pk=delivery_name(name)).values_list("position", flat=True).first() or 0
 
 
 # ---------------------------------------------------------------- asking
@@ -204,7 +204,7 @@ def witness_status() -> list[Mapping[str, object]]:
     newest = head.checkpoint_size if head else 0
     found: list[Mapping[str, object]] = []
     for name in settings.LASTRO_AUDIT_WITNESS:
-        row = rows.get(name) or Delivery(pk=name)
+        row = rows.get(delivery_name(name)) or Delivery(pk=delivery_name(name))
         found.append(
             {
                 "name": name, "position": row.position, "behind": max(0, newest - row.position), "sent_at": row.sent_at,

@@ -18,6 +18,7 @@ from django.db import DatabaseError, connection, transaction
 from access.services import master_add
 from audit import triggers
 from audit.checkpoints import checkpoint_make, verifier_key
+from audit.deliveries import delivery_name
 from audit.export import export
 from audit.forwarding import entries_forward
 from audit.models import Checkpoint, CheckpointKey, Delivery, Entry, Head
@@ -402,3 +403,12 @@ def test_keys_are_found_by_a_rotation_of_the_root_key() -> None:
     assert sealed_by(_rewrapped(new, head)) == new.key_id
     assert sealed_by(_rewrapped_key(new, key)) == new.key_id
     assert _rewrapped_key(root_key(), key) == bytes(key.sealed)
+
+
+def test_receivers_with_long_addresses_have_keys_of_their_own() -> None:
+    """Goal: a long address fits where PostgreSQL keeps it, and is nobody else's; two that differ at their ends."""
+    most = Delivery._meta.get_field("name").max_length
+    first, second = (delivery_name(f"https://witness.example/{'x' * 300}{end}") for end in "ab")
+    assert first != second
+    assert len(first) == len(second) == most
+    assert delivery_name("store:off") == "store:off"
