@@ -203,7 +203,14 @@ def test_the_installation_that_was_left_for_dead_is_refused(lost: Lost) -> None:
     assert lost.new.backup("aurora", "incremental")["state"] == "succeeded"
 
 
-POINTS = ("adopt.before_commit", "adopt.rows_taken", "owner.raised", "adopt.owned", "reconcile.taken_over", "adopt.successor_stored")
+POINTS = (
+    "adopt.before_commit",
+    "adopt.rows_taken",
+    "owner.raised",
+    "adopt.owned",
+    "reconcile.taken_over",
+    "adopt.successor_stored",
+)
 
 
 def test_an_adoption_killed_anywhere_is_taken_up_again(lost: Lost) -> None:

@@ -62,7 +62,8 @@ def test_no_column_of_keys_is_kept() -> None:
         if isinstance(column, models.BinaryField)
     }
     sealed_under_tenants_or_root = {
-        "audit.Head.seal", "audit.CheckpointKey.sealed",
+        "audit.Head.seal",
+        "audit.CheckpointKey.sealed",
         "operations.HookRun.sealed",
         "tenants.Drill.evidence",
         "tenants.RestorePlan.previews",

@@ -150,9 +150,7 @@ def test_the_past_is_judged_by_its_own_versions(house: House) -> None:
     ]
     assert [each.terms.rpo_seconds // 3_600 for each in kept.terms] == [24, 4, 2]
     assert kept.attained == pytest.approx(1 - 8 / 30)
-    told = list(
-        Entry.objects.filter(type__startswith="objective.").order_by("sequence").values_list("type", flat=True)
-    )
+    told = list(Entry.objects.filter(type__startswith="objective.").order_by("sequence").values_list("type", flat=True))
     assert told == ["objective.set", "objective.reset", "objective.set"]
     assert [row.source for row in objective_list()] == [source]
 
