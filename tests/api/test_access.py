@@ -120,3 +120,13 @@ def test_targets_are_for_those_who_own_the_host(desk: Desk, things: dict[str, st
     answer = ask.post("/api/v1/restores", body, Idempotency_Key="a")
     assert (answer.status_code, answer.json()["code"]) == (403, "access.scope_missing")
     assert ask.post("/api/v1/restore-plans", body).status_code == 403
+
+
+def test_a_hold_is_taken_off_by_admin_alone(desk: Desk, things: dict[str, str]) -> None:
+    """Goal: a stolen `backup:write` frees nothing that the law keeps; put a hold on with it, try to take it off."""
+    address = f"/api/v1/backups/{things['backup']}/protect"
+    writer, admin = desk.asker("backup:write"), desk.asker("admin")
+    assert writer.post(address, {"held": True, "reason": "case 12"}).json()["held"] is True
+    answer = writer.post(address, {"held": False})
+    assert (answer.status_code, answer.json()["code"]) == (403, "access.scope_missing")
+    assert admin.post(address, {"held": False, "reason": "closed"}).json()["held"] is False

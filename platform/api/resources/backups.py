@@ -144,9 +144,12 @@ class ProtectView(View):
 
     @extend_schema(request=ProtectBody, responses=answers(shapes.BackupShape))
     def post(self, request: Request, backup_id: str) -> Response:
-        """Put a legal hold on it, or take it off."""
+        """Put a legal hold on it, or with `admin` take it off."""
         given = self.body(ProtectBody)
         backup = backup_of(request, backup_id)
+        if not given["held"] and Scope.ADMIN not in token_of(request).scopes:
+            error = ScopeMissing("taking off a legal hold needs the scope admin", hint="putting one on does not")
+            raise refused(request, error, tenant=backup.tenant.slug, scope=Scope.ADMIN.value)
         return Response(
             outputs.backup(backup_hold(backup, held=given["held"], reason=given["reason"], actor=actor_of(request)))
         )
