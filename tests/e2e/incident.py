@@ -14,7 +14,7 @@ PAGE = ROOT / "docs" / "incident.md"
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
 _ID = re.compile(r"\b(?:bkp|pln|rst|opr)_[0-9a-z]{26}\b")
 _VARYING = (
-    (re.compile(r"\b[0-9a-f]{64}\b"), "DIGEST"),
+    (re.compile(r"\b[0-9a-f]{64}\b|(?<=^log: )[0-9a-f]{16}$", flags=re.MULTILINE), "DIGEST"),
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z| UTC)?"), "TIME"),
     (re.compile(r"\b\d+ ms\b|\babout \d+ seconds?\b|\b\d+ bytes\b"), "FIGURE"),
     (re.compile(r"\b[\d.]+ [kKMGT]?B\b"), "SIZE"),
