@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
 from django.db import OperationalError
-from django.http import Http404, HttpRequest, JsonResponse
+from django.http import Http404
 from rest_framework import exceptions
 from rest_framework.response import Response
 
@@ -144,9 +144,3 @@ def _unforeseen(error: Exception) -> Response:
 def _problem(status: int, code: str, title: Any, detail: str, hint: str = "") -> Response:
     body = problem_json(status=status, code=code, title=str(title).rstrip("."), detail=detail, hint=hint)
     return Response(body, status=status, content_type=CONTENT_TYPE)
-
-
-def outside(request: HttpRequest, status: int, code: str, title: str, detail: str) -> JsonResponse:
-    """The same for what fails before a view of the API is reached."""
-    body = problem_json(status=status, code=code, title=title, detail=detail, hint=_HINTS.get(status, ""))
-    return JsonResponse(body, status=status, content_type=CONTENT_TYPE)
